@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The daemon as a library: `main.rs` and the tests compose it through [`app`].
+//!
+//! ARCHITECTURE.md tells the story of one event and one request through these modules.
+
+pub mod api;
+pub mod attest;
+pub mod audit;
+pub mod authority;
+pub mod clock;
+pub mod credential;
+pub mod diagnostic;
+pub mod identity;
+pub mod kernel;
+pub mod policy;
+pub mod process;

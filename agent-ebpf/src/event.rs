@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What the ring buffer `EVENTS` carries. Events are hints: losing one never changes an answer.
+
+use crate::record::{ConnectionRecord, ExecRecord};
+
+/// Values of [`EventHeader::kind`].
+pub mod kind {
+    /// An exec instance was replaced by another: [`super::ExecEvent`].
+    pub const EXEC: u32 = 1;
+    /// A process ended: [`super::ExitEvent`].
+    pub const EXIT: u32 = 2;
+    /// A socket was connected or sent from: [`super::ConnectEvent`].
+    pub const CONNECT: u32 = 3;
+    /// A recorded socket was closed: [`super::CloseEvent`].
+    pub const CLOSE: u32 = 4;
+}
+
+/// The start of every event.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::IntoBytes)
+)]
+pub struct EventHeader {
+    /// `CLOCK_BOOTTIME`.
+    pub ktime_ns: u64,
+    /// See [`kind`].
+    pub kind: u32,
+    /// Thread group.
+    pub tgid: u32,
+}
+
+/// An exec instance was replaced.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::IntoBytes)
+)]
+pub struct ExecEvent {
+    /// Kind, time, thread group.
+    pub header: EventHeader,
+    /// The new exec instance.
+    pub exec_id: u64,
+    /// The one that ended; `exec_id` zero when there was no record.
+    pub ended: ExecRecord,
+}
+
+/// A process ended.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::IntoBytes)
+)]
+pub struct ExitEvent {
+    /// Kind, time, thread group.
+    pub header: EventHeader,
+    /// Its last exec instance.
+    pub ended: ExecRecord,
+}
+
+/// A socket was connected or sent from.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::IntoBytes)
+)]
+pub struct ConnectEvent {
+    /// Kind, time, thread group.
+    pub header: EventHeader,
+    /// As it stands in the map.
+    pub connection: ConnectionRecord,
+}
+
+/// A recorded socket was closed.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::IntoBytes)
+)]
+pub struct CloseEvent {
+    /// Kind, time, thread group of the opener.
+    pub header: EventHeader,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// The exec instance that opened it.
+    pub exec_id: u64,
+}
+
+const _: () = {
+    assert!(core::mem::size_of::<EventHeader>() == 16);
+    assert!(core::mem::size_of::<ExecEvent>() == 24 + core::mem::size_of::<ExecRecord>());
+    assert!(core::mem::size_of::<ExitEvent>() == 16 + core::mem::size_of::<ExecRecord>());
+    assert!(core::mem::size_of::<ConnectEvent>() == 16 + core::mem::size_of::<ConnectionRecord>());
+    assert!(core::mem::size_of::<CloseEvent>() == 32);
+};

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Every bound of the kernel half, in one place. All of them are exported by `agentctl status`.
+
+/// Live processes that can be bound at once. A process beyond this has no record and gets nothing.
+pub const PROCESSES: u32 = 131_072;
+/// Open sockets that can be bound at once.
+pub const CONNECTIONS: u32 = 65_536;
+/// Bytes of the ring buffer; a power of two and a multiple of the page size.
+pub const EVENTS_BYTES: u32 = 4 * 1024 * 1024;
+/// Exec instances whose end must reach the daemon at once because they hold a lease.
+pub const WATCHED: u32 = 65_536;
+/// Ancestors kept in a record, nearest first. Longer lineages are flagged as truncated.
+pub const ANCESTORS: usize = 16;
+/// Bytes of the file name given to `execve`, without a terminator.
+pub const FILENAME: usize = 256;
+/// Bytes of a task's name.
+pub const COMM: usize = 16;
+/// The ring buffer wakes its reader when this much is waiting, even if nothing urgent happened.
+pub const EVENTS_WAKE_BYTES: u64 = (EVENTS_BYTES / 4) as u64;
