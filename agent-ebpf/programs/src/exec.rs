@@ -60,7 +60,7 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
         // A fork that execs is the same program as its parent until here: it gets no place of its own in
         // the lineage. An image that replaces another one does, or exec would shed its ancestors.
         if record.flags & flags::FORK == 0 {
-            push_ancestor(record, ended_id);
+            push_ancestor(record, ended_id, tgid);
             record.parent_exec_id = ended_id;
         }
         record.flags &= flags::LINEAGE_TRUNCATED | flags::INCOMPLETE;

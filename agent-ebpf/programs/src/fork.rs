@@ -61,7 +61,7 @@ fn inherit(ctx: &BtfTracePointContext, child: *const u8) -> Result<(), i64> {
     record.exec_id_check = 0;
     let Some(exec_id) = task::next_exec_id() else { return Ok(()) };
     record.exec_id = exec_id;
-    push_ancestor(record, parent_exec_id);
+    push_ancestor(record, parent_exec_id, parent_tgid);
     record.parent_exec_id = parent_exec_id;
     record.parent_tgid = parent_tgid;
     // SAFETY: no arguments.
@@ -86,13 +86,15 @@ fn fill(child: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
 
 /// Puts an exec instance at the near end of the lineage.
 #[inline(always)]
-pub(crate) fn push_ancestor(record: &mut ExecRecord, exec_id: u64) {
+pub(crate) fn push_ancestor(record: &mut ExecRecord, exec_id: u64, tgid: u32) {
     let mut index = limits::ANCESTORS - 1;
     while index > 0 {
         record.ancestors[index] = record.ancestors[index - 1];
+        record.ancestor_tgids[index] = record.ancestor_tgids[index - 1];
         index -= 1;
     }
     record.ancestors[0] = exec_id;
+    record.ancestor_tgids[0] = tgid;
     if (record.ancestors_len as usize) < limits::ANCESTORS {
         record.ancestors_len += 1;
     } else {

@@ -31,7 +31,7 @@ pub(crate) static WATCHED: HashMap<u64, u8> = HashMap::pinned(limits::WATCHED, B
 #[map]
 pub(crate) static NEXT_EXEC_ID: Array<u64> = Array::pinned(1, 0);
 
-/// An empty record to insert where there was none; 552 bytes would not fit the stack.
+/// An empty record to insert where there was none; a record does not fit the stack.
 #[map]
 pub(crate) static EMPTY: Array<ExecRecord> = Array::pinned(1, 0);
 
@@ -42,6 +42,11 @@ pub(crate) static EVENTS: RingBuf = RingBuf::pinned(limits::EVENTS_BYTES, 0);
 /// Failures and losses by site.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
+
+/// Which daemon set this up: ABI version, object, offsets; zero until all programs are attached. No program
+/// reads it, the daemon does when it decides whether to adopt what is pinned.
+#[map]
+pub(crate) static SETUP: Array<u64> = Array::pinned(4, 0);
 
 /// What [`crate::probe`] refuses: thread group and port. Only the self-test writes it.
 #[map]

@@ -18,8 +18,8 @@ pub(crate) fn next_exec_id() -> Option<u64> {
     let next = NEXT_EXEC_ID.get_ptr_mut(0)?;
     // SAFETY: the element lives as long as the map and is aligned to 8 bytes; every writer in the kernel is
     // this one instruction.
-    // ORDER: only uniqueness matters.
-    Some(unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(next, 1) })
+    // ORDER: only uniqueness matters, but for relaxed ordering LLVM emits the form that returns nothing.
+    Some(unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::AcqRel }>(next, 1) })
 }
 
 /// Credentials, namespaces and flags. `task` is the current task, or a child that has not run yet.
