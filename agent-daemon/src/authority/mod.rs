@@ -1,1 +1,114 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Who signs: the node's ES256 keys, the JWKS that names them, and what keeps secrets closed at rest.
+//!
+//! Owns the key files and the sealed secrets. Never decides what is signed, and never shows a private key:
+//! no type here prints more than a key id.
+
+pub(crate) mod file;
+mod key;
+mod keyring;
+mod seal;
+mod secret;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use self::key::{Jwk, SigningKey};
+pub use self::keyring::{Authority, Claims, MAX_TOKEN_BYTES, open_or_create_key};
+pub use self::seal::Sealer;
+pub use self::secret::{MAX_SECRET_BYTES, MAX_SECRETS, SecretEntry, SecretStore};
+
+/// What can go wrong with keys, tokens and sealed files.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory could not be read or written.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The key-encryption key's file does not hold a key.
+    #[error("{} must hold exactly {expected} bytes", path.display())]
+    KeyFileLength {
+        /// Which file.
+        path: PathBuf,
+        /// How long it has to be.
+        expected: usize,
+    },
+    /// A sealed file was changed, belongs to another name or version, or was sealed under another key.
+    #[error("cannot unseal {name}: it was changed, renamed, or sealed under another key")]
+    Unseal {
+        /// What it should have been.
+        name: String,
+    },
+    /// The cryptographic library refused.
+    #[error("cannot {operation}")]
+    Crypto {
+        /// What was tried.
+        operation: &'static str,
+    },
+    /// The claims could not be written as JSON.
+    #[error("cannot write the token as JSON")]
+    Json(#[source] serde_json::Error),
+    /// A name that cannot be a file name here.
+    #[error("a name is 1 to 64 of a-z, 0-9, '.', '_', '-' and does not start with a period")]
+    Name,
+    /// A secret of no or too many bytes.
+    #[error("a secret is 1 to {limit} bytes, this one is {actual}")]
+    SecretSize {
+        /// The largest allowed.
+        limit: usize,
+        /// What was given.
+        actual: usize,
+    },
+    /// The store is full.
+    #[error("the store already holds {limit} secrets")]
+    TooManySecrets {
+        /// The most allowed.
+        limit: usize,
+    },
+    /// A directory of signing keys holds more than are kept.
+    #[error("more than {limit} signing keys in {}", path.display())]
+    TooManyKeys {
+        /// Which directory.
+        path: PathBuf,
+        /// The most allowed.
+        limit: usize,
+    },
+    /// The version counter of a secret is used up.
+    #[error("the version of secret {name} cannot grow further")]
+    VersionExhausted {
+        /// Which secret.
+        name: String,
+    },
+    /// The token is not one this authority signed. Callers learn no more than that.
+    #[error("the token is not valid: {reason}")]
+    Token {
+        /// For the log; one of a closed set of phrases.
+        reason: &'static str,
+    },
+    /// A panic elsewhere left the store locked.
+    #[error("bug: the secret store's lock is poisoned")]
+    Poisoned,
+}
+
+impl Error {
+    /// For `map_err`: names the operation and the path.
+    fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+}
+
+/// Names of secrets and keys become file names: nothing in them may mean something to a path.
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+}
