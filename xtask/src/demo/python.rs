@@ -4,6 +4,7 @@
 //!
 //! The environment that setup made may sit in somebody's private home folder, and so may its interpreter.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -24,7 +25,8 @@ print(json.dumps({
     'standard': os.path.realpath(sysconfig.get_path('stdlib')),
 }))";
 /// Parts of an installation that no agent needs.
-const LEFT_OUT: &[&str] = &["__pycache__", "test", "tests", "idlelib", "lib2to3", "site-packages", "ensurepip"];
+const LEFT_OUT: &[&str] =
+    &["__pycache__", "test", "tests", "idlelib", "lib2to3", "site-packages", "ensurepip", "config-*"];
 const MAX_DEPTH: usize = 32;
 
 /// What a `#!` line and an environment need.
@@ -33,7 +35,35 @@ pub(crate) struct Python {
     /// The real file, as the kernel will resolve it.
     pub(crate) interpreter: PathBuf,
     /// For `PYTHONPATH`.
-    pub(crate) packages: PathBuf,
+    packages: PathBuf,
+    /// For `LD_LIBRARY_PATH`: a copied interpreter still looks for its library in the old place.
+    libraries: Option<PathBuf>,
+}
+
+impl Python {
+    /// What an otherwise empty environment must hold.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let mut environment = vec![
+            ("PYTHONPATH", self.packages.clone().into_os_string()),
+            ("PYTHONNOUSERSITE", "1".into()),
+            ("PYTHONDONTWRITEBYTECODE", "1".into()),
+        ];
+        environment.extend(self.libraries.iter().map(|path| ("LD_LIBRARY_PATH", path.clone().into_os_string())));
+        environment
+    }
+
+    /// Whether this user can run it and import what the agents import.
+    fn works(&self, uid: u32) -> bool {
+        Command::new(&self.interpreter)
+            .args(["-c", "import ssl, grpc, google.protobuf"])
+            .env_clear()
+            .envs(self.environment())
+            .current_dir("/")
+            .uid(uid)
+            .gid(uid)
+            .output()
+            .is_ok_and(|output| output.status.success())
+    }
 }
 
 /// Copies the packages into `folder`, and the interpreter too when `uid` cannot run any installed one.
@@ -51,9 +81,11 @@ pub(crate) fn install(environment: &Path, folder: &Path, uid: u32) -> Result<Pyt
     let version = text(&said, "version");
     let found = [PathBuf::from(text(&said, "interpreter")), PathBuf::from(format!("/usr/bin/python{version}"))]
         .into_iter()
-        .find(|candidate| works(candidate, &packages, uid));
-    if let Some(interpreter) = found {
-        return Ok(Python { interpreter, packages });
+        .filter_map(|path| path.canonicalize().ok())
+        .map(|interpreter| Python { interpreter, packages: packages.clone(), libraries: None })
+        .find(|python| python.works(uid));
+    if let Some(python) = found {
+        return Ok(python);
     }
 
     let copied = folder.join("python");
@@ -72,25 +104,13 @@ pub(crate) fn install(environment: &Path, folder: &Path, uid: u32) -> Result<Pyt
     set_mode(&copied.join("bin"), 0o755)?;
     set_mode(&copied.join("lib"), 0o755)?;
     set_mode(&copied, 0o755)?;
+    let python = Python { interpreter, packages, libraries: Some(copied.join("lib")) };
     ensure!(
-        works(&interpreter, &packages, uid),
+        python.works(uid),
         "no Python {version} that user {uid} can run was found, and a copy of {} does not work either",
         text(&said, "interpreter")
     );
-    Ok(Python { interpreter, packages })
-}
-
-/// Whether this user can run it and import what the agents import.
-fn works(interpreter: &Path, packages: &Path, uid: u32) -> bool {
-    Command::new(interpreter)
-        .args(["-B", "-s", "-c", "import ssl, grpc, google.protobuf"])
-        .env_clear()
-        .env("PYTHONPATH", packages)
-        .current_dir("/")
-        .uid(uid)
-        .gid(uid)
-        .output()
-        .is_ok_and(|output| output.status.success())
+    Ok(python)
 }
 
 /// Copies files and folders, readable for everybody and writable for the owner only.
@@ -101,7 +121,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path, left_out: &[&str], depth: usize)
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
         let entry = entry?;
         let name = entry.file_name();
-        if left_out.iter().any(|unwanted| name.to_str() == Some(*unwanted)) {
+        if left_out.iter().any(|pattern| fits(pattern, &name.to_string_lossy())) {
             continue;
         }
         let (source, target) = (entry.path(), to.join(&name));
@@ -113,6 +133,14 @@ pub(crate) fn copy_tree(from: &Path, to: &Path, left_out: &[&str], depth: usize)
         }
     }
     Ok(())
+}
+
+/// A name, or the start of one with `*` after it.
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
 }
 
 /// Copies one file; it stays executable if it was.
@@ -139,12 +167,12 @@ mod tests {
         fs::create_dir_all(from.join("sub/test")).unwrap();
         fs::write(from.join("sub/program"), "x").unwrap();
         set_mode(&from.join("sub/program"), 0o700).unwrap();
-        fs::write(from.join("text"), "y").unwrap();
-        set_mode(&from.join("text"), 0o600).unwrap();
+        fs::write(from.join("data"), "y").unwrap();
+        set_mode(&from.join("data"), 0o600).unwrap();
         let to = folder.path().join("to");
-        copy_tree(&from, &to, &["test"], 0).unwrap();
+        copy_tree(&from, &to, &["te*"], 0).unwrap();
         let mode = |path: &str| fs::metadata(to.join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("sub"), mode("sub/program"), mode("text")), (0o755, 0o755, 0o644));
+        assert_eq!((mode("sub"), mode("sub/program"), mode("data")), (0o755, 0o755, 0o644));
         assert!(!to.join("sub/test").exists());
     }
 }

@@ -103,8 +103,7 @@ impl World {
     fn agent(&self, program: &str, log: &str, arguments: &[&str]) -> Result<Actor> {
         let mut command = Command::new(self.stage.agents.join(program));
         command.env_clear().env("PATH", "/usr/bin:/bin").env("AGENT_SOCKET", &self.agent_socket);
-        command.env("PYTHONPATH", &self.stage.python.packages).env("PYTHONNOUSERSITE", "1");
-        command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir("/");
+        command.envs(self.stage.python.environment()).current_dir("/");
         command.args(["--destination", DESTINATION, "--connect", &self.api()]);
         command.arg("--ca").arg(&self.stage.ca).args(arguments);
         Actor::start(program, command, AGENTS, self.stage.logs.join(log))
