@@ -1,1 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! From a caller (socket → pidfd → exec instance) or a connection (cookie, 4-tuple) to evidence and identity.
+//!
+//! One file per source of facts. Facts are read through `/proc` directories held open, and count only if the
+//! kernel's record says afterwards that the same exec instance was there all the time. A source that fails
+//! contributes nothing; it never guesses.
+
+mod attestor;
+mod binary;
+mod cgroup;
+mod evidence;
+mod measure;
+mod peer;
+mod proc;
+mod script;
+mod unix;
+
+pub use attestor::{Attested, Attestor};
+pub use evidence::{Evidence, Lineage, LineageEntry, Program};
+pub use measure::{Config as MeasureConfig, Measurer};
+pub use peer::{Peer, is_peer_pidfd_supported};
+pub use proc::Proc;
+
+/// Why a caller or a connection could not be tied to a live exec instance. The first three words are the
+/// field's (`ebpf-for-windows`) and stand in our errors as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no record to tie it to.
+    #[error("unresolvable: {0}")]
+    Unresolvable(&'static str),
+    /// The exec instance ended.
+    #[error("originator gone: {0}")]
+    OriginatorGone(&'static str),
+    /// The same number, or the same socket, is now something else.
+    #[error("originator mismatch: {0}")]
+    OriginatorMismatch(&'static str),
+    /// The kernel's record lacks a fact, and nothing is decided on such a record.
+    #[error("the kernel's record is incomplete")]
+    Incomplete,
+    /// The kernel's records could not be read.
+    #[error("the kernel's records cannot be read")]
+    Records(#[from] crate::process::Error),
+    /// A system call that must work failed.
+    #[error("cannot {operation}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Failure {
+    /// A stable word for audit records.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unresolvable(_) => "unresolvable",
+            Self::OriginatorGone(_) => "originator_gone",
+            Self::OriginatorMismatch(_) => "originator_mismatch",
+            Self::Incomplete => "incomplete",
+            Self::Records(_) | Self::Io { .. } => "unavailable",
+        }
+    }
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent_ebpf::flags;
+use tokio::sync::Semaphore;
+
+use super::evidence::{Evidence, Lineage, LineageEntry, fact};
+use super::measure::Measurer;
+use super::proc::Proc;
+use super::{Failure, binary, cgroup, script, unix};
+use crate::identity::{Entries, Entry, Fact, NearMiss, Provenance, SpiffeId};
+use crate::policy::{EvidenceContext, Principal, PreparedPrincipal, ProgramContext};
+use crate::process::{Ancestor, ExecId, ExecInstance, History, Records};
+use crate::snapshot::Snapshot;
+
+/// Attested exec instances kept. It is only a cache: what is not in it is read again.
+const CACHE: usize = 4096;
+/// Collections of evidence at once; each occupies a blocking thread.
+const CONCURRENCY: usize = 4;
+
+/// One exec instance with its evidence and what the registration entries make of it.
+#[derive(Debug)]
+pub struct Attested {
+    /// Facts and where they come from.
+    pub evidence: Arc<Evidence>,
+    /// What is above it.
+    pub lineage: Lineage,
+    /// All facts, those from the lineage included.
+    pub facts: Vec<Fact>,
+    /// The entries that match, the default identity's first.
+    pub entries: Vec<Arc<Entry>>,
+    /// Ready for policy, in the order of `entries`.
+    pub principals: Vec<Arc<PreparedPrincipal>>,
+    /// [`Snapshot::number`] of the entries that were asked.
+    pub snapshot: u64,
+}
+
+impl Attested {
+    /// The default identity.
+    pub fn spiffe_id(&self) -> Option<&SpiffeId> {
+        self.entries.first().map(|entry| &entry.spiffe_id)
+    }
+
+    /// The entries that nearly match, and what differs.
+    pub fn near_misses(&self, entries: &Entries) -> Vec<NearMiss> {
+        entries.near_misses(&self.facts, 3)
+    }
+}
+
+/// Collects evidence and matches it.
+#[derive(Debug)]
+pub struct Attestor {
+    records: Arc<dyn Records>,
+    history: Arc<History>,
+    proc: Proc,
+    measurer: Measurer,
+    cache: Mutex<HashMap<ExecId, Arc<Attested>>>,
+    slots: Semaphore,
+}
+
+impl Attestor {
+    /// Over these records.
+    pub fn new(records: Arc<dyn Records>, history: Arc<History>, proc: Proc, measurer: Measurer) -> Self {
+        Self { records, history, proc, measurer, cache: Mutex::default(), slots: Semaphore::new(CONCURRENCY) }
+    }
+
+    /// The kernel's records.
+    pub fn records(&self) -> &Arc<dyn Records> {
+        &self.records
+    }
+
+    /// Those that ended.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// The process file system.
+    pub fn proc(&self) -> &Proc {
+        &self.proc
+    }
+
+    /// How many attested instances are kept, and how many can be; the same for measurements.
+    pub fn usage(&self) -> [(usize, usize); 2] {
+        [(self.lock().len(), CACHE), self.measurer.usage()]
+    }
+
+    /// The evidence and identity of a live exec instance, from the cache where the ids have not changed.
+    ///
+    /// `ids` are the effective user and group as somebody just saw them; evidence with others is read again.
+    ///
+    /// # Errors
+    /// When the exec instance is not there any more, or its record cannot be relied on.
+    pub async fn attest(
+        self: &Arc<Self>,
+        snapshot: &Arc<Snapshot>,
+        instance: ExecInstance,
+        ids: Option<(u32, u32)>,
+    ) -> Result<Arc<Attested>, Failure> {
+        if let Some(known) = self.cached(instance.id, snapshot.number, ids) {
+            return Ok(known);
+        }
+        let _slot = self.slots.acquire().await.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
+        let this = Arc::clone(self);
+        let snapshot = Arc::clone(snapshot);
+        tokio::task::spawn_blocking(move || this.attest_blocking(&snapshot, instance, ids)).await.unwrap_or_else(|error| {
+            Err(Failure::Io { operation: "collect evidence", source: std::io::Error::other(error) })
+        })
+    }
+
+    /// What [`Attestor::attest`] does, on the calling thread.
+    ///
+    /// # Errors
+    /// As [`Attestor::attest`].
+    pub fn attest_blocking(
+        &self,
+        snapshot: &Snapshot,
+        instance: ExecInstance,
+        ids: Option<(u32, u32)>,
+    ) -> Result<Arc<Attested>, Failure> {
+        if instance.flags.has(flags::INCOMPLETE) {
+            return Err(Failure::Incomplete);
+        }
+        let lineage = self.lineage(snapshot, &instance);
+        let evidence = self.collect(instance)?;
+        if ids.is_some_and(|ids| ids != (evidence.uid, evidence.gid)) {
+            return Err(Failure::OriginatorMismatch("the caller's ids changed since it connected"));
+        }
+        Ok(self.conclude(snapshot, evidence, lineage))
+    }
+
+    /// What is known of the exec instances above one. Never fails: what cannot be read is unknown.
+    pub fn lineage(&self, snapshot: &Snapshot, instance: &ExecInstance) -> Lineage {
+        let mut above = Lineage { entries: Vec::new(), is_complete: !instance.flags.has(flags::LINEAGE_TRUNCATED) };
+        // From the top down, because an ancestor's own lineage is part of its evidence.
+        for ancestor in instance.ancestors.iter().rev() {
+            let entry = self.ancestor(snapshot, ancestor, &above);
+            above.is_complete &= entry.path.is_some() || entry.comm.is_some();
+            above.entries.insert(0, entry);
+        }
+        above
+    }
+
+    /// Forgets an exec instance that ended; its identity stays known to those below it.
+    pub fn ended(&self, instance: &ExecInstance) {
+        let attested = self.lock().remove(&instance.id);
+        let spiffe_id = attested.and_then(|attested| attested.spiffe_id().map(|id| id.as_str().into()));
+        self.history.remember(instance, spiffe_id);
+    }
+
+    fn ancestor(&self, snapshot: &Snapshot, ancestor: &Ancestor, above: &Lineage) -> LineageEntry {
+        let unknown = LineageEntry {
+            id: ancestor.id,
+            tgid: ancestor.tgid,
+            is_alive: false,
+            path: None,
+            comm: None,
+            spiffe_id: None,
+        };
+        let live = self.records.process(ancestor.tgid).ok().flatten().filter(|instance| instance.id == ancestor.id);
+        let Some(instance) = live else {
+            return match self.history.ended(ancestor.id) {
+                Some(ended) => LineageEntry {
+                    path: Some(ended.filename.into()),
+                    comm: Some(ended.comm.into()),
+                    spiffe_id: ended.spiffe_id.and_then(|id| id.parse().ok()),
+                    ..unknown
+                },
+                None => unknown,
+            };
+        };
+        let comm = Some(instance.comm.to_string());
+        let attested = self.cached(ancestor.id, snapshot.number, None).or_else(|| {
+            let is_kernel = instance.flags.has(flags::KERNEL_THREAD | flags::INCOMPLETE);
+            let evidence = (!is_kernel).then(|| self.collect(instance.clone()).ok()).flatten()?;
+            Some(self.conclude(snapshot, evidence, above.clone()))
+        });
+        match attested {
+            Some(attested) => LineageEntry {
+                is_alive: true,
+                path: attested.evidence.exe.as_ref().map(|exe| exe.path.clone()),
+                comm,
+                spiffe_id: attested.spiffe_id().cloned(),
+                ..unknown
+            },
+            None => LineageEntry { is_alive: true, comm, ..unknown },
+        }
+    }
+
+    /// Reads every source, then asks the kernel whether it was the same exec instance all the time.
+    fn collect(&self, instance: ExecInstance) -> Result<Evidence, Failure> {
+        let tgid = instance.process.tgid;
+        let gone = || Failure::OriginatorGone("the process ended while its facts were read");
+        let process = self.proc.process(tgid).map_err(|_| gone())?;
+        let ids = unix::ids(&process).map_err(|_| gone())?;
+        let mut missing = Vec::new();
+        let exe = binary::read(&process, &instance.exe, &self.measurer).map_err(|why| missing.push(why)).ok();
+        let script = script::read(&process, &instance, ids.uid, &self.measurer);
+        let cgroup = cgroup::path(&process).unwrap_or_else(|error| {
+            missing.push(format!("the cgroup cannot be read: {error}"));
+            None
+        });
+        match self.records.current(tgid)? {
+            Some((id, start)) if id == instance.id && start == instance.process.start_boottime => {}
+            Some(_) => return Err(Failure::OriginatorGone("the program image was replaced while its facts were read")),
+            None => return Err(gone()),
+        }
+        missing.extend([&exe, &script].into_iter().flatten().filter_map(|program| program.note.clone()));
+        let mut facts = unix::facts(&ids);
+        facts.extend(exe.iter().flat_map(|exe| program_facts("unix", exe, Provenance::Kernel)));
+        facts.extend(script.iter().flat_map(|script| {
+            let of_path = if script.provenance == Provenance::Claimed { Provenance::Claimed } else { Provenance::Kernel };
+            program_facts("script", script, of_path)
+        }));
+        facts.extend(cgroup.iter().filter_map(|path| fact("cgroup:path", path, Provenance::Kernel)));
+        facts.extend(instance.flags.names().filter_map(|name| fact("exec", name, Provenance::Kernel)));
+        Ok(Evidence {
+            uid: ids.uid,
+            gid: ids.gid,
+            real_uid: ids.real_uid,
+            real_gid: ids.real_gid,
+            instance,
+            exe,
+            script,
+            cgroup,
+            facts,
+            missing,
+        })
+    }
+
+    fn conclude(&self, snapshot: &Snapshot, evidence: Evidence, lineage: Lineage) -> Arc<Attested> {
+        let mut facts = evidence.facts.clone();
+        facts.extend(lineage.facts());
+        let entries: Vec<Arc<Entry>> = snapshot.entries.matching(&facts).into_iter().map(Arc::clone).collect();
+        let context = evidence_context(&evidence, &lineage, &facts);
+        let mut kept = Vec::new();
+        let mut principals = Vec::new();
+        for entry in entries {
+            let principal = Principal {
+                spiffe_id: entry.spiffe_id.clone(),
+                kind: entry.kind,
+                groups: entry.groups.clone(),
+                entry: entry.id.as_str().into(),
+            };
+            match PreparedPrincipal::new(&principal, &context) {
+                Ok(prepared) => {
+                    kept.push(entry);
+                    principals.push(Arc::new(prepared));
+                }
+                Err(error) => tracing::warn!(%error, entry = entry.id.as_str(), "an identity cannot be put to policy"),
+            }
+        }
+        let id = evidence.instance.id;
+        let attested = Arc::new(Attested {
+            evidence: Arc::new(evidence),
+            lineage,
+            facts,
+            entries: kept,
+            principals,
+            snapshot: snapshot.number,
+        });
+        let mut cache = self.lock();
+        if cache.len() >= CACHE
+            && !cache.contains_key(&id)
+            && let Some(victim) = cache.keys().next().copied()
+        {
+            cache.remove(&victim);
+        }
+        cache.insert(id, Arc::clone(&attested));
+        attested
+    }
+
+    fn cached(&self, id: ExecId, snapshot: u64, ids: Option<(u32, u32)>) -> Option<Arc<Attested>> {
+        let cache = self.lock();
+        let known = cache.get(&id)?;
+        let evidence = &known.evidence;
+        let is_current = known.snapshot == snapshot && ids.is_none_or(|ids| ids == (evidence.uid, evidence.gid));
+        is_current.then(|| Arc::clone(known))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ExecId, Arc<Attested>>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn program_facts(kind: &str, program: &super::Program, of_path: Provenance) -> impl Iterator<Item = Fact> {
+    let path = fact(&format!("{kind}:path"), &program.path, of_path);
+    let sha256 =
+        program.sha256.as_ref().and_then(|digest| fact(&format!("{kind}:sha256"), digest, program.provenance));
+    path.into_iter().chain(sha256)
+}
+
+fn evidence_context(evidence: &Evidence, lineage: &Lineage, facts: &[Fact]) -> EvidenceContext {
+    let instance = &evidence.instance;
+    let program = |program: &super::Program| ProgramContext {
+        path: program.path.clone(),
+        sha256: program.sha256.clone(),
+        provenance: program.provenance,
+    };
+    EvidenceContext {
+        exec_id: instance.id.0,
+        uid: evidence.uid,
+        gid: evidence.gid,
+        seeded: instance.flags.has(flags::SEEDED),
+        flags: instance.flags.names().map(Into::into).collect(),
+        facts: facts.to_vec(),
+        lineage: lineage.identities().cloned().collect(),
+        lineage_complete: lineage.is_complete,
+        depth: u32::from(instance.depth),
+        exe: evidence.exe.as_ref().map(program),
+        script: evidence.script.as_ref().map(program),
+        cgroup: evidence.cgroup.clone(),
+        pid_ns: instance.namespaces.pid,
+        mnt_ns: instance.namespaces.mnt,
+        net_ns: instance.namespaces.net,
+        user_ns: instance.namespaces.user,
+    }
+}

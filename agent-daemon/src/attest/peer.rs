@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::sync::OnceLock;
+
+use agent_ebpf::flags;
+use nix::sys::socket::sockopt::PeerPidfd;
+use nix::sys::socket::{GetSockOpt as _, getsockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_peercred;
+
+use super::{Failure, Proc};
+use crate::process::{ExecId, ExecInstance, ProcessKey, Records};
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// The process that connected one of our sockets, pinned at accept to the exec instance it was then.
+///
+/// What counts is who opened the connection and who writes on it: the kernel names the writer of every
+/// message, and a writer that is not this process breaks the pin for good.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its process.
+    pub process: ProcessKey,
+    /// Its exec instance at accept.
+    pub exec_id: ExecId,
+    /// Effective user id at connect.
+    pub uid: u32,
+    /// Effective group id at connect.
+    pub gid: u32,
+    pidfd: OwnedFd,
+    broken: OnceLock<&'static str>,
+}
+
+impl Peer {
+    /// Pins the process behind an accepted connection.
+    ///
+    /// # Errors
+    /// In exactly the ways of [`Failure`]; each is a refusal.
+    pub fn pin(socket: impl AsFd, records: &dyn Records, proc: &Proc) -> Result<(Self, ExecInstance), Failure> {
+        let credentials = socket_peercred(socket.as_fd())
+            .map_err(|error| Failure::Io { operation: "read the peer's credentials", source: error.into() })?;
+        let tgid = u32::try_from(credentials.pid.as_raw_nonzero().get())
+            .map_err(|_| Failure::Unresolvable("the peer's process number is negative"))?;
+        let pidfd = peer_pidfd(socket.as_fd(), credentials.pid)?;
+        let instance = records
+            .process(tgid)?
+            .ok_or(Failure::Unresolvable("the kernel has no record of the caller's process"))?;
+        // A record of an earlier process with this number would have another start.
+        let ticks = rustix::param::clock_ticks_per_second().max(1);
+        let started = proc
+            .start_ticks(tgid)
+            .map_err(|_| Failure::OriginatorGone("the caller's process ended while it was looked up"))?;
+        if instance.process.start_boottime.0 / (NANOSECONDS / ticks) != started {
+            return Err(Failure::OriginatorMismatch("the record is of another process with the same number"));
+        }
+        let peer = Self {
+            process: instance.process,
+            exec_id: instance.id,
+            uid: credentials.uid.as_raw(),
+            gid: credentials.gid.as_raw(),
+            pidfd,
+            broken: OnceLock::new(),
+        };
+        // Its number belongs to it for as long as it has not been reaped: alive now, it was so all the time.
+        peer.is_running()?;
+        if instance.flags.has(flags::INCOMPLETE) {
+            return Err(Failure::Incomplete);
+        }
+        Ok((peer, instance))
+    }
+
+    /// Asked before every answer: still the same process, the same image, and nobody else on its socket.
+    ///
+    /// # Errors
+    /// In exactly the ways of [`Failure`].
+    pub fn recheck(&self, records: &dyn Records) -> Result<(), Failure> {
+        if let Some(why) = self.broken.get() {
+            return Err(Failure::OriginatorMismatch(why));
+        }
+        self.is_running()?;
+        match records.current(self.process.tgid)? {
+            None => Err(Failure::OriginatorGone("the caller's process ended")),
+            Some((_, start)) if start != self.process.start_boottime => {
+                Err(Failure::OriginatorMismatch("the caller's process number belongs to another process now"))
+            }
+            Some((exec_id, _)) if exec_id != self.exec_id => {
+                Err(Failure::OriginatorGone("the caller's program image was replaced since it connected"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Marks the connection as used by somebody else. It stays so.
+    pub(crate) fn break_pin(&self, why: &'static str) {
+        // The first reason is the one that counts.
+        let _first = self.broken.set(why);
+    }
+
+    fn is_running(&self) -> Result<(), Failure> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Failure::OriginatorGone("the caller's process ended")),
+            Err(error) => Err(Failure::Io { operation: "ask whether the caller lives", source: error.into() }),
+        }
+    }
+}
+
+/// Whether this kernel can name the peer by a descriptor instead of a number.
+pub fn is_peer_pidfd_supported() -> bool {
+    let Ok((socket, _other)) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    ) else {
+        return false;
+    };
+    getsockopt(&socket, PeerPidfd).is_ok()
+}
+
+fn peer_pidfd(socket: std::os::fd::BorrowedFd<'_>, pid: rustix::process::Pid) -> Result<OwnedFd, Failure> {
+    match PeerPidfd.get(&socket) {
+        Ok(pidfd) => Ok(pidfd),
+        // Kernels before 6.5. The number may have been reused between connect and now; the start time in the
+        // record is then the only guard, which `doctor` says.
+        Err(nix::errno::Errno::ENOPROTOOPT) => {
+            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|error| match error {
+                rustix::io::Errno::SRCH => Failure::OriginatorGone("the caller's process ended before it was looked up"),
+                error => Failure::Io { operation: "open the caller's process", source: error.into() },
+            })
+        }
+        Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EINVAL | nix::errno::Errno::ENODATA) => {
+            Err(Failure::OriginatorGone("the caller's process ended before it was looked up"))
+        }
+        Err(error) => {
+            Err(Failure::Io { operation: "open the caller's process", source: io::Error::from_raw_os_error(error as i32) })
+        }
+    }
+}

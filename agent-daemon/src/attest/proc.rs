@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+/// No file that is read here is larger, whatever its process does.
+const LIMIT: u64 = 256 * 1024;
+
+/// The process file system; elsewhere than `/proc` only in tests.
+#[derive(Debug, Clone)]
+pub struct Proc {
+    root: PathBuf,
+}
+
+impl Default for Proc {
+    fn default() -> Self {
+        Self { root: "/proc".into() }
+    }
+}
+
+impl Proc {
+    /// One process's directory, held open: what is read through it is of this process or fails.
+    pub(super) fn process(&self, tgid: u32) -> io::Result<ProcessDir> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(CWD, self.root.join(tgid.to_string()), flags, Mode::empty())?;
+        Ok(ProcessDir { dir })
+    }
+
+    /// When a process started, in clock ticks after boot: field 22 of its `stat`.
+    pub(super) fn start_ticks(&self, tgid: u32) -> io::Result<u64> {
+        let text = self.process(tgid)?.text("stat")?;
+        let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed stat");
+        let (_, rest) = text.rsplit_once(") ").ok_or_else(malformed)?;
+        rest.split(' ').nth(19).and_then(|field| field.parse().ok()).ok_or_else(malformed)
+    }
+}
+
+/// `/proc/PID`, held open.
+#[derive(Debug)]
+pub(super) struct ProcessDir {
+    dir: OwnedFd,
+}
+
+impl ProcessDir {
+    pub(super) fn text(&self, name: &str) -> io::Result<String> {
+        String::from_utf8(self.bytes(name)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    pub(super) fn bytes(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open(name)?.take(LIMIT).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Opens a file in it; magic links such as `exe` lead to the very file.
+    pub(super) fn open(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        Ok(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?.into())
+    }
+
+    pub(super) fn link(&self, name: &str) -> io::Result<PathBuf> {
+        let target = rustix::fs::readlinkat(&self.dir, name, Vec::new())?;
+        Ok(PathBuf::from(std::ffi::OsString::from(lossless(target))))
+    }
+
+    /// A directory behind a magic link (`root`, `cwd`).
+    pub(super) fn directory(&self, name: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?)
+    }
+}
+
+fn lossless(text: std::ffi::CString) -> std::ffi::OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(text.into_bytes())
+}
+
+/// A path's components without `.`; none when it has `..`, which the kernel would follow and we do not.
+pub(super) fn plain_components(path: &Path) -> Option<Vec<&std::ffi::OsStr>> {
+    let mut components = Vec::new();
+    for component in path.components() {
+        match component {
+            std::path::Component::RootDir | std::path::Component::CurDir => {}
+            std::path::Component::Normal(name) => components.push(name),
+            std::path::Component::ParentDir | std::path::Component::Prefix(_) => return None,
+        }
+    }
+    Some(components)
+}
+
+/// Opens a name in a directory without following a symbolic link.
+pub(super) fn open_plain(directory: impl AsFd, name: &std::ffi::OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(directory, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+}

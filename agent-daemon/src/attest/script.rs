@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What an interpreter runs: `script:path` and `script:sha256`.
+//!
+//! Under `#!` the kernel itself resolved the name that was executed, so the path is its word. The interpreter
+//! then opens that name a second time, so the content is `measured` only if nobody but root could have put
+//! another file there in between: every directory on the way, and the file, belong to root and cannot be
+//! written by others. Anything else is `claimed`, as is a script that only stands in the arguments
+//! (`python file`).
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use agent_ebpf::flags;
+use rustix::fs::OFlags;
+
+use super::evidence::Program;
+use super::measure::Measurer;
+use super::proc::{ProcessDir, open_plain, plain_components};
+use crate::identity::Provenance;
+use crate::process::ExecInstance;
+
+/// Directories deeper than this are not walked.
+const DEPTH: usize = 64;
+/// Interpreters whose first plain argument is a script. Only ever a claim, so a short list is enough.
+const INTERPRETERS: [&str; 9] = ["python", "node", "ruby", "perl", "bash", "sh", "dash", "deno", "bun"];
+
+/// The script, if this is an interpreter that runs one.
+pub(super) fn read(process: &ProcessDir, instance: &ExecInstance, uid: u32, measurer: &Measurer) -> Option<Program> {
+    let (name, by_kernel) = if instance.flags.has(flags::SCRIPT) && !instance.flags.has(flags::FILENAME_TRUNCATED) {
+        (PathBuf::from(OsStr::from_bytes(&instance.filename)), true)
+    } else {
+        (argument(process)?, false)
+    };
+    // `fexecve` of a script: the descriptor is gone or another by now.
+    if name.starts_with("/dev/fd") || name.starts_with("/proc") {
+        return Some(Program {
+            path: name.to_str()?.to_owned(),
+            sha256: None,
+            provenance: Provenance::Claimed,
+            note: Some("a script executed by descriptor has no name to measure it by".to_owned()),
+        });
+    }
+    // A relative name was relative to the directory the process had then; we know the one it has now.
+    let is_absolute = name.is_absolute();
+    let path = if is_absolute { name } else { process.link("cwd").ok()?.join(name) };
+    let text = path.to_str()?.to_owned();
+    let provenance_of_path = if by_kernel && is_absolute { Provenance::Kernel } else { Provenance::Claimed };
+    let opened = match open(process, &path) {
+        Ok(opened) => opened,
+        Err(why) => return Some(Program { path: text, sha256: None, provenance: provenance_of_path, note: Some(why) }),
+    };
+    let mut file = opened.file;
+    Some(match measurer.measure(&mut file) {
+        Ok(digest) => {
+            let weakness = weakness(by_kernel, is_absolute, opened.weakness, uid);
+            Program {
+                path: text,
+                sha256: Some(digest.to_string()),
+                provenance: if weakness.is_none() { Provenance::Measured } else { Provenance::Claimed },
+                note: weakness,
+            }
+        }
+        Err(error) => Program {
+            path: text,
+            sha256: None,
+            provenance: provenance_of_path,
+            note: Some(format!("not measured: {error}")),
+        },
+    })
+}
+
+/// Why a measured script is only the process's word; none when it is not.
+fn weakness(by_kernel: bool, is_absolute: bool, on_the_way: Option<String>, uid: u32) -> Option<String> {
+    if !by_kernel {
+        Some("the script stands only in the arguments".to_owned())
+    } else if !is_absolute {
+        Some("the script was executed by a relative name".to_owned())
+    } else if uid == 0 {
+        Some("a process of root can replace its own script".to_owned())
+    } else {
+        on_the_way
+    }
+}
+
+struct Opened {
+    file: File,
+    /// Who else could have changed it, if anybody.
+    weakness: Option<String>,
+}
+
+/// Walks to the file in the process's own root, looking at every directory on the way.
+fn open(process: &ProcessDir, path: &Path) -> Result<Opened, String> {
+    let components = plain_components(path).ok_or("not measured: the path goes through `..`")?;
+    if components.len() > DEPTH {
+        return Err("not measured: the path is too deep".to_owned());
+    }
+    let (name, directories) = components.split_last().ok_or("not measured: the path names no file")?;
+    let mut weakness = None;
+    let mut at = process.directory("root").map_err(|error| format!("not measured: {error}"))?;
+    note_weakness(&mut weakness, &at, Path::new("/"));
+    let mut walked = PathBuf::from("/");
+    for directory in directories {
+        walked.push(directory);
+        at = open_plain(at.as_fd(), directory, OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(|error| format!("not measured: {} is not a plain directory: {error}", walked.display()))?;
+        note_weakness(&mut weakness, &at, &walked);
+    }
+    let file = open_plain(at.as_fd(), name, OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK)
+        .map_err(|error| format!("not measured: the script is not a plain file: {error}"))?;
+    note_weakness(&mut weakness, &file, path);
+    Ok(Opened { file: file.into(), weakness })
+}
+
+fn note_weakness(weakness: &mut Option<String>, fd: &OwnedFd, path: &Path) {
+    if weakness.is_some() {
+        return;
+    }
+    let why = match rustix::fs::fstat(fd) {
+        Err(error) => Some(format!("cannot be examined: {error}")),
+        Ok(stat) if stat.st_uid != 0 => Some(format!("belongs to user {}", stat.st_uid)),
+        Ok(stat) if stat.st_mode & 0o022 != 0 => Some("can be written by others than its owner".to_owned()),
+        Ok(_) => None,
+    };
+    *weakness = why.map(|why| format!("{} {why}", path.display()));
+}
+
+/// The first plain argument of an interpreter.
+fn argument(process: &ProcessDir) -> Option<PathBuf> {
+    let exe = process.link("exe").ok()?;
+    let name = exe.file_name()?.to_str()?.to_owned();
+    let is_interpreter = INTERPRETERS.iter().any(|interpreter| {
+        name.strip_prefix(interpreter).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
+    });
+    if !is_interpreter {
+        return None;
+    }
+    let arguments = process.bytes("cmdline").ok()?;
+    let script = arguments.split(|byte| *byte == 0).skip(1).find(|argument| !argument.starts_with(b"-"))?;
+    (!script.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(script)))
+}
+
