@@ -107,8 +107,9 @@ impl IdentityPattern {
             return Err((format!("{text:?} names the trust domain, not a workload in it"), HELP));
         }
         if !whole_domain {
-            SpiffeId::parse(exact).map_err(|error| (format!("{text:?} is not a SPIFFE ID: {error}"), HELP))?;
-            if !exact.starts_with(&format!("{domain}/")) {
+            let id: SpiffeId =
+                exact.parse().map_err(|error| (format!("{text:?} is not a SPIFFE ID: {error}"), HELP))?;
+            if id.trust_domain() != trust_domain {
                 return Err((format!("{text:?} is not in the trust domain {}", trust_domain.as_str()), HELP));
             }
         }
@@ -260,7 +261,7 @@ mod tests {
 
     #[test]
     fn patterns_cover_whole_segments_only() {
-        let domain = TrustDomain::parse("example.org").unwrap();
+        let domain: TrustDomain = "example.org".parse().unwrap();
         for (pattern, id, expected) in [
             ("spiffe://example.org/agent/a", "spiffe://example.org/agent/a", true),
             ("spiffe://example.org/agent/a", "spiffe://example.org/agent/a/b", false),
@@ -274,7 +275,7 @@ mod tests {
             ("spiffe://example.org/*", "spiffe://example.org.evil/anything", false),
         ] {
             let pattern = IdentityPattern::parse(pattern, &domain).unwrap();
-            let id = SpiffeId::parse(id).unwrap();
+            let id: SpiffeId = id.parse().unwrap();
             assert_eq!(pattern.matches(&id), expected, "{pattern} {id}");
             assert_eq!(keys_of(&id).any(|key| key == pattern.key()), expected, "keys: {pattern} {id}");
         }
@@ -282,7 +283,7 @@ mod tests {
 
     #[test]
     fn patterns_that_could_cover_more_than_meant_are_refused() {
-        let domain = TrustDomain::parse("example.org").unwrap();
+        let domain: TrustDomain = "example.org".parse().unwrap();
         for text in [
             "",
             "*",

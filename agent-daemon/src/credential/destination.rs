@@ -2,12 +2,13 @@
 
 //! A declared service that credentials are for.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
     fields::{Fields, NAME_HELP, Placed, is_name},
     network::Network,
 };
+use crate::process::Protocol;
 
 /// Names the daemon resolves for one destination; each may cost a look-up while a caller waits.
 pub const MAX_HOSTS: usize = 8;
@@ -30,7 +31,7 @@ pub struct Destination {
     pub networks: Vec<Network>,
     /// Ports it is reached at, ascending; never empty.
     pub ports: Vec<u16>,
-    /// The transport.
+    /// The transport: TCP or UDP.
     pub protocol: Protocol,
     /// The `aud` of every token for it.
     pub audience: Arc<str>,
@@ -38,44 +39,6 @@ pub struct Destination {
     pub mode: Mode,
     /// For policies, ascending.
     pub labels: Vec<Arc<str>>,
-}
-
-/// A transport that a destination may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP, connected or not; QUIC is this.
-    Udp,
-}
-
-impl Protocol {
-    /// In words.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-
-    /// The IANA protocol number, as kernel records hold it.
-    pub fn number(self) -> u16 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
-    }
-
-    /// From the IANA number; [`None`] for what no destination can have.
-    pub fn from_number(number: u16) -> Option<Self> {
-        [Self::Tcp, Self::Udp].into_iter().find(|protocol| protocol.number() == number)
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// What a denial by policy does at this destination.
@@ -107,7 +70,7 @@ impl Destination {
         let hosts = hosts(&mut fields);
         let networks = networks(&mut fields);
         let ports = ports(&mut fields);
-        let protocol = word(&mut fields, "protocol", Protocol::Tcp, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
+        let protocol = word(&mut fields, "protocol", Protocol::TCP, &[("tcp", Protocol::TCP), ("udp", Protocol::UDP)]);
         let mode = word(&mut fields, "mode", Mode::Enforce, &[("enforce", Mode::Enforce), ("audit", Mode::Audit)]);
         let labels = labels(&mut fields);
         let audience = audience(&mut fields, &hosts, &ports);

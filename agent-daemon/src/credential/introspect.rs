@@ -156,7 +156,7 @@ mod tests {
             Some(lease)
         };
         let ended = State::Ended { cause: Cause::Revoked, at: now };
-        let other_id = crate::identity::SpiffeId::parse("spiffe://example.org/agent/b").unwrap();
+        let other_id: crate::identity::SpiffeId = "spiffe://example.org/agent/b".parse().unwrap();
         let cases: Vec<(&str, Option<Lease>, Liveness, Timestamp)> = vec![
             ("no lease", None, Liveness::Live, now),
             ("ended", with(&|lease| lease.state = ended), Liveness::Live, now),

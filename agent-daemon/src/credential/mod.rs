@@ -25,7 +25,7 @@ use std::{io, sync::Arc, time::Duration};
 pub use address::{Matched, Mismatch, Observed, Verdict};
 pub use binding::{Binding, Delivery, ObservedConnect};
 pub use catalog::Catalog;
-pub use destination::{Destination, Mode, Protocol};
+pub use destination::{Destination, Mode};
 pub use lease::{Cause, Lease, LeaseId, Leases};
 pub use network::Network;
 pub use resolve::CachingResolver;

@@ -18,10 +18,11 @@ use tokio::time::Instant;
 use super::{
     Error,
     catalog::Catalog,
-    destination::{Destination, Protocol},
+    destination::Destination,
     network::Network,
     resolve::{Addresses, CachingResolver},
 };
+use crate::process::{Connection, Protocol};
 
 /// Addresses, networks or ports that one explanation names.
 const SHOWN: usize = 8;
@@ -31,7 +32,7 @@ const SHOWN: usize = 8;
 pub struct Observed {
     address: IpAddr,
     port: u16,
-    protocol: u16,
+    protocol: Protocol,
 }
 
 /// What ties a connection to its destination.
@@ -75,9 +76,9 @@ pub enum Verdict {
 }
 
 impl Observed {
-    /// With the protocol's IANA number. A v4-mapped address becomes the IPv4 address it stands for.
-    pub fn new(address: IpAddr, port: u16, protocol: u16) -> Self {
-        Self { address: address.to_canonical(), port, protocol }
+    /// A v4-mapped address becomes the IPv4 address it stands for.
+    pub fn new(remote: SocketAddr, protocol: Protocol) -> Self {
+        Self { address: remote.ip().to_canonical(), port: remote.port(), protocol }
     }
 
     /// The address, never v4-mapped.
@@ -89,15 +90,26 @@ impl Observed {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// The transport.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
 }
 
 impl fmt::Display for Observed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Protocol::from_number(self.protocol) {
-            Some(protocol) => write!(f, "{protocol}")?,
-            None => write!(f, "protocol {}", self.protocol)?,
+        let remote = SocketAddr::new(self.address, self.port);
+        match self.protocol {
+            Protocol::TCP | Protocol::UDP => write!(f, "{} {remote}", self.protocol),
+            other => write!(f, "protocol {other} {remote}"),
         }
-        write!(f, " {}", SocketAddr::new(self.address, self.port))
+    }
+}
+
+impl From<&Connection> for Observed {
+    fn from(connection: &Connection) -> Self {
+        Self::new(connection.remote, connection.protocol)
     }
 }
 
@@ -151,7 +163,6 @@ pub async fn evaluate(
 
 /// The declared destinations a connection belongs to, as far as that is known without a look-up. For display.
 pub fn declared<'a>(observed: Observed, catalog: &'a Catalog, resolver: &CachingResolver) -> Vec<&'a Arc<Destination>> {
-    let Some(protocol) = Protocol::from_number(observed.protocol) else { return Vec::new() };
     let leads_there = |destination: &&Arc<Destination>| {
         destination.networks.iter().any(|network| network.contains(observed.address))
             || destination
@@ -159,11 +170,11 @@ pub fn declared<'a>(observed: Observed, catalog: &'a Catalog, resolver: &Caching
                 .iter()
                 .any(|host| resolver.cached(host).is_some_and(|addresses| addresses.contains(&observed.address)))
     };
-    catalog.destinations_on(observed.port, protocol).iter().filter(leads_there).collect()
+    catalog.destinations_on(observed.port, observed.protocol).iter().filter(leads_there).collect()
 }
 
 fn on_port(observed: Observed, destination: &Destination) -> bool {
-    observed.protocol == destination.protocol.number() && destination.ports.contains(&observed.port)
+    observed.protocol == destination.protocol && destination.ports.contains(&observed.port)
 }
 
 fn resolved(observed: Observed, answers: &[(&Arc<str>, Result<Addresses, Error>)]) -> Option<Matched> {

@@ -4,7 +4,6 @@ use super::*;
 use crate::{
     credential::resolve::{Limits, tests::FakeResolver},
     diagnostic::SourceFile,
-    identity::TrustDomain,
 };
 
 const CATALOG: &str = r#"
@@ -33,7 +32,7 @@ ports = [443]
 
 fn catalog() -> Catalog {
     let file = SourceFile { name: "c.toml".to_owned(), text: CATALOG.to_owned() };
-    Catalog::parse(&[file], &TrustDomain::parse("example.org").unwrap()).unwrap()
+    Catalog::parse(&[file], &"example.org".parse().unwrap()).unwrap()
 }
 
 fn resolver() -> (Arc<FakeResolver>, CachingResolver) {
@@ -43,7 +42,7 @@ fn resolver() -> (Arc<FakeResolver>, CachingResolver) {
 }
 
 fn observed(address: &str, port: u16, protocol: u16) -> Observed {
-    Observed::new(address.parse().unwrap(), port, protocol)
+    Observed::new(SocketAddr::new(address.parse().unwrap(), port), Protocol(protocol))
 }
 
 /// What ties the connection to the destination, or that nothing does.

@@ -15,7 +15,7 @@ use toml::{
 
 use super::{
     binding::{Binding, References, keys_of},
-    destination::{Destination, Protocol, name},
+    destination::{Destination, name},
     fields::Fields,
     resolve::MAX_NAMES,
     source::Source,
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, SourceFile},
     identity::{SpiffeId, TrustDomain},
+    process::Protocol,
 };
 
 /// Tables of one kind in all files together.
@@ -58,7 +59,7 @@ impl Catalog {
                 documents.push(Document::new(file, table, &mut report));
             } else {
                 readable = false;
-                report.extend(errors.iter().map(|error| syntax(file, error)));
+                report.extend(errors.iter().take(MAX_DIAGNOSTICS).map(|error| syntax(file, error)));
             }
         }
         let destinations = declared(&mut documents, Kind::Destination, &mut report, Destination::parse);
@@ -250,6 +251,9 @@ fn each<'f>(
     let mut count: usize = 0;
     for document in documents {
         for value in document.take(kind) {
+            if report.len() >= MAX_DIAGNOSTICS {
+                return;
+            }
             count = count.saturating_add(1);
             if count > MAX_TABLES {
                 let message = format!("more than {MAX_TABLES} of [[{}]]", kind.as_str());

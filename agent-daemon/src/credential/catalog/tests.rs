@@ -57,11 +57,11 @@ fn file(name: &str, text: &str) -> SourceFile {
 }
 
 fn parse(files: &[SourceFile]) -> Result<Catalog, Vec<Diagnostic>> {
-    Catalog::parse(files, &TrustDomain::parse("example.org").unwrap())
+    Catalog::parse(files, &"example.org".parse().unwrap())
 }
 
 fn id(path: &str) -> SpiffeId {
-    SpiffeId::parse(&format!("spiffe://example.org/{path}")).unwrap()
+    format!("spiffe://example.org/{path}").parse().unwrap()
 }
 
 /// The findings of a text, one a line: `line:column: message / help`.
@@ -110,7 +110,7 @@ fn defaults_are_the_safe_ones() {
     assert_eq!(binding.releases_per_connection, 1);
     assert_eq!(binding.ttl, Duration::from_secs(300));
     assert_eq!(binding.destination.mode, Mode::Enforce);
-    assert_eq!(binding.destination.protocol, Protocol::Tcp);
+    assert_eq!(binding.destination.protocol, Protocol::TCP);
     assert_eq!(&*binding.destination.audience, "https://a.example");
 }
 
@@ -138,7 +138,7 @@ fn bindings_come_in_the_order_of_the_file_and_only_to_those_they_name() {
     assert_eq!(names("agent/report-writer", Some("other")), [""; 0]);
     assert!(catalog.bindings_for("dns", &id("agent/report-writer"), None).is_empty());
     assert!(catalog.bindings_for("other", &id("agent/report-writer"), None).is_empty());
-    let foreign = SpiffeId::parse("spiffe://example.com/agent/report-writer").unwrap();
+    let foreign: SpiffeId = "spiffe://example.com/agent/report-writer".parse().unwrap();
     assert!(catalog.bindings_for("reports-api", &foreign, None).is_empty());
 }
 
@@ -153,13 +153,13 @@ fn a_binding_is_found_once_however_many_of_its_patterns_fit() {
 fn an_address_belongs_to_the_destinations_that_list_it_with_port_and_protocol() {
     let catalog = parse(&[file("c.toml", GOOD)]).unwrap();
     for (address, port, protocol, expected) in [
-        ("127.0.0.1", 8443, Protocol::Tcp, vec!["reports-api"]),
-        ("::ffff:127.0.0.1", 8443, Protocol::Tcp, vec!["reports-api"]),
-        ("::1", 443, Protocol::Tcp, vec!["reports-api"]),
-        ("127.0.0.1", 8443, Protocol::Udp, vec![]),
-        ("127.0.0.1", 8444, Protocol::Tcp, vec![]),
-        ("127.0.0.2", 8443, Protocol::Tcp, vec![]),
-        ("127.9.9.9", 53, Protocol::Udp, vec!["dns"]),
+        ("127.0.0.1", 8443, Protocol::TCP, vec!["reports-api"]),
+        ("::ffff:127.0.0.1", 8443, Protocol::TCP, vec!["reports-api"]),
+        ("::1", 443, Protocol::TCP, vec!["reports-api"]),
+        ("127.0.0.1", 8443, Protocol::UDP, vec![]),
+        ("127.0.0.1", 8444, Protocol::TCP, vec![]),
+        ("127.0.0.2", 8443, Protocol::TCP, vec![]),
+        ("127.9.9.9", 53, Protocol::UDP, vec!["dns"]),
     ] {
         let found = catalog.destinations_for_address(address.parse().unwrap(), port, protocol);
         assert_eq!(found.iter().map(|one| &*one.name).collect::<Vec<_>>(), expected, "{address} {port} {protocol}");

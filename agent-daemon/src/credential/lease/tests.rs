@@ -32,7 +32,7 @@ pub(in crate::credential) fn lease(number: u64, exec_id: u64) -> Lease {
         exec_id: ExecId(exec_id),
         tgid: 1000,
         uid: 1000,
-        spiffe_id: SpiffeId::parse("spiffe://example.org/agent/a").unwrap(),
+        spiffe_id: "spiffe://example.org/agent/a".parse().unwrap(),
         destination: "reports-api".into(),
         binding: "reports-token".into(),
         credential_type: CredentialType::JwtSvid,
@@ -342,6 +342,32 @@ fn leases_given_back_leave_no_growing_heap() {
         leases.end(&id(number), Cause::GivenBack, after(1)).unwrap();
     }
     assert!(leases.with_table(|table| table.expiry.len()) <= 65);
+}
+
+#[test]
+fn of_many_who_ask_at_once_only_as_many_as_fit_get_in() {
+    let leases = Leases::new(Limits { total: 64, per_exec: 5, ended_kept: 0 });
+    let (on_one_connection, of_one_exec) = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8_u64)
+            .map(|thread| {
+                let leases = leases.clone();
+                scope.spawn(move || {
+                    let on_connection: Vec<_> =
+                        (0..50).filter_map(|_| leases.reserve(ExecId(100 + thread), on(5, 2)).ok()).collect();
+                    let of_exec: Vec<_> = (0..50).filter_map(|_| leases.reserve(ExecId(7), None).ok()).collect();
+                    (on_connection, of_exec)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<(Vec<_>, Vec<_>)>()
+    });
+    assert_eq!(on_one_connection.iter().flatten().count(), 2);
+    assert_eq!(of_one_exec.iter().flatten().count(), 5);
+    drop((on_one_connection, of_one_exec));
+    leases.with_table(|table| {
+        assert_eq!(table.reserved, 0);
+        assert!(table.by_exec.is_empty() && table.by_cookie.is_empty());
+    });
 }
 
 /// The indexes say what the leases say, and hold nothing else.
