@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Released credentials and how they end.
+
+mod registry;
+mod table;
+
+use std::{fmt, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+
+use super::{Error, source::CredentialType};
+use crate::{identity::SpiffeId, process::ExecId};
+
+pub use registry::{Connection, Leases, Limits, Reservation};
+
+/// Names a lease; for a JWT-SVID also its `jti`. Not a secret: it opens nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(Arc<str>);
+
+impl LeaseId {
+    const BYTES: usize = 16;
+
+    /// A new id out of 128 bits that `fill` takes from a cryptographic source.
+    ///
+    /// # Errors
+    /// Those of `fill`; then there is no id.
+    pub fn generate<E>(fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut random = [0_u8; Self::BYTES];
+        fill(&mut random)?;
+        Ok(Self(URL_SAFE_NO_PAD.encode(random).into()))
+    }
+
+    /// Reads what somebody says is a lease id.
+    ///
+    /// # Errors
+    /// It was not made by [`Self::generate`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let mut random = [0_u8; Self::BYTES + 2];
+        match URL_SAFE_NO_PAD.decode_slice(text, &mut random) {
+            Ok(Self::BYTES) => Ok(Self(text.into())),
+            Ok(_) | Err(_) => Err(Error::MalformedLeaseId),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One released credential. Never the credential itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Its name.
+    pub id: LeaseId,
+    /// Whose it is; it ends with it.
+    pub exec_id: ExecId,
+    /// For display only.
+    pub tgid: u32,
+    /// The holder's uid when it was granted.
+    pub uid: u32,
+    /// The identity it speaks for.
+    pub spiffe_id: SpiffeId,
+    /// What it is for.
+    pub destination: Arc<str>,
+    /// By which binding.
+    pub binding: Arc<str>,
+    /// What was released.
+    pub credential_type: CredentialType,
+    /// The observed connection it was released on.
+    pub cookie: Option<u64>,
+    /// From when.
+    pub issued_at: Timestamp,
+    /// Until when; at this instant it is over.
+    pub expires_at: Timestamp,
+    /// The decision that allowed it.
+    pub decision_id: Arc<str>,
+    /// Whether it still is.
+    pub state: State,
+}
+
+impl Lease {
+    /// Active and not past its expiry, whether or not anybody has noticed.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.state == State::Active && now < self.expires_at
+    }
+}
+
+/// Whether a lease still is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is.
+    Active,
+    /// It is over, for good.
+    Ended {
+        /// Why.
+        cause: Cause,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl State {
+    /// The word in the admin API and the audit log: "active", or the cause.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Ended { cause, .. } => cause.as_str(),
+        }
+    }
+}
+
+/// Why a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Its time was up.
+    Expired,
+    /// The process exited.
+    Exited,
+    /// The process runs another image.
+    Exec,
+    /// The process changed its uid.
+    UidChanged,
+    /// An operator said so.
+    Revoked,
+    /// The holder said so.
+    GivenBack,
+    /// Another one took its place.
+    Renewed,
+}
+
+impl Cause {
+    /// The word in the admin API and the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Exited => "exited",
+            Self::Exec => "exec",
+            Self::UidChanged => "uid_changed",
+            Self::Revoked => "revoked",
+            Self::GivenBack => "given_back",
+            Self::Renewed => "renewed",
+        }
+    }
+}
+
+/// A lease came to be.
+#[derive(Debug, Clone)]
+pub struct Granted {
+    /// It.
+    pub lease: Arc<Lease>,
+    /// The exec instance had none before: watch it.
+    pub first: bool,
+}
+
+/// A lease ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// It, with its cause.
+    pub lease: Arc<Lease>,
+    /// The exec instance has none now: stop watching it, and ask [`Leases::is_holder`] again after that.
+    pub last: bool,
+}
+
+#[cfg(test)]
+pub(super) mod tests;
