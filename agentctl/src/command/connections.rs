@@ -46,9 +46,9 @@ pub(crate) async fn run(client: &Client, args: &ConnectionsArgs, output: &mut Ou
         }
     }
     if output.is_json() {
-        output.end_array()?
+        output.end_array()?;
     } else {
-        table.finish("no connections", output)?
+        table.finish("no connections", output)?;
     }
     Ok(Verdict::Ok)
 }

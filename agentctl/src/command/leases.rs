@@ -49,9 +49,9 @@ pub(crate) async fn run(client: &Client, args: &LeasesArgs, output: &mut Output<
     }
     let nothing = if args.ended { "no leases" } else { "no active leases" };
     if output.is_json() {
-        output.end_array()?
+        output.end_array()?;
     } else {
-        table.finish(nothing, output)?
+        table.finish(nothing, output)?;
     }
     Ok(Verdict::Ok)
 }
