@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Ids as people write them. An exec instance is `x123`, in every table, story, JSON document and argument,
+//! so that what was printed can be pasted; a bare number is a pid.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+/// One program image in one process; unique per boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ExecId(pub(crate) u64);
+
+/// A process now, or one exact exec instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Process(u32),
+    Exec(ExecId),
+}
+
+impl Subject {
+    /// For request messages that have a field for each.
+    pub(crate) fn split(subject: Option<Self>) -> (Option<u32>, Option<u64>) {
+        match subject {
+            None => (None, None),
+            Some(Self::Process(tgid)) => (Some(tgid), None),
+            Some(Self::Exec(ExecId(id))) => (None, Some(id)),
+        }
+    }
+}
+
+impl fmt::Display for ExecId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "x{}", self.0)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(tgid) => write!(f, "process {tgid}"),
+            Self::Exec(id) => write!(f, "exec instance {id}"),
+        }
+    }
+}
+
+impl Serialize for ExecId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for ExecId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.strip_prefix('x')
+            .and_then(positive::<u64>)
+            .map(Self)
+            .ok_or_else(|| "an exec id is an x and a number, for example x123".to_owned())
+    }
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('x') {
+            return text.parse().map(Self::Exec);
+        }
+        positive::<u32>(text)
+            .map(Self::Process)
+            .ok_or_else(|| "expected a pid (a number) or an exec id (an x and a number, for example x123)".to_owned())
+    }
+}
+
+/// Digits only: `FromStr` for integers takes a leading `+` as well.
+fn positive<N: FromStr + PartialOrd + From<u8>>(text: &str) -> Option<N> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|number| *number > N::from(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_given_back() {
+        for id in [1, 123, u64::MAX] {
+            assert_eq!(ExecId(id).to_string().parse(), Ok(ExecId(id)));
+            assert_eq!(ExecId(id).to_string().parse(), Ok(Subject::Exec(ExecId(id))));
+        }
+        assert_eq!("123".parse(), Ok(Subject::Process(123)));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["", "x", "0", "x0", "+1", "x+1", "x-1", " 1", "1 ", "0x10", "4294967296", "xx1"] {
+            assert!(text.parse::<Subject>().is_err(), "{text:?}");
+            assert!(text.parse::<ExecId>().is_err(), "{text:?}");
+        }
+        assert!("1".parse::<ExecId>().is_err());
+    }
+}
