@@ -1,12 +1,83 @@
-fn main() -> anyhow::Result<()> {
-    let out = std::path::Path::new("proto/src/gen");
-    std::fs::create_dir_all(out)?;
-    let fds = protox::compile(["agent/v1/agent.proto", "agent/admin/v1/admin.proto"], ["proto/proto"])?;
-    use prost::Message;
-    std::fs::write(out.join("descriptors.bin"), fds.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .out_dir(out)
-        .skip_debug(["agent.v1.Credential", "agent.admin.v1.PutSecretRequest"])
-        .compile_fds(fds)?;
-    Ok(())
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Every developer command: `cargo xtask --help`.
+//!
+//! Nothing here is part of the daemon. Commands find the workspace by themselves, so they work from any
+//! folder of it, and each says what it does before it does it.
+#![expect(clippy::print_stderr, reason = "a command-line tool")]
+
+mod build;
+mod ci;
+mod codegen;
+mod command;
+mod digest;
+mod ebpf;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use workspace::Workspace;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Every developer command", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Fetch and check what building needs: the standard library's sources, bpf-linker, Python packages
+    Setup,
+    /// Build the kernel programs into the committed object
+    Ebpf(ebpf::Options),
+    /// Generate the gRPC code from proto/
+    Codegen(codegen::Options),
+    /// Build the daemon, the CLI and the example agents (debug)
+    Build,
+    /// Run the daemon in the foreground on examples/ (needs root; uses sudo and says so)
+    Run,
+    /// Show the main job on real processes, step by step (needs root; uses sudo and says so)
+    Demo,
+    /// Run all tests, the whole-program ones as root on this kernel
+    Test(test::Options),
+    /// Check the rules that no compiler checks: dependency directions, headers, sizes, links
+    Tidy,
+    /// Run everything that CI runs
+    Ci(ci::Options),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Setup => setup::run(&workspace, setup::Scope::Full),
+        Task::Ebpf(options) => ebpf::run(&workspace, &options),
+        Task::Codegen(options) => codegen::run(&workspace, &options),
+        Task::Build => build::run(&workspace),
+        Task::Run => run::run(&workspace),
+        Task::Demo => {
+            setup::run(&workspace, setup::Scope::Run)?;
+            build::run(&workspace)?;
+            anyhow::bail!("the story of the demo is not part of this tree yet")
+        }
+        Task::Test(options) => test::run(&workspace, &options),
+        Task::Tidy => tidy::run(&workspace),
+        Task::Ci(options) => ci::run(&workspace, &options),
+    }
 }

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One package from Debian by a private apt configuration: nothing of the system's own state is touched, and
+//! nothing is installed. The mirror and its keys are those that the machine uses already.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command;
+
+/// Where a compiler newer than the stable distribution's may be.
+const SUITES: [&str; 4] = ["bookworm-backports", "trixie", "trixie-backports", "sid"];
+/// The keys of all suites, on every Debian.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Downloads the package `rust-src` of this release into `fresh` and unpacks it into `fresh/root`.
+pub(super) fn unpack_rust_src(release: &str, fresh: &Path) -> Result<()> {
+    ensure!(command::on_path("apt-get").is_some(), "there is no apt here");
+    let mirror = system_mirror().context("the apt sources of this machine name no Debian mirror")?;
+    let fresh = fresh.canonicalize()?;
+    for folder in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(fresh.join(folder))?;
+    }
+    let sources: String = SUITES
+        .iter()
+        .map(|suite| format!("deb [signed-by={}] {} {suite} main\n", mirror.signed_by, mirror.uri))
+        .collect();
+    fs::write(fresh.join("sources.list"), sources)?;
+    // A suite that is gone fails the update but not the others; what counts is whether the package is found.
+    let update = command::run(apt("apt-get", &fresh).args(["--quiet", "--quiet", "update"]));
+    let versions = command::capture(apt("apt-cache", &fresh).args(["madison", "rust-src"]))?;
+    let Some(version) = version_of(release, &versions) else {
+        return update.and(Err(anyhow::anyhow!("no suite has rust-src {release} at present")));
+    };
+    command::run(apt("apt-get", &fresh).args(["--quiet", "--quiet", "download", &format!("rust-src={version}")]))?;
+    let package = fs::read_dir(&fresh)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt downloaded no package")?;
+    command::run(Command::new("dpkg").arg("-x").arg(package).arg(fresh.join("root")))
+}
+
+fn apt(program: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder);
+    for (key, value) in [
+        ("Dir::Etc::sourcelist", folder.join("sources.list").display().to_string()),
+        ("Dir::Etc::sourceparts", "/dev/null".into()),
+        ("Dir::State::Lists", folder.join("lists").display().to_string()),
+        ("Dir::Cache", folder.join("cache").display().to_string()),
+        // The unprivileged download user cannot enter our folder.
+        ("APT::Sandbox::User", "root".into()),
+        ("Acquire::Languages", "none".into()),
+        ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into()),
+        ("Acquire::Retries", "1".into()),
+        ("Acquire::http::Timeout", "20".into()),
+        ("Acquire::https::Timeout", "20".into()),
+    ] {
+        command.arg("-o").arg(format!("{key}={value}"));
+    }
+    command
+}
+
+/// The package version of a release in the output of `apt-cache madison`.
+fn version_of(release: &str, madison: &str) -> Option<String> {
+    let versions = madison.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim);
+    let mut fitting =
+        versions.filter(|version| version.strip_prefix(release).is_some_and(|rest| rest.starts_with(['+', '-', '~'])));
+    fitting.next().map(str::to_owned)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Mirror {
+    uri: String,
+    signed_by: String,
+}
+
+fn system_mirror() -> Option<Mirror> {
+    let mut files = vec!["/etc/apt/sources.list".into()];
+    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
+    files.extend(parts.filter_map(Result::ok).map(|entry| entry.path()));
+    files.sort();
+    files.iter().filter_map(|file| fs::read_to_string(file).ok()).find_map(|text| mirror(&text))
+}
+
+/// The first Debian mirror of an apt source file, in either of its two formats.
+fn mirror(text: &str) -> Option<Mirror> {
+    text.split("\n\n").find_map(paragraph).or_else(|| text.lines().find_map(one_line))
+}
+
+fn paragraph(text: &str) -> Option<Mirror> {
+    let field = |name: &str| {
+        let value = |line: &'_ str| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        };
+        text.lines().filter(|line| !line.starts_with('#')).find_map(value)
+    };
+    let uris = field("URIs")?;
+    let uri = uris.split_whitespace().find(|uri| is_debian(uri))?;
+    Some(Mirror { uri: uri.to_owned(), signed_by: keyring(field("Signed-By").as_deref()) })
+}
+
+fn one_line(line: &str) -> Option<Mirror> {
+    let rest = line.trim().strip_prefix("deb ")?.trim_start();
+    let (options, rest) = match rest.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => ("", rest),
+    };
+    let uri = rest.split_whitespace().next().filter(|uri| is_debian(uri))?;
+    let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
+    Some(Mirror { uri: uri.to_owned(), signed_by: keyring(signed_by) })
+}
+
+/// The main archive, not the security one, and not another distribution's. Cloud images name a list of mirrors.
+fn is_debian(uri: &str) -> bool {
+    let uri = uri.trim_end_matches('/');
+    uri.ends_with("/debian") || uri.ends_with("/debian.list")
+}
+
+/// Keys may stand in the file itself instead of a path; the distribution's keyring is the same.
+fn keyring(signed_by: Option<&str>) -> String {
+    signed_by.filter(|path| path.starts_with('/')).unwrap_or(KEYRING).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_found_in_both_formats_and_never_another_distributions() {
+        let own = "/usr/share/keyrings/own.gpg";
+        for (text, expected) in [
+            (
+                "Types: deb\n# http://old\nURIs: http://mirror/debian\nSuites: bookworm\nSigned-By: /usr/share/keyrings/own.gpg\n",
+                Some(("http://mirror/debian", own)),
+            ),
+            (
+                "URIs: http://mirror/debian-security\n\nURIs: http://mirror/debian/\n",
+                Some(("http://mirror/debian/", KEYRING)),
+            ),
+            (
+                "URIs: mirror+file:///etc/apt/mirrors/debian.list\nSigned-By:\n key\n",
+                Some(("mirror+file:///etc/apt/mirrors/debian.list", KEYRING)),
+            ),
+            (
+                "# deb http://old/debian x main\ndeb [arch=amd64 signed-by=/usr/share/keyrings/own.gpg] http://mirror/debian trixie main\n",
+                Some(("http://mirror/debian", own)),
+            ),
+            ("deb http://mirror/debian trixie main", Some(("http://mirror/debian", KEYRING))),
+            ("deb http://mirror/ubuntu noble main", None),
+            ("URIs: https://vendor/apt\nSigned-By: /x.gpg\n", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(uri, keys)| Mirror { uri: uri.into(), signed_by: keys.into() });
+            assert_eq!(mirror(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_exact_release_is_taken_from_the_list_of_versions() {
+        let madison =
+            "rust-src | 1.96.0+dfsg1-1 | sid\nrust-src | 1.95.0+dfsg1-1~bpo13+1 | x\nrust-src | 1.63.0+dfsg1-2 | y\n";
+        for (release, expected) in
+            [("1.95.0", Some("1.95.0+dfsg1-1~bpo13+1")), ("1.9", None), ("1.95", None), ("1.95.1", None)]
+        {
+            assert_eq!(version_of(release, madison).as_deref(), expected, "{release}");
+        }
+    }
+}
