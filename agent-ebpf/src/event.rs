@@ -93,9 +93,9 @@ pub struct CloseEvent {
 }
 
 const _: () = {
-    assert!(core::mem::size_of::<EventHeader>() == 16);
-    assert!(core::mem::size_of::<ExecEvent>() == 24 + core::mem::size_of::<ExecRecord>());
-    assert!(core::mem::size_of::<ExitEvent>() == 16 + core::mem::size_of::<ExecRecord>());
-    assert!(core::mem::size_of::<ConnectEvent>() == 16 + core::mem::size_of::<ConnectionRecord>());
-    assert!(core::mem::size_of::<CloseEvent>() == 32);
+    assert!(size_of::<EventHeader>() == 16);
+    assert!(size_of::<ExecEvent>() == 24 + core::mem::size_of::<ExecRecord>());
+    assert!(size_of::<ExitEvent>() == 16 + core::mem::size_of::<ExecRecord>());
+    assert!(size_of::<ConnectEvent>() == 16 + core::mem::size_of::<ConnectionRecord>());
+    assert!(size_of::<CloseEvent>() == 32);
 };

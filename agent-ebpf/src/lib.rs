@@ -11,10 +11,12 @@
 mod counter;
 mod event;
 pub mod limits;
+mod offsets;
 mod record;
 
 pub use counter::{COUNTERS, Counter};
 pub use event::{CloseEvent, ConnectEvent, EventHeader, ExecEvent, ExitEvent, kind};
+pub use offsets::Offsets;
 pub use record::{ConnectionRecord, ExecRecord, TupleKey, flags, hook};
 
 /// Changes with every change of a map's layout or meaning. Pinned maps of another version are not adopted.

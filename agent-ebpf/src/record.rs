@@ -72,6 +72,8 @@ pub struct ExecRecord {
     pub cap_effective: u64,
     /// Parent first; `ancestors_len` of them are valid.
     pub ancestors: [u64; limits::ANCESTORS],
+    /// The thread group of each ancestor.
+    pub ancestor_tgids: [u32; limits::ANCESTORS],
     /// Thread group id in the initial PID namespace.
     pub tgid: u32,
     /// Thread group id of the process that forked this one; for display.
@@ -112,6 +114,8 @@ pub struct ExecRecord {
     pub comm: [u8; limits::COMM],
     /// The name given to `execve`: the script's under `#!`.
     pub filename: [u8; limits::FILENAME],
+    /// Equal to `exec_id`, or the record is being written: the programs clear it first and set it last.
+    pub exec_id_check: u64,
 }
 
 /// One socket that was connected or sent from: the value of map `CONNECTIONS`, whose key is the socket cookie.
@@ -198,12 +202,12 @@ pub struct TupleKey {
 }
 
 const _: () = {
-    assert!(core::mem::size_of::<ExecRecord>() == 9 * 8 + 16 * 8 + 14 * 4 + 4 * 2 + 16 + 256);
-    assert!(core::mem::offset_of!(ExecRecord, tgid) == 200);
-    assert!(core::mem::offset_of!(ExecRecord, filename) == 280);
-    assert!(core::mem::size_of::<ConnectionRecord>() == 6 * 8 + 32 + 5 * 4 + 2 * 3 + 6);
+    assert!(size_of::<ExecRecord>() == 9 * 8 + 16 * 8 + 16 * 4 + 14 * 4 + 4 * 2 + 16 + 256 + 8);
+    assert!(core::mem::offset_of!(ExecRecord, tgid) == 264);
+    assert!(core::mem::offset_of!(ExecRecord, filename) == 344);
+    assert!(size_of::<ConnectionRecord>() == 6 * 8 + 32 + 5 * 4 + 2 * 3 + 6);
     assert!(core::mem::offset_of!(ConnectionRecord, tgid) == 80);
-    assert!(core::mem::size_of::<TupleKey>() == 48);
-    assert!(core::mem::align_of::<ExecRecord>() == 8);
-    assert!(core::mem::align_of::<ConnectionRecord>() == 8);
+    assert!(size_of::<TupleKey>() == 48);
+    assert!(align_of::<ExecRecord>() == 8);
+    assert!(align_of::<ConnectionRecord>() == 8);
 };

@@ -8,6 +8,7 @@
 mod redacted;
 
 /// The module tree of the proto packages, as the generated code expects it.
+#[allow(unreachable_pub, reason = "re-exported below")]
 mod agent {
     /// `agent.v1`
     #[allow(clippy::all, missing_docs, unused_qualifications, unreachable_pub, reason = "generated code")]

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Registration entries and the immutable, indexed set of them.
+
+use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
+
+use super::{Error, Selector, SpiffeId};
+
+/// Names an entry in decisions and messages.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId(pub(super) Arc<str>);
+
+impl EntryId {
+    /// As written in the file.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// What an identity stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IdentityKind {
+    /// Acts for somebody, by its own reasoning.
+    Agent,
+    /// A part of an agent.
+    Component,
+    /// Something that an agent calls.
+    Tool,
+    /// Anything else.
+    Workload,
+}
+
+impl IdentityKind {
+    /// The word used in files, policy, API and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Component => "component",
+            Self::Tool => "tool",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+impl fmt::Display for IdentityKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for IdentityKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        [Self::Agent, Self::Component, Self::Tool, Self::Workload]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or(Error::UnknownKind)
+    }
+}
+
+/// Alternatives of which one must hold. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnyOf(pub(super) Vec<Selector>);
+
+impl AnyOf {
+    /// The alternatives, in the order of the file.
+    pub fn alternatives(&self) -> &[Selector] {
+        &self.0
+    }
+}
+
+impl fmt::Display for AnyOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, selector) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str(" or ")?;
+            }
+            f.write_str(selector.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// Selectors that lead to a SPIFFE ID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Unique in the set.
+    pub id: EntryId,
+    /// Who matches.
+    pub spiffe_id: SpiffeId,
+    /// What that identity is.
+    pub kind: IdentityKind,
+    /// All must hold.
+    pub selectors: Vec<AnyOf>,
+    /// Groups that policies speak of.
+    pub groups: Vec<Arc<str>>,
+    /// Whether facts that the process says of itself count. Never are they enough alone.
+    pub accept_claimed: bool,
+    /// Whether a process older than the kernel programs can have this identity.
+    pub seeded: bool,
+}
+
+/// An immutable set of entries, indexed by each entry's rarest selector.
+#[derive(Debug, Clone, Default)]
+pub struct Entries {
+    // Sorted: the most selectors first, then by id.
+    pub(super) sorted: Vec<Arc<Entry>>,
+    // From a selector to places in `sorted`. Every entry stands under all alternatives of exactly one of its selectors.
+    pub(super) index: HashMap<Selector, Vec<usize>>,
+}
+
+impl Entries {
+    /// Sorts and indexes. The ids are unique already.
+    pub(super) fn new(mut entries: Vec<Entry>) -> Self {
+        entries.sort_by(|a, b| b.selectors.len().cmp(&a.selectors.len()).then_with(|| a.id.cmp(&b.id)));
+        let mut frequency: HashMap<Selector, usize> = HashMap::new();
+        for selector in entries.iter().flat_map(|entry| &entry.selectors).flat_map(|any| &any.0) {
+            let count = frequency.entry(selector.clone()).or_default();
+            *count = count.saturating_add(1);
+        }
+        let cost = |any: &AnyOf| any.0.iter().filter_map(|selector| frequency.get(selector)).sum::<usize>();
+        let mut index: HashMap<Selector, Vec<usize>> = HashMap::new();
+        for (place, entry) in entries.iter().enumerate() {
+            for selector in entry.selectors.iter().min_by_key(|any| cost(any)).into_iter().flat_map(|any| &any.0) {
+                index.entry(selector.clone()).or_default().push(place);
+            }
+        }
+        Self { sorted: entries.into_iter().map(Arc::new).collect(), index }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// Whether nobody can have an identity.
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+
+    /// All of them, most specific first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.sorted.iter()
+    }
+
+    /// One by its id. A scan: for display.
+    pub fn entry(&self, id: &str) -> Option<&Arc<Entry>> {
+        self.sorted.iter().find(|entry| entry.id.as_str() == id)
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! From the raw records and events to typed ones. Raw integers stop here.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use agent_ebpf::{
+    CloseEvent, ConnectEvent, ConnectionRecord, EventHeader, ExecEvent, ExecRecord, ExitEvent, hook, kind,
+};
+use zerocopy::FromBytes as _;
+
+use crate::process::{
+    Ancestor, BootTime, Connection, Event, ExecId, ExecInstance, FileId, Flags, Hook, Namespaces, ProcessKey, Protocol,
+};
+
+/// What is wrong with bytes that claim to come from our programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Malformed(pub(super) &'static str);
+
+/// Whether the programs are done with a record, and it is the one of this process.
+pub(super) fn is_at_rest(record: &ExecRecord, tgid: u32) -> bool {
+    record.tgid == tgid && record.exec_id != 0 && record.exec_id == record.exec_id_check
+}
+
+pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
+    let ancestors_len = usize::from(record.ancestors_len);
+    let ids = record.ancestors.get(..ancestors_len).ok_or(Malformed("too many ancestors"))?;
+    let ancestors =
+        ids.iter().zip(record.ancestor_tgids).map(|(id, tgid)| Ancestor { id: ExecId(*id), tgid }).collect();
+    let filename = record.filename.get(..usize::from(record.filename_len)).ok_or(Malformed("file name too long"))?;
+    Ok(ExecInstance {
+        id: ExecId(record.exec_id),
+        process: ProcessKey { tgid: record.tgid, start_boottime: BootTime(record.start_boottime_ns) },
+        parent: non_zero(record.parent_exec_id).map(ExecId),
+        parent_tgid: record.parent_tgid,
+        began: BootTime(record.ktime_ns),
+        session_id: non_zero(record.session_id),
+        cgroup_id: record.cgroup_id,
+        exe: FileId {
+            // The kernel's own form of a device number (`MINORBITS` is 20).
+            major: record.exe_dev >> 20,
+            minor: record.exe_dev & 0xf_ffff,
+            inode: record.exe_inode,
+            generation: record.exe_generation,
+            ctime_sec: record.exe_ctime_sec,
+            ctime_nsec: record.exe_ctime_nsec,
+        },
+        ancestors,
+        depth: record.depth,
+        uid: record.uid,
+        gid: record.gid,
+        euid: record.euid,
+        egid: record.egid,
+        capabilities: record.cap_effective,
+        namespaces: Namespaces { pid: record.pid_ns, mnt: record.mnt_ns, net: record.net_ns, user: record.user_ns },
+        flags: Flags(record.flags),
+        comm: comm(&record.comm),
+        filename: filename.into(),
+    })
+}
+
+pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malformed> {
+    let address = |bytes: [u8; 16]| -> IpAddr { IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical() };
+    let hook = match record.hook {
+        hook::CONNECT4 => Hook::Connect4,
+        hook::CONNECT6 => Hook::Connect6,
+        hook::SENDMSG4 => Hook::Sendmsg4,
+        hook::SENDMSG6 => Hook::Sendmsg6,
+        _ => return Err(Malformed("unknown hook")),
+    };
+    let is_complete = record.local_port != 0;
+    Ok(Connection {
+        cookie: record.cookie,
+        exec_id: ExecId(record.exec_id),
+        tgid: record.tgid,
+        session_id: non_zero(record.session_id),
+        at: BootTime(record.ktime_ns),
+        uid: record.euid,
+        gid: record.egid,
+        remote: SocketAddr::new(address(record.remote_address), record.remote_port),
+        local: is_complete.then(|| SocketAddr::new(address(record.local_address), record.local_port)),
+        net_ns: is_complete.then_some(record.net_ns),
+        protocol: Protocol(record.protocol),
+        hook,
+    })
+}
+
+/// Decodes one ring buffer entry, which may be longer than its event but not shorter.
+pub(super) fn event(bytes: &[u8]) -> Result<Event, Malformed> {
+    let (header, _) = EventHeader::read_from_prefix(bytes).map_err(|_| Malformed("shorter than a header"))?;
+    match header.kind {
+        kind::EXEC => {
+            let (event, _) = ExecEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short exec event"))?;
+            let ended = if event.ended.exec_id == 0 { None } else { Some(Box::new(instance(&event.ended)?)) };
+            Ok(Event::Exec { ended, tgid: header.tgid, exec_id: ExecId(event.exec_id) })
+        }
+        kind::EXIT => {
+            let (event, _) = ExitEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short exit event"))?;
+            Ok(Event::Exit { ended: Box::new(instance(&event.ended)?) })
+        }
+        kind::CONNECT => {
+            let (event, _) = ConnectEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short connect event"))?;
+            Ok(Event::Connect(Box::new(connection(&event.connection)?)))
+        }
+        kind::CLOSE => {
+            let (event, _) = CloseEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short close event"))?;
+            Ok(Event::Close { cookie: event.cookie, exec_id: ExecId(event.exec_id) })
+        }
+        _ => Err(Malformed("unknown kind")),
+    }
+}
+
+fn non_zero(value: u64) -> Option<u64> {
+    (value != 0).then_some(value)
+}
+
+fn comm(bytes: &[u8]) -> Box<str> {
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use zerocopy::{FromZeros as _, IntoBytes as _};
+
+    use super::*;
+
+    #[test]
+    fn v4_mapped_addresses_become_ipv4() {
+        let mut record = ConnectionRecord::new_zeroed();
+        record.hook = hook::CONNECT6;
+        record.remote_address = std::net::Ipv4Addr::new(127, 0, 0, 1).to_ipv6_mapped().octets();
+        record.remote_port = 443;
+        let connection = connection(&record).unwrap();
+        assert_eq!(connection.remote, "127.0.0.1:443".parse().unwrap());
+        assert_eq!(connection.local, None);
+    }
+
+    #[test]
+    fn a_record_is_at_rest_only_when_whole_and_of_its_process() {
+        let mut record = ExecRecord::new_zeroed();
+        record.tgid = 7;
+        record.exec_id = 3;
+        for (tgid, check, expected) in [(7, 3, true), (7, 0, false), (7, 4, false), (8, 3, false)] {
+            record.exec_id_check = check;
+            assert_eq!(is_at_rest(&record, tgid), expected, "tgid {tgid} check {check}");
+        }
+    }
+
+    #[test]
+    fn lengths_beyond_the_arrays_are_refused() {
+        let mut record = ExecRecord::new_zeroed();
+        record.ancestors_len = 17;
+        assert_eq!(instance(&record).unwrap_err(), Malformed("too many ancestors"));
+        record.ancestors_len = 0;
+        record.filename_len = 257;
+        assert_eq!(instance(&record).unwrap_err(), Malformed("file name too long"));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..800), kind in 0u32..6) {
+            let _ = event(&bytes);
+            // Aligned, with a kind that is likely to be known.
+            let mut words = vec![0u64; 100];
+            let length = bytes.len().min(800);
+            words.as_mut_bytes()[..length].copy_from_slice(&bytes[..length]);
+            words.as_mut_bytes()[8..12].copy_from_slice(&kind.to_ne_bytes());
+            let _ = event(&words.as_bytes()[..length]);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use agent_ebpf::{ABI_VERSION, Offsets};
+use aya::maps::{Array, Map, MapData};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramInfo};
+use aya::{Btf, Ebpf, EbpfLoader};
+use rustix::time::{ClockId, clock_gettime};
+use zerocopy::IntoBytes as _;
+
+use super::events::Events;
+use super::maps::Maps;
+use super::{Config, Error, mounts, offsets};
+
+/// The object built from `agent-ebpf/programs`; `cargo xtask ebpf --check` proves that it is.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-ebpf/prebuilt/agent-ebpf.o"));
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Exec ids below the counter's start that the seed may hand out: one millisecond of boot time.
+pub(super) const SEED_IDS: u64 = 1_000_000;
+
+/// The programs that run all the time, and what each is for.
+const PROGRAMS: [(&str, &str); 9] = [
+    ("sched_process_fork", "lineage"),
+    ("sched_process_exec", "the identity of program images"),
+    ("sched_process_exit", "ending credentials with their process"),
+    ("inet_sock_set_state", "naming connections by address"),
+    ("connect4", "binding IPv4 connections"),
+    ("connect6", "binding IPv6 connections"),
+    ("sendmsg4", "binding IPv4 datagrams"),
+    ("sendmsg6", "binding IPv6 datagrams"),
+    ("sock_release", "forgetting closed connections"),
+];
+
+/// One program that runs in the kernel.
+#[derive(Debug)]
+pub struct ProgramReport {
+    /// The hook's name.
+    pub name: &'static str,
+    /// Whether an earlier daemon attached it.
+    pub is_adopted: bool,
+    info: ProgramInfo,
+    pin: PathBuf,
+}
+
+impl ProgramReport {
+    /// How often it ran and for how many nanoseconds; zero unless the kernel keeps statistics.
+    pub fn runs(&self) -> (u64, u64) {
+        match ProgramInfo::from_pin(&self.pin) {
+            Ok(info) => (info.run_count(), u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX)),
+            Err(_) => (0, 0),
+        }
+    }
+
+    /// Instructions the verifier looked at.
+    pub fn verified_instructions(&self) -> u64 {
+        self.info.verified_instruction_count().map_or(0, u64::from)
+    }
+}
+
+pub(super) struct Loaded {
+    pub(super) maps: Maps,
+    pub(super) events: Events,
+    pub(super) programs: Vec<ProgramReport>,
+    pub(super) ebpf: Ebpf,
+    pub(super) cgroup_root: PathBuf,
+    pub(super) is_new: bool,
+}
+
+pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
+    mounts::ensure_bpffs(config.mount_bpffs)?;
+    let cgroup_root = mounts::cgroup_root()?;
+    let offsets = offsets::resolve(Path::new(BTF))?;
+    let setup = setup_words(&offsets);
+    let dir = &config.pin_dir;
+    let is_new = !is_adoptable(dir, setup);
+    if is_new {
+        unload(dir)?;
+        fs::create_dir_all(dir).map_err(|source| Error::Io { operation: "create", path: dir.clone(), source })?;
+    }
+    let mut ebpf = object(config, &offsets)?;
+    let result = attach_or_adopt(&mut ebpf, dir, &cgroup_root, is_new, setup);
+    let programs = match result {
+        Ok(programs) => programs,
+        Err(error) => {
+            // Half a setup must not look like a whole one to the next start.
+            if is_new {
+                unload(dir)?;
+            }
+            return Err(error);
+        }
+    };
+    let maps = Maps::take(&mut ebpf)?;
+    let events = Events::take(&mut ebpf)?;
+    Ok(Loaded { maps, events, programs, ebpf, cgroup_root, is_new })
+}
+
+/// Takes down everything that is pinned in a directory of ours: programs are detached, bindings forgotten.
+///
+/// # Errors
+/// When a pin cannot be removed.
+pub fn unload(dir: &Path) -> Result<(), Error> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::Io { operation: "list", path: dir.to_owned(), source }),
+    };
+    for entry in entries {
+        let path = entry.map_err(|source| Error::Io { operation: "list", path: dir.to_owned(), source })?.path();
+        fs::remove_file(&path).map_err(|source| Error::Io { operation: "remove", path, source })?;
+    }
+    fs::remove_dir(dir).map_err(|source| Error::Io { operation: "remove", path: dir.to_owned(), source })
+}
+
+fn object(config: &Config, offsets: &Offsets) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&config.pin_dir);
+    loader.override_global("OFFSETS", offsets.as_bytes(), true);
+    if let Some(entries) = config.max_processes {
+        loader.map_max_entries("PROCESSES", entries);
+    }
+    if let Some(entries) = config.max_connections {
+        loader.map_max_entries("CONNECTIONS", entries).map_max_entries("TUPLES", entries);
+    }
+    if let Some(bytes) = config.event_buffer_bytes {
+        loader.map_max_entries("EVENTS", bytes);
+    }
+    loader.load(OBJECT).map_err(|source| Error::Load(Box::new(source)))
+}
+
+fn attach_or_adopt(
+    ebpf: &mut Ebpf,
+    dir: &Path,
+    cgroup_root: &Path,
+    is_new: bool,
+    setup: [u64; 4],
+) -> Result<Vec<ProgramReport>, Error> {
+    if is_new {
+        start_exec_ids(ebpf)?;
+        let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
+        let cgroup = fs::File::open(cgroup_root).map_err(|source| Error::Io {
+            operation: "open",
+            path: cgroup_root.to_owned(),
+            source,
+        })?;
+        for (name, guarantee) in PROGRAMS {
+            let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
+            let link = attach(program, name, &btf, &cgroup).map_err(|source| Error::Program {
+                program: name,
+                guarantee,
+                source,
+            })?;
+            pin(&link_pin(dir, name), |path| link.pin(path).map(drop))?;
+            pin(&program_pin(dir, name), |path| program.pin(path))?;
+        }
+        write_setup(ebpf, setup)?;
+    }
+    PROGRAMS
+        .into_iter()
+        .map(|(name, _)| {
+            let pin = program_pin(dir, name);
+            let info = ProgramInfo::from_pin(&pin)
+                .map_err(|source| Error::Pin { what: pin.clone(), source: Box::new(source) })?;
+            Ok(ProgramReport { name, is_adopted: !is_new, info, pin })
+        })
+        .collect()
+}
+
+fn attach(
+    program: &mut Program,
+    name: &str,
+    btf: &Btf,
+    cgroup: &fs::File,
+) -> Result<FdLink, Box<dyn std::error::Error + Send + Sync>> {
+    match program {
+        Program::BtfTracePoint(program) => {
+            program.load(name, btf)?;
+            let id = program.attach()?;
+            Ok(program.take_link(id)?.into())
+        }
+        Program::CgroupSockAddr(program) => {
+            program.load()?;
+            // A bpf_link on a cgroup is multi-attach by nature; asking for that again is refused.
+            let id = program.attach(cgroup, CgroupAttachMode::Single)?;
+            Ok(FdLink::try_from(program.take_link(id)?)?)
+        }
+        Program::CgroupSock(program) => {
+            program.load()?;
+            let id = program.attach(cgroup, CgroupAttachMode::Single)?;
+            Ok(FdLink::try_from(program.take_link(id)?)?)
+        }
+        _ => Err(Box::new(ProgramError::UnexpectedProgramType)),
+    }
+}
+
+fn pin<E>(path: &Path, pin: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), Error>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    pin(path).map_err(|source| Error::Pin { what: path.to_owned(), source: Box::new(source) })
+}
+
+fn link_pin(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("link_{name}"))
+}
+
+fn program_pin(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("program_{name}"))
+}
+
+/// ABI, object and offsets: whoever pinned these ran exactly our programs on exactly this kernel.
+fn setup_words(offsets: &Offsets) -> [u64; 4] {
+    let word = |bytes: &[u8]| {
+        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+        let head = digest.as_ref().first_chunk::<8>().copied().unwrap_or_default();
+        u64::from_le_bytes(head)
+    };
+    [u64::from(ABI_VERSION), word(OBJECT), word(offsets.as_bytes()), 1]
+}
+
+fn is_adoptable(dir: &Path, setup: [u64; 4]) -> bool {
+    let read = || -> Option<[u64; 4]> {
+        let data = MapData::from_pin(dir.join("SETUP")).ok()?;
+        let map: Array<MapData, u64> = Map::Array(data).try_into().ok()?;
+        Some([map.get(&0, 0).ok()?, map.get(&1, 0).ok()?, map.get(&2, 0).ok()?, map.get(&3, 0).ok()?])
+    };
+    let is_linked = |name: &str| -> Result<(), LinkError> { PinnedLink::from_pin(link_pin(dir, name)).map(drop) };
+    read() == Some(setup) && PROGRAMS.iter().all(|(name, _)| is_linked(name).is_ok() && program_pin(dir, name).exists())
+}
+
+fn write_setup(ebpf: &mut Ebpf, setup: [u64; 4]) -> Result<(), Error> {
+    let mut map = array(ebpf, "SETUP")?;
+    for (index, word) in (0..).zip(setup) {
+        map.set(index, word, 0).map_err(|source| Error::Map { map: "SETUP", source: Box::new(source) })?;
+    }
+    Ok(())
+}
+
+/// Exec ids start at the boot clock, which grows a thousand times faster than execs can: a table that is set
+/// up anew within the same boot never hands out an id of an earlier one.
+fn start_exec_ids(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let start = boot_clock().saturating_add(SEED_IDS);
+    array(ebpf, "NEXT_EXEC_ID")?
+        .set(0, start, 0)
+        .map_err(|source| Error::Map { map: "NEXT_EXEC_ID", source: Box::new(source) })
+}
+
+pub(super) fn boot_clock() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+fn array<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<Array<&'a mut MapData, u64>, Error> {
+    let map = ebpf.map_mut(name).ok_or(Error::Bug("bug: a map is missing from the object"))?;
+    map.try_into().map_err(|source| Error::Map { map: name, source: Box::new(source) })
+}

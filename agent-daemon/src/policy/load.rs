@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! From texts to policies: ids, strict validation, and everything that is wrong.
+
+use std::{
+    collections::HashMap,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
+
+use cedar_policy::{
+    ActionConstraint, Effect, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, ValidationMode,
+    Validator,
+};
+
+use super::{explain::Conjunct, policies::PolicyView, schema::vocabulary};
+use crate::{
+    diagnostic::{Diagnostic, Severity, SourceFile, position},
+    identity::{MAX_NAME_BYTES, is_name},
+};
+
+/// Most policies in a set.
+pub const MAX_POLICIES: usize = 10_000;
+/// Most text in a set, in bytes.
+pub const MAX_POLICY_BYTES: usize = 8 * 1024 * 1024;
+
+/// One policy of the set.
+pub(super) struct Loaded {
+    pub(super) id: Arc<str>,
+    pub(super) policy: Policy,
+    file: Arc<str>,
+    text: String,
+    /// Made when a denial is explained first.
+    pub(super) conjuncts: OnceLock<Vec<Conjunct>>,
+}
+
+impl Loaded {
+    pub(super) fn view(&self) -> PolicyView<'_> {
+        let effect = match self.policy.effect() {
+            Effect::Permit => "permit",
+            Effect::Forbid => "forbid",
+        };
+        PolicyView { id: &self.id, effect, file: &self.file, text: &self.text }
+    }
+}
+
+/// Policies in the order of the files, and warnings.
+pub(super) fn load(files: &[SourceFile]) -> Result<(Vec<Loaded>, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut loader = Loader {
+        validator: Validator::new(vocabulary().schema.clone()),
+        loaded: Vec::new(),
+        seen: HashMap::new(),
+        diagnostics: Vec::new(),
+    };
+    let bytes = files.iter().map(|file| file.text.len()).sum::<usize>();
+    if let (Some(file), true) = (files.first(), bytes > MAX_POLICY_BYTES) {
+        let message = format!("{bytes} bytes of policies are too many, at most {MAX_POLICY_BYTES} are read");
+        return Err(vec![Diagnostic::error_at(file, 0, message)]);
+    }
+    for file in files {
+        let reported = loader.diagnostics.len();
+        loader.file(file);
+        if let Some(of_this_file) = loader.diagnostics.get_mut(reported..) {
+            of_this_file.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        }
+    }
+    if loader.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(loader.diagnostics);
+    }
+    Ok((loader.loaded, loader.diagnostics))
+}
+
+struct Loader<'a> {
+    validator: Validator,
+    loaded: Vec<Loaded>,
+    // Where an id was first used.
+    seen: HashMap<Arc<str>, (&'a SourceFile, usize)>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl<'a> Loader<'a> {
+    fn file(&mut self, file: &'a SourceFile) {
+        let parsed = match PolicySet::from_str(&file.text) {
+            Ok(parsed) => parsed,
+            Err(errors) => {
+                self.diagnostics.extend(errors.iter().map(|error| from_cedar(file, error, 0, Severity::Error)));
+                return;
+            }
+        };
+        for template in parsed.templates() {
+            let offset = file.text.find(&template.to_cedar()).unwrap_or(0);
+            let advice = "name a principal or resource in place of ?principal and ?resource";
+            self.diagnostics.push(Diagnostic::error_at(file, offset, "templates are not supported").with_help(advice));
+        }
+        // Cedar numbers the policies of a text in order, from zero, templates included.
+        let mut policies: Vec<(usize, &Policy)> =
+            parsed.policies().filter_map(|policy| Some((number(policy.id())?, policy))).collect();
+        policies.sort_unstable_by_key(|(number, _)| *number);
+        let mut offset: usize = 0;
+        let mut offsets: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut of_this_file = PolicySet::new();
+        for (number, policy) in policies {
+            let text = policy.to_cedar().unwrap_or_default();
+            let rest = file.text.get(offset..).unwrap_or_default();
+            let start = offset.saturating_add(rest.find(&text).unwrap_or(0));
+            offset = start.saturating_add(text.len());
+            if self.loaded.len() == MAX_POLICIES {
+                let message = format!("more than {MAX_POLICIES} policies");
+                self.diagnostics.push(Diagnostic::error_at(file, start, message));
+                return;
+            }
+            let Some(id) = self.id(file, start, policy, number) else { continue };
+            let policy = policy.new_id(PolicyId::new(&*id));
+            if is_unconditional_permit(&policy) {
+                self.diagnostics.push(
+                    warning_at(file, start, format!("policy {id} permits everything to everybody"))
+                        .with_help("name a principal, an action, a resource or a condition"),
+                );
+            }
+            offsets.insert(Arc::clone(&id), start);
+            if let Err(error) = of_this_file.add(policy.clone()) {
+                self.diagnostics.push(Diagnostic::error_at(file, start, error.to_string()));
+            }
+            let file = file.name.as_str().into();
+            self.loaded.push(Loaded { id, policy, file, text, conjuncts: OnceLock::new() });
+        }
+        let result = self.validator.validate(&of_this_file, ValidationMode::Strict);
+        let start = |id: &PolicyId| offsets.get(AsRef::<str>::as_ref(id)).copied().unwrap_or(0);
+        let errors = result.validation_errors().map(|e| from_cedar(file, e, start(e.policy_id()), Severity::Error));
+        self.diagnostics.extend(errors);
+        let warnings =
+            result.validation_warnings().map(|w| from_cedar(file, w, start(w.policy_id()), Severity::Warning));
+        self.diagnostics.extend(warnings);
+    }
+
+    /// From the `@id` annotation, else the file's name and the policy's number in it, from 1.
+    fn id(&mut self, file: &'a SourceFile, offset: usize, policy: &Policy, number: usize) -> Option<Arc<str>> {
+        let id: Arc<str> = match policy.annotation("id") {
+            None => format!("{}#{}", file.name, number.saturating_add(1)).into(),
+            Some(id) if is_name(id) => id.into(),
+            Some(id) => {
+                let advice = format!("use 1 to {MAX_NAME_BYTES} letters, digits and . _ - / # :");
+                let message = format!("{id:?} is not an id");
+                self.diagnostics.push(Diagnostic::error_at(file, offset, message).with_help(advice));
+                return None;
+            }
+        };
+        if let Some((first, at)) = self.seen.get(&id) {
+            let (line, _) = position(&first.text, *at);
+            let advice = format!("it is used first in {}:{line}; ids are unique across all files", first.name);
+            let message = format!("duplicate id {id:?}");
+            self.diagnostics.push(Diagnostic::error_at(file, offset, message).with_help(advice));
+            return None;
+        }
+        self.seen.insert(Arc::clone(&id), (file, offset));
+        Some(id)
+    }
+}
+
+fn number(id: &PolicyId) -> Option<usize> {
+    AsRef::<str>::as_ref(id).strip_prefix("policy")?.parse().ok()
+}
+
+fn is_unconditional_permit(policy: &Policy) -> bool {
+    policy.effect() == Effect::Permit
+        && !policy.has_non_scope_constraint()
+        && policy.principal_constraint() == PrincipalConstraint::Any
+        && policy.action_constraint() == ActionConstraint::Any
+        && policy.resource_constraint() == ResourceConstraint::Any
+}
+
+fn warning_at(file: &SourceFile, offset: usize, message: String) -> Diagnostic {
+    Diagnostic { severity: Severity::Warning, ..Diagnostic::error_at(file, offset, message) }
+}
+
+/// Cedar's own words; the place is that of its first label.
+fn from_cedar(file: &SourceFile, found: &dyn miette::Diagnostic, fallback: usize, severity: Severity) -> Diagnostic {
+    let offset = found.labels().and_then(|mut labels| labels.next()).map_or(fallback, |label| label.offset());
+    let diagnostic = Diagnostic { severity, ..Diagnostic::error_at(file, offset, found.to_string()) };
+    match found.help() {
+        Some(help) => diagnostic.with_help(help.to_string()),
+        None => diagnostic,
+    }
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A loaded set of policies and its decisions.
+
+use std::{fmt, sync::Arc};
+
+use cedar_policy::{Authorizer, Entities, PolicySet};
+
+use super::{
+    Action, Decision, Effect, Error, Generation, Reason, Request,
+    load::{self, Loaded},
+    schema::vocabulary,
+    slice::{Index, Slice, Verb},
+};
+use crate::diagnostic::{Diagnostic, SourceFile};
+
+/// An immutable set of policies, all of them valid by the schema.
+pub struct Policies {
+    pub(super) loaded: Vec<Loaded>,
+    index: Index,
+    generation: Generation,
+    warnings: Vec<Diagnostic>,
+    pub(super) authorizer: Authorizer,
+}
+
+/// A policy for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicyView<'a> {
+    /// Unique in the set.
+    pub id: &'a str,
+    /// `permit` or `forbid`.
+    pub effect: &'static str,
+    /// Where it was written.
+    pub file: &'a str,
+    /// As it was written.
+    pub text: &'a str,
+}
+
+impl Policies {
+    /// Reads policies from files that somebody else has read. A set without any policy is valid and denies all.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the files, warnings included. Then there is no set at all.
+    pub fn parse(files: &[SourceFile]) -> Result<Self, Vec<Diagnostic>> {
+        let (loaded, warnings) = load::load(files)?;
+        Ok(Self {
+            index: Index::new(loaded.iter().map(|policy| &policy.policy)),
+            loaded,
+            generation: Generation::of(files),
+            warnings,
+            authorizer: Authorizer::new(),
+        })
+    }
+
+    /// Names this set in decisions.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.loaded.len()
+    }
+
+    /// Whether everything is denied.
+    pub fn is_empty(&self) -> bool {
+        self.loaded.is_empty()
+    }
+
+    /// Each as it was written, in the order of the files.
+    pub fn views(&self) -> impl Iterator<Item = PolicyView<'_>> {
+        self.loaded.iter().map(Loaded::view)
+    }
+
+    /// What is suspicious but usable.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// Decides. Pure and total: the same question has the same answer, and what cannot be evaluated is denied.
+    pub fn evaluate(&self, request: &Request<'_>) -> Decision {
+        match self.ask(request) {
+            Ok((slice, request, entities)) => self.decide(&slice.set, &request, &entities),
+            Err(error) => self.failed(Vec::new(), vec![with_sources(&error)]),
+        }
+    }
+
+    /// The policies that can match, and the request in Cedar's form.
+    pub(super) fn ask(&self, request: &Request<'_>) -> Result<(Arc<Slice>, cedar_policy::Request, Entities), Error> {
+        let (built, entities) = request.build()?;
+        let node;
+        let (verb, resource) = match request.action {
+            Action::Release { destination, .. } => (Verb::Release, destination.names.as_slice()),
+            Action::Attest => {
+                node = [vocabulary().node.clone()];
+                (Verb::Attest, node.as_slice())
+            }
+        };
+        let policy = |place: usize| self.loaded.get(place).map(|loaded| loaded.policy.clone());
+        let slice = self.index.slice(verb, &request.principal.names, resource, policy)?;
+        Ok((slice, built, entities))
+    }
+
+    pub(super) fn decide(&self, set: &PolicySet, request: &cedar_policy::Request, entities: &Entities) -> Decision {
+        let response = self.authorizer.is_authorized(request, set, entities);
+        let diagnostics = response.diagnostics();
+        let mut failed = Vec::new();
+        let mut errors = Vec::new();
+        for error in diagnostics.errors() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(evaluation) = error;
+            failed.push(Arc::from(AsRef::<str>::as_ref(evaluation.policy_id())));
+            errors.push(error.to_string());
+        }
+        if !errors.is_empty() {
+            return self.failed(failed, errors);
+        }
+        let mut policy_ids: Vec<Arc<str>> =
+            diagnostics.reason().map(|id| Arc::from(AsRef::<str>::as_ref(id))).collect();
+        policy_ids.sort_unstable();
+        let (effect, reason) = match response.decision() {
+            cedar_policy::Decision::Allow => (Effect::Allow, Reason::Permit),
+            cedar_policy::Decision::Deny if policy_ids.is_empty() => (Effect::Deny, Reason::NoPermit),
+            cedar_policy::Decision::Deny => (Effect::Deny, Reason::Forbid),
+        };
+        Decision { effect, reason, policy_ids, errors, generation: self.generation.clone() }
+    }
+
+    fn failed(&self, mut policy_ids: Vec<Arc<str>>, mut errors: Vec<String>) -> Decision {
+        policy_ids.sort_unstable();
+        errors.sort_unstable();
+        Decision {
+            effect: Effect::Deny,
+            reason: Reason::Error,
+            policy_ids,
+            errors,
+            generation: self.generation.clone(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn evaluate_whole(&self, request: &Request<'_>) -> Decision {
+        let set = PolicySet::from_policies(self.loaded.iter().map(|loaded| loaded.policy.clone())).unwrap();
+        let (request, entities) = request.build().unwrap();
+        self.decide(&set, &request, &entities)
+    }
+
+    #[cfg(test)]
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+}
+
+impl fmt::Debug for Policies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policies")
+            .field("generation", &self.generation)
+            .field("policies", &self.loaded.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn with_sources(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

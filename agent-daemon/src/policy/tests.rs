@@ -1,0 +1,593 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    diagnostic::{Diagnostic, Severity, SourceFile},
+    identity::{Fact, IdentityKind, Provenance},
+};
+
+const AGENT: &str = "spiffe://example.org/agent/mail";
+
+fn file(name: &str, text: &str) -> SourceFile {
+    SourceFile { name: name.into(), text: text.into() }
+}
+
+fn policies(text: &str) -> Policies {
+    Policies::parse(&[file("test.cedar", text)]).unwrap()
+}
+
+fn refused(text: &str) -> Vec<Diagnostic> {
+    Policies::parse(&[file("test.cedar", text)]).unwrap_err()
+}
+
+fn principal(spiffe_id: &str, groups: &[&str]) -> Principal {
+    Principal {
+        spiffe_id: spiffe_id.parse().unwrap(),
+        kind: IdentityKind::Agent,
+        groups: groups.iter().map(|group| Arc::from(*group)).collect(),
+        entry: "mail".into(),
+    }
+}
+
+fn evidence() -> EvidenceContext {
+    let fact = |text: &str, provenance| Fact { selector: text.parse().unwrap(), provenance };
+    EvidenceContext {
+        exec_id: u64::MAX,
+        uid: 1000,
+        gid: 1000,
+        seeded: false,
+        flags: vec!["no-new-privs".into()],
+        facts: vec![
+            fact("unix:uid:1000", Provenance::Kernel),
+            fact("unix:gid:1000", Provenance::Kernel),
+            fact("unix:path:/usr/bin/python3.12", Provenance::Kernel),
+            fact(&format!("unix:sha256:{}", "a".repeat(64)), Provenance::Measured),
+            fact("cgroup:path:/user.slice/agent.scope", Provenance::Kernel),
+            fact("script:path:/opt/agent.py", Provenance::Claimed),
+        ],
+        lineage: vec!["spiffe://example.org/agent/parent".parse().unwrap()],
+        lineage_complete: true,
+        depth: 3,
+        exe: Some(ProgramContext {
+            path: "/usr/bin/python3.12".into(),
+            sha256: Some("a".repeat(64)),
+            provenance: Provenance::Measured,
+        }),
+        script: Some(ProgramContext { path: "/opt/agent.py".into(), sha256: None, provenance: Provenance::Claimed }),
+        cgroup: Some("/user.slice/agent.scope".into()),
+        pid_ns: 4_026_531_836,
+        mnt_ns: 4_026_531_841,
+        net_ns: 4_026_531_840,
+        user_ns: 4_026_531_837,
+    }
+}
+
+fn destination(name: &str, groups: &[&str]) -> PreparedDestination {
+    PreparedDestination::new(&Destination {
+        name: name.into(),
+        audience: format!("https://{name}"),
+        hosts: vec![format!("{name}.example.org")],
+        ports: vec![443],
+        mode: "enforce".into(),
+        labels: vec!["internal".into()],
+        groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+    })
+    .unwrap()
+}
+
+fn connection() -> ConnectionContext {
+    ConnectionContext {
+        address: "::ffff:10.1.2.3".parse().unwrap(),
+        port: 443,
+        protocol: "tcp".into(),
+        hook: "connect6".into(),
+        uid: 1000,
+        gid: 1000,
+        matched_by: "cidr".into(),
+    }
+}
+
+fn credential() -> CredentialContext {
+    CredentialContext { binding: "mail-github".into(), credential_type: "jwt-svid".into(), ttl_seconds: 120 }
+}
+
+fn now() -> Timestamp {
+    "2026-03-04T05:06:07.089Z".parse().unwrap()
+}
+
+/// One question with everything in it, put to `policies`.
+fn with_release<T>(connected: bool, ask: impl FnOnce(&Request<'_>) -> T) -> T {
+    let principal = PreparedPrincipal::new(&principal(AGENT, &["mailers"]), &evidence()).unwrap();
+    let (destination, connection, credential) = (destination("github", &["code"]), connection(), credential());
+    ask(&Request {
+        principal: &principal,
+        action: Action::Release {
+            destination: &destination,
+            connection: connected.then_some(&connection),
+            credential: &credential,
+            renewal: false,
+        },
+        now: now(),
+    })
+}
+
+fn decide(text: &str) -> Decision {
+    with_release(true, |request| policies(text).evaluate(request))
+}
+
+fn ids(decision: &Decision) -> Vec<&str> {
+    decision.policy_ids.iter().map(|id| &**id).collect()
+}
+
+fn permit_when(condition: &str) -> String {
+    format!("@id(\"p\")\npermit(principal, action == Action::\"release\", resource) when {{ {condition} }};")
+}
+
+#[test]
+fn the_schema_and_both_requests_fit_each_other() {
+    assert!(decide(&permit_when("true")).is_allow());
+    let principal = PreparedPrincipal::new(&principal(AGENT, &[]), &evidence()).unwrap();
+    let request = Request { principal: &principal, action: Action::Attest, now: now() };
+    let text =
+        "permit(principal, action == Action::\"attest\", resource is Node) when { context.evidence.uid == 1000 };";
+    assert!(policies(text).evaluate(&request).is_allow());
+    // Leaving to release does not leave to attest.
+    let decision = policies(&permit_when("true")).evaluate(&request);
+    assert_eq!(decision.reason, Reason::NoPermit);
+}
+
+#[test]
+fn every_fact_reaches_the_policy() {
+    for condition in [
+        "principal == Workload::\"spiffe://example.org/agent/mail\"",
+        "principal in Group::\"mailers\"",
+        "principal.spiffe_id like \"spiffe://example.org/agent/*\" && principal.kind == \"agent\"",
+        "principal.trust_domain == \"example.org\" && principal.entry == \"mail\"",
+        "resource == Destination::\"github\" && resource in Group::\"code\"",
+        "resource.audience == \"https://github\" && resource.hosts.contains(\"github.example.org\")",
+        "resource.ports.contains(443) && resource.mode == \"enforce\" && resource.labels == [\"internal\"]",
+        "context.evidence.exec_id == \"18446744073709551615\" && context.evidence.uid == 1000",
+        "context.evidence.gid == 1000 && !context.evidence.seeded && context.evidence.depth == 3",
+        "context.evidence.flags.contains(\"no-new-privs\") && !context.evidence.flags.contains(\"traced\")",
+        "context.evidence.selectors.contains(\"unix:uid:1000\")",
+        "context.evidence.claimed == [\"script:path:/opt/agent.py\"]",
+        "!context.evidence.selectors.contains(\"script:path:/opt/agent.py\")",
+        "context.evidence.lineage.contains(\"spiffe://example.org/agent/parent\") && context.evidence.lineage_complete",
+        "context.evidence has exe && context.evidence.exe.path == \"/usr/bin/python3.12\"",
+        "context.evidence has exe.sha256 && context.evidence.exe.provenance == \"measured\"",
+        "context.evidence has script && !(context.evidence.script has sha256)",
+        "context.evidence has cgroup && context.evidence.cgroup like \"/user.slice/*\"",
+        "context.evidence.net_ns == 4026531840 && context.evidence.user_ns == 4026531837",
+        "context has connection && context.connection.observed && context.connection.port == 443",
+        "context has connection && context.connection.address.isInRange(ip(\"10.0.0.0/8\"))",
+        "context has connection && context.connection.address.isIpv4() && context.connection.uid == context.evidence.uid",
+        "context has connection && context.connection.hook == \"connect6\" && context.connection.matched_by == \"cidr\"",
+        "context.credential.binding == \"mail-github\" && context.credential.type == \"jwt-svid\"",
+        "context.credential.ttl_seconds <= 300 && !context.renewal",
+        "context.now == datetime(\"2026-03-04T05:06:07.089Z\")",
+        "context.now.toTime() > duration(\"5h\")",
+    ] {
+        let decision = decide(&permit_when(condition));
+        assert!(decision.is_allow(), "{condition}: {decision:?}");
+    }
+}
+
+#[test]
+fn nothing_is_permitted_by_default_and_forbid_wins() {
+    let cases: [(&str, Effect, Reason, &[&str]); 4] = [
+        ("", Effect::Deny, Reason::NoPermit, &[]),
+        ("@id(\"a\") permit(principal, action, resource);", Effect::Allow, Reason::Permit, &["a"]),
+        (
+            "@id(\"b\") permit(principal, action, resource); @id(\"a\") permit(principal, action, resource);",
+            Effect::Allow,
+            Reason::Permit,
+            &["a", "b"],
+        ),
+        (
+            "@id(\"a\") permit(principal, action, resource); @id(\"no\") forbid(principal, action, resource);",
+            Effect::Deny,
+            Reason::Forbid,
+            &["no"],
+        ),
+    ];
+    for (text, effect, reason, policy_ids) in cases {
+        let decision = decide(text);
+        assert_eq!((decision.effect, decision.reason, ids(&decision)), (effect, reason, policy_ids.to_vec()), "{text}");
+        assert!(decision.errors.is_empty());
+        assert_eq!(&decision.generation, policies(text).generation());
+    }
+}
+
+#[test]
+fn a_policy_that_fails_to_evaluate_denies_whatever_it_would_have_said() {
+    // The validator cannot rule out overflow: 9223372036854775807 + uid fails for any uid above zero.
+    let overflow = "context.evidence.uid + 9223372036854775807 > 0";
+    for effect in ["permit", "forbid"] {
+        let text = format!(
+            "@id(\"yes\") permit(principal, action, resource);\n@id(\"broken\") {effect}(principal, action == Action::\"release\", resource) when {{ {overflow} }};"
+        );
+        let decision = decide(&text);
+        assert_eq!((decision.effect, decision.reason), (Effect::Deny, Reason::Error), "{effect}");
+        assert_eq!(ids(&decision), ["broken"]);
+        assert!(decision.errors[0].contains("overflow"), "{:?}", decision.errors);
+    }
+}
+
+#[test]
+fn a_failing_policy_about_something_else_does_not_deny() {
+    let text = "@id(\"yes\") permit(principal, action, resource);\n\
+        forbid(principal, action, resource == Destination::\"other\") when { context.evidence.uid + 9223372036854775807 > 0 };";
+    assert!(decide(text).is_allow());
+}
+
+#[test]
+fn a_claimed_fact_is_never_among_the_selectors() {
+    let mut evidence = evidence();
+    evidence.facts = vec![Fact { selector: "unix:uid:0".parse().unwrap(), provenance: Provenance::Claimed }];
+    let principal = PreparedPrincipal::new(&principal(AGENT, &[]), &evidence).unwrap();
+    let request = Request { principal: &principal, action: Action::Attest, now: now() };
+    let text = "permit(principal, action == Action::\"attest\", resource) when { context.evidence.selectors.contains(\"unix:uid:0\") };";
+    assert_eq!(policies(text).evaluate(&request).reason, Reason::NoPermit);
+}
+
+#[test]
+fn more_facts_than_the_bound_are_refused() {
+    let fact = Fact { selector: "unix:uid:0".parse().unwrap(), provenance: Provenance::Kernel };
+    let mut evidence = evidence();
+    evidence.facts = vec![fact.clone(); MAX_FACTS];
+    assert!(PreparedPrincipal::new(&principal(AGENT, &[]), &evidence).is_ok());
+    evidence.facts.push(fact);
+    assert!(matches!(
+        PreparedPrincipal::new(&principal(AGENT, &[]), &evidence),
+        Err(Error::TooMany { what: "facts", limit: MAX_FACTS, actual }) if actual == MAX_FACTS + 1
+    ));
+}
+
+#[test]
+fn without_a_connection_a_policy_that_asks_for_one_does_not_permit() {
+    let set = policies(&permit_when("context has connection && context.connection.observed"));
+    assert!(with_release(true, |request| set.evaluate(request)).is_allow());
+    assert_eq!(with_release(false, |request| set.evaluate(request)).reason, Reason::NoPermit);
+}
+
+#[test]
+fn what_strict_validation_refuses_is_refused_at_load() {
+    let cases = [
+        ("permit(principal, action == Action::\"connect\", resource);", "Action::\"connect\""),
+        (&permit_when("context.evidence.exe.path == \"/x\""), "exe"),
+        (&permit_when("context.connection.port == 443"), "connection"),
+        (&permit_when("context.evidence.uid == \"1000\""), "types"),
+        (&permit_when("context.evidence.pid == 1"), "pid"),
+        (&permit_when("resource.audiense == \"x\""), "audiense"),
+        (&permit_when("principal in User::\"x\""), "User"),
+        ("permit(principal == ?principal, action, resource);", "templates"),
+        ("permit(principal, action, resource)", "unexpected end"),
+        ("@id(\"a b\") permit(principal, action, resource);", "is not an id"),
+        ("@id permit(principal, action, resource);", "is not an id"),
+    ];
+    for (text, part) in cases {
+        let found = refused(text);
+        assert!(found.iter().any(|diagnostic| diagnostic.message.contains(part)), "{text}: {found:#?}");
+        assert!(found.iter().all(|diagnostic| diagnostic.line > 0 && diagnostic.column > 0), "{found:#?}");
+    }
+}
+
+#[test]
+fn every_error_of_every_file_is_reported_with_its_place() {
+    let first = "permit(principal, action == Action::\"release\", resource)\nwhen {\n  context.evidence.uid == \"x\" ||\n  context.evidence.pid == 1\n};\n@id(\"twice\")\npermit(principal, action == Action::\"release\", resource);\n";
+    let second = "@id(\"twice\")\nforbid(principal, action == Action::\"attest\", resource);\n";
+    let third = "permit(principal, action, resource) when { context.evidence.gid = 1 };";
+    let files = [file("a.cedar", first), file("b.cedar", second), file("c.cedar", third)];
+    let found: Vec<String> =
+        Policies::parse(&files).unwrap_err().iter().map(|d| d.to_string().lines().next().unwrap().to_owned()).collect();
+    assert_eq!(found.len(), 4, "{found:#?}");
+    assert!(found[0].starts_with("a.cedar:3:"), "{found:#?}");
+    assert!(found[1].starts_with("a.cedar:4:3: error: for policy `a.cedar#1`"), "{found:#?}");
+    assert!(found[2].starts_with("b.cedar:1:1: error: duplicate id \"twice\""), "{found:#?}");
+    assert!(found[3].starts_with("c.cedar:1:"), "{found:#?}");
+}
+
+#[test]
+fn policies_without_an_id_are_named_by_file_and_number() {
+    let text = "permit(principal, action == Action::\"release\", resource);\n// the same again\npermit(principal, action == Action::\"release\", resource);\n@id(\"named\")\nforbid(principal, action == Action::\"attest\", resource);";
+    let set = policies(text);
+    let views: Vec<_> = set.views().map(|view| (view.id, view.effect, view.file)).collect();
+    assert_eq!(
+        views,
+        [
+            ("test.cedar#1", "permit", "test.cedar"),
+            ("test.cedar#2", "permit", "test.cedar"),
+            ("named", "forbid", "test.cedar")
+        ]
+    );
+    assert!(set.views().nth(2).unwrap().text.contains("forbid(principal"));
+    assert_eq!((set.len(), set.is_empty()), (3, false));
+}
+
+#[test]
+fn a_policy_that_permits_everything_is_a_warning() {
+    let set = policies("// all\npermit(principal, action, resource);");
+    assert_eq!(set.warnings().len(), 1);
+    assert_eq!((set.warnings()[0].severity, set.warnings()[0].line), (Severity::Warning, 2));
+    assert!(policies(&permit_when("context.renewal")).warnings().is_empty());
+}
+
+#[test]
+fn the_generation_follows_names_texts_and_their_order() {
+    let generation = |files: &[(&str, &str)]| {
+        let files: Vec<_> = files.iter().map(|(name, text)| file(name, text)).collect();
+        Policies::parse(&files).unwrap().generation().to_string()
+    };
+    let base = generation(&[("a", "// x"), ("b", "")]);
+    assert_eq!(base, generation(&[("a", "// x"), ("b", "")]));
+    assert_eq!((base.len(), base.starts_with("sha256:")), (23, true));
+    for other in
+        [&[("a", "// y"), ("b", "")][..], &[("b", ""), ("a", "// x")], &[("a", "// xb"), ("", "")], &[("a", "// x")]]
+    {
+        assert_ne!(base, generation(other), "{other:?}");
+    }
+}
+
+#[test]
+fn near_misses_name_the_first_unmet_condition() {
+    let text = "
+        @id(\"port\") permit(principal in Group::\"mailers\", action == Action::\"release\", resource)
+            when { context has connection && context.connection.port == 8443 && context.credential.ttl_seconds < 5 };
+        @id(\"traced\") permit(principal, action == Action::\"release\", resource)
+            when { context.evidence.uid == 1000 }
+            unless { context.evidence.seeded || context.evidence.flags.contains(\"no-new-privs\") };
+        @id(\"overflow\") permit(principal, action == Action::\"release\", resource)
+            when { context.evidence.uid == 1000 && context.evidence.uid + 9223372036854775807 > 0 && false };
+        @id(\"elsewhere\") permit(principal, action, resource == Destination::\"other\") when { false };
+        @id(\"no\") forbid(principal, action, resource) when { false };
+    ";
+    let set = policies(text);
+    let misses = with_release(true, |request| set.near_misses(request));
+    let found: Vec<_> = misses.iter().map(|miss| (&*miss.policy_id, miss.condition.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            ("traced", "!context.evidence.flags.contains(\"no-new-privs\")"),
+            ("port", "context.connection.port == 8443"),
+            ("overflow", "(context.evidence.uid + 9223372036854775807) > 0"),
+        ]
+    );
+}
+
+#[test]
+fn near_misses_are_bounded_and_a_permit_is_none() {
+    let text: String = (0..20)
+        .map(|i| {
+            format!(
+                "permit(principal, action == Action::\"release\", resource) when {{ context.evidence.uid == {i} }};\n"
+            )
+        })
+        .collect();
+    let set = policies(&format!("{text}\n{}", permit_when("true")));
+    let misses = with_release(true, |request| set.near_misses(request));
+    assert_eq!(misses.len(), MAX_NEAR_MISSES);
+    assert!(misses.iter().all(|miss| &*miss.policy_id != "p"));
+}
+
+#[test]
+fn a_table_of_cases_goes_through_the_same_evaluation() {
+    let set = policies(&permit_when(
+        "context has connection && context.connection.address.isInRange(ip(\"10.0.0.0/8\")) && context.evidence.selectors.contains(\"unix:uid:7\") && resource.labels.contains(\"x\")",
+    ));
+    let cases = r#"
+[[destination]]
+name = "github"
+labels = ["x"]
+
+[[case]]
+name = "yes"
+principal = "spiffe://example.org/a"
+action = "release"
+resource = "github"
+expect = "allow"
+reason = "permit"
+evidence = { uid = 7, selectors = ["unix:uid:7"] }
+connection = { address = "10.1.1.1", port = 443 }
+
+[[case]]
+name = "claimed only"
+principal = "spiffe://example.org/a"
+action = "release"
+resource = "github"
+expect = "allow"
+evidence = { claimed = ["unix:uid:7"] }
+connection = { address = "10.1.1.1", port = 443 }
+
+[[case]]
+name = "wrong reason"
+principal = "spiffe://example.org/a"
+action = "attest"
+expect = "deny"
+reason = "forbid"
+"#;
+    let results = set.run_cases(&file("cases.toml", cases)).unwrap();
+    let summary: Vec<_> =
+        results.iter().map(|r| (r.name.as_str(), r.passed, r.expected.as_str(), r.actual.as_str())).collect();
+    assert_eq!(
+        summary,
+        [
+            ("yes", true, "allow (permit)", "allow (permit)"),
+            ("claimed only", false, "allow", "deny (no_permit)"),
+            ("wrong reason", false, "deny (forbid)", "deny (no_permit)"),
+        ]
+    );
+    assert_eq!(results[1].near_misses[0].condition, "context.evidence.selectors.contains(\"unix:uid:7\")");
+}
+
+#[test]
+fn every_mistake_in_a_table_of_cases_is_reported() {
+    let cases = r#"
+[[destination]]
+name = "github"
+[[case]]
+name = "typo"
+principal = "spiffe://example.org/a"
+action = "release"
+resource = "gitub"
+expect = "deny"
+[[case]]
+name = "principal"
+principal = "mail"
+action = "attest"
+expect = "deny"
+[[case]]
+name = "no resource"
+principal = "spiffe://example.org/a"
+action = "release"
+expect = "deny"
+[[case]]
+name = "field"
+principal = "spiffe://example.org/a"
+action = "attest"
+expect = "maybe"
+"#;
+    let found = policies("").run_cases(&file("cases.toml", cases)).unwrap_err();
+    assert_eq!(found.len(), 4, "{found:#?}");
+    for part in ["unknown destination \"gitub\"", "starts with spiffe://", "missing field `resource`", "maybe"] {
+        assert!(found.iter().any(|d| d.message.contains(part) && d.line > 0), "{part}: {found:#?}");
+    }
+}
+
+#[test]
+fn slices_are_bounded_and_start_over_when_full() {
+    let text: String = (0..50)
+        .map(|i| format!("permit(principal == Workload::\"spiffe://example.org/w{i}\", action, resource);\n"))
+        .collect();
+    let set = policies(&text);
+    let credential = credential();
+    let destinations: Vec<_> = (0..30).map(|i| destination(&format!("d{i}"), &[])).collect();
+    let more: String = (0..30)
+        .map(|i| format!("forbid(principal, action, resource == Destination::\"d{i}\") when {{ false }};\n"))
+        .collect();
+    let set = Policies::parse(&[file("a", &text), file("b", &more)]).map_or(set, |both| both);
+    for i in 0..50 {
+        let principal =
+            PreparedPrincipal::new(&principal(&format!("spiffe://example.org/w{i}"), &[]), &evidence()).unwrap();
+        for destination in &destinations {
+            let action = Action::Release { destination, connection: None, credential: &credential, renewal: false };
+            let request = Request { principal: &principal, action, now: now() };
+            assert!(set.evaluate(&request).is_allow());
+            let (slices, policies) = set.index().cached();
+            assert!(slices <= MAX_SLICES && policies <= MAX_SLICED_POLICIES);
+        }
+    }
+    // 1,500 combinations: it has started over once.
+    assert_eq!(set.index().cached(), (1500 - MAX_SLICES, 2 * (1500 - MAX_SLICES)));
+}
+
+/// The mean of many, after the slice is made.
+fn time(set: &Policies) -> Duration {
+    with_release(true, |request| {
+        assert!(set.evaluate(request).is_allow());
+        let best = (0..5).map(|_| {
+            let started = Instant::now();
+            for _ in 0..200 {
+                assert!(set.evaluate(request).is_allow());
+            }
+            started.elapsed() / 200
+        });
+        best.min().unwrap()
+    })
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "the figures are for whoever runs this by hand")]
+fn cost_follows_the_policies_that_can_match() {
+    let about = |destination: &str, n: usize| -> String {
+        (0..n)
+            .map(|i| {
+                format!(
+                    "permit(principal in Group::\"mailers\", action == Action::\"release\", resource == Destination::\"{destination}\") when {{ context.evidence.uid == {} && context.credential.ttl_seconds <= 300 && context.evidence.selectors.contains(\"unix:uid:1000\") }};\n",
+                    1000 + i
+                )
+            })
+            .collect()
+    };
+    let ten = about("github", 10);
+    let thousand = ten.clone() + &(0..99).map(|i| about(&format!("d{i}"), 10)).collect::<String>();
+    let (small, large) = (policies(&ten), policies(&thousand));
+    assert_eq!((small.len(), large.len()), (10, 1000));
+    let (small, large) = (time(&small), time(&large));
+    let prepare = Instant::now();
+    for _ in 0..100 {
+        PreparedPrincipal::new(&principal(AGENT, &["mailers"]), &evidence()).unwrap();
+    }
+    eprintln!("10 policies {small:?}, 1,000 of which 10 can match {large:?}, preparing {:?}", prepare.elapsed() / 100);
+    assert!(large.as_secs_f64() / small.as_secs_f64() <= 3.0, "{large:?} against {small:?}");
+}
+
+/// A policy from small parts, so that many of them meet many requests.
+fn any_policy() -> impl Strategy<Value = String> {
+    let principal = prop::sample::select(vec![
+        "principal",
+        "principal == Workload::\"spiffe://example.org/a\"",
+        "principal == Workload::\"spiffe://example.org/b\"",
+        "principal in Group::\"g\"",
+        "principal in Workload::\"spiffe://example.org/a\"",
+        "principal is Workload",
+        "principal is Workload in Group::\"h\"",
+    ]);
+    let action = prop::sample::select(vec![
+        "action",
+        "action == Action::\"release\"",
+        "action == Action::\"attest\"",
+        "action in [Action::\"release\", Action::\"attest\"]",
+        "action in Action::\"release\"",
+        "action in []",
+    ]);
+    let resource = prop::sample::select(vec![
+        "resource",
+        "resource == Destination::\"x\"",
+        "resource in Destination::\"x\"",
+        "resource == Destination::\"y\"",
+        "resource in Group::\"g\"",
+        "resource is Destination",
+        "resource is Destination in Group::\"h\"",
+        "resource is Node",
+        "resource == Node::\"this\"",
+    ]);
+    let condition = prop::sample::select(vec![
+        "",
+        "when { context.evidence.uid == 1000 }",
+        "when { context.evidence.uid == 1 }",
+        "when { context.evidence.uid + 9223372036854775807 > 0 }",
+        "unless { context.evidence.seeded }",
+    ]);
+    let effect = prop::sample::select(vec!["permit", "permit", "forbid"]);
+    (effect, principal, action, resource, condition)
+        .prop_map(|(effect, p, a, r, condition)| format!("{effect}({p}, {a}, {r}) {condition};"))
+}
+
+proptest! {
+    #[test]
+    fn a_slice_decides_as_the_whole_set_does(listed in prop::collection::vec(any_policy(), 0..12)) {
+        // Some combinations can never apply; the validator refuses those, so they are left out one by one.
+        let valid: Vec<String> = listed.into_iter().filter(|text| Policies::parse(&[file("f", text)]).is_ok()).collect();
+        let set = policies(&valid.join("\n"));
+        let credential = credential();
+        for (id, groups) in [("a", &["g"][..]), ("a", &[]), ("b", &["g", "h"]), ("c", &[])] {
+            let prepared = PreparedPrincipal::new(&principal(&format!("spiffe://example.org/{id}"), groups), &evidence()).unwrap();
+            let attest = Request { principal: &prepared, action: Action::Attest, now: now() };
+            prop_assert_eq!(set.evaluate(&attest), set.evaluate_whole(&attest));
+            for (name, groups) in [("x", &["g"][..]), ("y", &["h"]), ("z", &[])] {
+                let destination = destination(name, groups);
+                let action = Action::Release { destination: &destination, connection: None, credential: &credential, renewal: true };
+                let request = Request { principal: &prepared, action, now: now() };
+                prop_assert_eq!(set.evaluate(&request), set.evaluate_whole(&request));
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::fmt::Debug;
+
+use super::{BootTime, Connection, ExecId, ExecInstance, Tuple};
+
+/// The kernel's records could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A map operation failed.
+    #[error("cannot {operation} map {map}")]
+    Map {
+        /// What was tried.
+        operation: &'static str,
+        /// On which map.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A record kept changing while it was read.
+    #[error("the record of process {tgid} did not come to rest")]
+    Unstable {
+        /// Whose.
+        tgid: u32,
+    },
+    /// A record holds what our programs never write.
+    #[error("a record in map {map} is malformed: {what}")]
+    Malformed {
+        /// Where.
+        map: &'static str,
+        /// How.
+        what: &'static str,
+    },
+}
+
+/// A bounded thing, how full it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capacity {
+    /// For people and metrics.
+    pub name: &'static str,
+    /// In use.
+    pub used: u64,
+    /// At most.
+    pub limit: u64,
+}
+
+/// Something that failed, was lost or refused, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// For people and metrics.
+    pub name: &'static str,
+    /// How often.
+    pub value: u64,
+}
+
+/// The kernel's records: the truth about processes and connections, read at decision time.
+pub trait Records: Debug + Send + Sync + 'static {
+    /// The exec instance now running in a process; none when there is no record.
+    ///
+    /// # Errors
+    /// When the record cannot be read whole. That is never the same as "no record".
+    fn process(&self, tgid: u32) -> Result<Option<ExecInstance>, Error>;
+
+    /// Only its id and the start of its process: the cheap question asked again before every reply.
+    ///
+    /// # Errors
+    /// As [`Records::process`].
+    fn current(&self, tgid: u32) -> Result<Option<(ExecId, BootTime)>, Error>;
+
+    /// Visits every live exec instance, in no order. Those that begin or end meanwhile may be missed.
+    ///
+    /// # Errors
+    /// When the map cannot be walked.
+    fn processes(&self, visit: &mut dyn FnMut(ExecInstance)) -> Result<(), Error>;
+
+    /// A connection by its socket's cookie.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn connection(&self, cookie: u64) -> Result<Option<Connection>, Error>;
+
+    /// The cookie of an established TCP connection.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn cookie(&self, tuple: &Tuple) -> Result<Option<u64>, Error>;
+
+    /// Visits every recorded connection, in no order.
+    ///
+    /// # Errors
+    /// When the map cannot be walked.
+    fn connections(&self, visit: &mut dyn FnMut(Connection)) -> Result<(), Error>;
+
+    /// Asks that the end of an exec instance be told at once.
+    ///
+    /// # Errors
+    /// When there is no room; the caller must not rely on being told.
+    fn watch(&self, exec_id: ExecId) -> Result<(), Error>;
+
+    /// Takes back [`Records::watch`]. Idempotent.
+    fn unwatch(&self, exec_id: ExecId);
+
+    /// Losses and failures by site.
+    fn counts(&self) -> Vec<Count>;
+
+    /// How full the maps are.
+    fn capacities(&self) -> Vec<Capacity>;
+}
+
+/// What the kernel told us. A hint: losing one never changes an answer.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// An exec instance was replaced by another.
+    Exec {
+        /// The one that ended; none when it had no record.
+        ended: Option<Box<ExecInstance>>,
+        /// Its process.
+        tgid: u32,
+        /// The one that began.
+        exec_id: ExecId,
+    },
+    /// A process ended.
+    Exit {
+        /// Its last exec instance.
+        ended: Box<ExecInstance>,
+    },
+    /// A socket was connected or sent from.
+    Connect(Box<Connection>),
+    /// A recorded socket was closed.
+    Close {
+        /// Which.
+        cookie: u64,
+        /// Who opened it.
+        exec_id: ExecId,
+    },
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `sched_process_exec(task, old_pid, bprm)`: called by `bprm_execve` when the new image is in place, the
+//! other threads are gone and the new credentials are committed, before the task returns to user space: the
+//! record is complete before the image's first instruction. `bprm->file` is the image (the interpreter under
+//! `#!`), `bprm->filename` what was asked for. Chosen over `bprm_committed_creds` (LSM, which kernels may
+//! refuse) and over syscall tracepoints (which see names, not files).
+
+use agent_ebpf::{Counter, EventHeader, ExecEvent, ExecRecord, flags, kind, limits};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes,
+};
+use aya_ebpf::programs::BtfTracePointContext;
+
+use crate::fork::push_ancestor;
+use crate::maps::{EMPTY, EVENTS, PROCESSES, WATCHED, count, wake};
+use crate::read::read;
+use crate::task;
+
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+const SET_ID_BITS: u16 = 0o6000;
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// `i_ctime_nsec` carries a flag in its top bit since 6.13 (multigrain timestamps).
+const NSEC_MASK: u32 = 0x3fff_ffff;
+
+#[inline(always)]
+pub(crate) fn execed(ctx: &BtfTracePointContext) {
+    let tgid = ctx.tgid();
+    let mut record = PROCESSES.get_ptr_mut(tgid);
+    if record.is_none() {
+        count(Counter::ExecRecordMissing);
+        let Some(empty) = EMPTY.get_ptr(0) else { return };
+        // SAFETY: an array element lives as long as its map and nothing writes this one.
+        if PROCESSES.insert(tgid, unsafe { &*empty }, 0).is_err() {
+            count(Counter::ProcessesFull);
+            return;
+        }
+        record = PROCESSES.get_ptr_mut(tgid);
+    }
+    let Some(record) = record else { return };
+    // SAFETY: all other threads of the process are gone, so only this program writes its record.
+    let record = unsafe { &mut *record };
+    let ended_id = record.exec_id;
+    let Some(exec_id) = task::next_exec_id() else { return };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    if ended_id != 0 {
+        notify(tgid, now, exec_id, record);
+    }
+
+    record.exec_id_check = 0;
+    record.exec_id = exec_id;
+    record.ktime_ns = now;
+    record.tgid = tgid;
+    if ended_id == 0 {
+        // The lineage is unknown, and nothing is released without one.
+        record.flags = flags::INCOMPLETE;
+    } else {
+        // A fork that execs is the same program as its parent until here: it gets no place of its own in
+        // the lineage. An image that replaces another one does, or exec would shed its ancestors.
+        if record.flags & flags::FORK == 0 {
+            push_ancestor(record, ended_id, tgid);
+            record.parent_exec_id = ended_id;
+        }
+        record.flags &= flags::LINEAGE_TRUNCATED | flags::INCOMPLETE;
+    }
+    let bprm: *const u8 = ctx.arg(2);
+    if fill(bprm, record).is_err() {
+        record.flags |= flags::INCOMPLETE;
+        count(Counter::ExecReadFailed);
+    }
+    record.exec_id_check = exec_id;
+}
+
+#[inline(always)]
+fn fill(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    record.start_boottime_ns = read!(task, task_start_boottime, u64)?;
+    record.flags |= task::task_flags(task)?;
+    if read!(task, task_flags, u32)? & PF_KTHREAD != 0 {
+        record.flags |= flags::KERNEL_THREAD;
+    }
+    task::credentials(task, record)?;
+    task::surroundings(task, record)?;
+    if record.uid != record.euid || record.gid != record.egid {
+        record.flags |= flags::SETUID;
+    }
+    record.comm = bpf_get_current_comm().map_err(i64::from)?;
+    image(bprm, record)?;
+    filename(bprm, record)
+}
+
+#[inline(always)]
+fn image(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
+    let file = read!(bprm, bprm_file)?;
+    let inode = read!(file, file_inode)?;
+    record.exe_inode = read!(inode, inode_ino, u64)?;
+    record.exe_generation = read!(inode, inode_generation, u32)?;
+    record.exe_ctime_sec = read!(inode, inode_ctime_sec, i64)?;
+    record.exe_ctime_nsec = read!(inode, inode_ctime_nsec, u32)? & NSEC_MASK;
+    if read!(inode, inode_mode, u16)? & SET_ID_BITS != 0 {
+        record.flags |= flags::SETUID;
+    }
+    let sb = read!(inode, inode_sb)?;
+    record.exe_dev = read!(sb, sb_dev, u32)?;
+    if read!(inode, inode_nlink, u32)? == 0 {
+        record.flags |= flags::DELETED;
+        if read!(sb, sb_magic, u64)? == TMPFS_MAGIC {
+            let name = read!(read!(file, file_dentry)?, dentry_name)?;
+            // A file on tmpfs that was unlinked may be called so too; both are equally unnamed.
+            if crate::read::at::<[u8; 6]>(name, 0)? == *b"memfd:" {
+                record.flags |= flags::MEMFD;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn filename(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
+    let name = read!(bprm, bprm_filename)?;
+    if read!(bprm, bprm_interp)? != name {
+        record.flags |= flags::SCRIPT;
+    }
+    // SAFETY: the helper checks the address and writes at most the length of the destination.
+    let read = unsafe { bpf_probe_read_kernel_str_bytes(name, &mut record.filename) }.map_err(i64::from)?;
+    let length = read.len();
+    record.filename_len = length as u16;
+    if length + 1 >= limits::FILENAME {
+        record.flags |= flags::FILENAME_TRUNCATED;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn notify(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord) {
+    let Some(mut event) = EVENTS.reserve::<ExecEvent>(0) else {
+        count(Counter::EventsDropped);
+        return;
+    };
+    // SAFETY: the entry is as large as the event and aligned to 8 bytes; every byte of it is written.
+    unsafe {
+        let event = event.as_mut_ptr();
+        (*event).header = EventHeader { ktime_ns, kind: kind::EXEC, tgid };
+        (*event).exec_id = exec_id;
+        core::ptr::copy_nonoverlapping(ended, &raw mut (*event).ended, 1);
+    }
+    // SAFETY: the key is on the stack.
+    let watched = unsafe { WATCHED.get(ended.exec_id) }.is_some();
+    event.submit(wake(watched));
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `sched_process_fork(parent, child)`: called by `kernel_clone` in the parent's context, after the child
+//! is complete and before it is woken, so its record exists before it runs. Fires for threads too, which
+//! share their process's record. Since 2.6; chosen over `task_newtask` because it runs later, when the
+//! child's namespaces and credentials are final.
+
+use agent_ebpf::{Counter, ExecRecord, flags, limits};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::programs::BtfTracePointContext;
+
+use crate::maps::{PROCESSES, count};
+use crate::read::read;
+use crate::task;
+
+const KEPT: u32 = flags::SEEDED
+    | flags::INCOMPLETE
+    | flags::SCRIPT
+    | flags::MEMFD
+    | flags::DELETED
+    | flags::SETUID
+    | flags::LINEAGE_TRUNCATED
+    | flags::FILENAME_TRUNCATED
+    | flags::KERNEL_THREAD;
+
+#[inline(always)]
+pub(crate) fn forked(ctx: &BtfTracePointContext) {
+    let child: *const u8 = ctx.arg(1);
+    if inherit(ctx, child).is_err() {
+        count(Counter::ForkReadFailed);
+    }
+}
+
+#[inline(always)]
+fn inherit(ctx: &BtfTracePointContext, child: *const u8) -> Result<(), i64> {
+    let tgid = read!(child, task_tgid, u32)?;
+    if read!(child, task_pid, u32)? != tgid {
+        return Ok(());
+    }
+    // The tracepoint runs in the parent's context.
+    let parent_tgid = ctx.tgid();
+    let Some(parent) = PROCESSES.get_ptr(parent_tgid) else {
+        count(Counter::ForkParentMissing);
+        // Nothing may be left of an earlier process with this number.
+        let _ = PROCESSES.remove(tgid);
+        return Ok(());
+    };
+    // The whole record is copied by the map itself and then changed where it stands. Until that is done its
+    // `tgid` is the parent's, by which a reader knows that it is not finished.
+    // SAFETY: the map outlives the program, and elements are not freed under RCU's read lock.
+    if PROCESSES.insert(tgid, unsafe { &*parent }, 0).is_err() {
+        count(Counter::ProcessesFull);
+        let _ = PROCESSES.remove(tgid);
+        return Ok(());
+    }
+    let Some(record) = PROCESSES.get_ptr_mut(tgid) else { return Ok(()) };
+    // SAFETY: the child has not run, so nothing else writes its record.
+    let record = unsafe { &mut *record };
+    let parent_exec_id = record.exec_id;
+    record.exec_id_check = 0;
+    let Some(exec_id) = task::next_exec_id() else { return Ok(()) };
+    record.exec_id = exec_id;
+    push_ancestor(record, parent_exec_id, parent_tgid);
+    record.parent_exec_id = parent_exec_id;
+    record.parent_tgid = parent_tgid;
+    // SAFETY: no arguments.
+    record.ktime_ns = unsafe { bpf_ktime_get_boot_ns() };
+    record.flags = record.flags & KEPT | flags::FORK;
+    let read = fill(child, record);
+    if read.is_err() {
+        record.flags |= flags::INCOMPLETE;
+    }
+    record.tgid = tgid;
+    record.exec_id_check = exec_id;
+    read
+}
+
+#[inline(always)]
+fn fill(child: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
+    record.start_boottime_ns = read!(child, task_start_boottime, u64)?;
+    record.flags |= task::task_flags(child)?;
+    task::credentials(child, record)?;
+    task::surroundings(child, record)
+}
+
+/// Puts an exec instance at the near end of the lineage.
+#[inline(always)]
+pub(crate) fn push_ancestor(record: &mut ExecRecord, exec_id: u64, tgid: u32) {
+    let mut index = limits::ANCESTORS - 1;
+    while index > 0 {
+        record.ancestors[index] = record.ancestors[index - 1];
+        record.ancestor_tgids[index] = record.ancestor_tgids[index - 1];
+        index -= 1;
+    }
+    record.ancestors[0] = exec_id;
+    record.ancestor_tgids[0] = tgid;
+    if (record.ancestors_len as usize) < limits::ANCESTORS {
+        record.ancestors_len += 1;
+    } else {
+        record.flags |= flags::LINEAGE_TRUNCATED;
+    }
+    record.depth = record.depth.saturating_add(1);
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The maps. All are bounded, and pinned by name so that a restart of the daemon loses no binding.
+//!
+//! `PROCESSES` allocates an element when it is needed (safe in tracing programs since 6.1): its bound is
+//! generous and most hosts use a fraction of it. `CONNECTIONS` and `TUPLES` are on the connect path and
+//! preallocated.
+
+use agent_ebpf::{COUNTERS as COUNTER_COUNT, ConnectionRecord, Counter, ExecRecord, TupleKey, limits};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+
+/// tgid → exec instance. The truth.
+#[map]
+pub(crate) static PROCESSES: HashMap<u32, ExecRecord> = HashMap::pinned(limits::PROCESSES, BPF_F_NO_PREALLOC);
+
+/// Socket cookie → connection. The truth.
+#[map]
+pub(crate) static CONNECTIONS: HashMap<u64, ConnectionRecord> = HashMap::pinned(limits::CONNECTIONS, 0);
+
+/// 4-tuple → socket cookie.
+#[map]
+pub(crate) static TUPLES: HashMap<TupleKey, u64> = HashMap::pinned(limits::CONNECTIONS, 0);
+
+/// Exec instances that hold a lease: their end wakes the daemon at once. Written by the daemon.
+#[map]
+pub(crate) static WATCHED: HashMap<u64, u8> = HashMap::pinned(limits::WATCHED, BPF_F_NO_PREALLOC);
+
+/// The next exec id, in element 0. The daemon sets where it starts.
+#[map]
+pub(crate) static NEXT_EXEC_ID: Array<u64> = Array::pinned(1, 0);
+
+/// An empty record to insert where there was none; a record does not fit the stack.
+#[map]
+pub(crate) static EMPTY: Array<ExecRecord> = Array::pinned(1, 0);
+
+/// Hints for the daemon.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::pinned(limits::EVENTS_BYTES, 0);
+
+/// Failures and losses by site.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
+
+/// Which daemon set this up: ABI version, object, offsets; zero until all programs are attached. No program
+/// reads it, the daemon does when it decides whether to adopt what is pinned.
+#[map]
+pub(crate) static SETUP: Array<u64> = Array::pinned(4, 0);
+
+/// What [`crate::probe`] refuses: thread group and port. Only the self-test writes it.
+#[map]
+pub(crate) static PROBE: Array<u32> = Array::pinned(2, 0);
+
+/// Counts a failure or loss.
+#[inline(always)]
+pub(crate) fn count(site: Counter) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(site as u32) {
+        // SAFETY: a per-CPU element belongs to this CPU; a lost increment under preemption is harmless.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
+
+const WAKE_NEVER: u64 = 1; // BPF_RB_NO_WAKEUP
+const WAKE_NOW: u64 = 2; // BPF_RB_FORCE_WAKEUP
+const AVAILABLE: u64 = 0; // BPF_RB_AVAIL_DATA
+
+/// Waking the daemon costs more than all the rest of an event. It polls on a timer, so only what it must
+/// know at once wakes it, and a buffer that fills up.
+#[inline(always)]
+pub(crate) fn wake(urgent: bool) -> u64 {
+    if urgent || EVENTS.query(AVAILABLE) > limits::EVENTS_WAKE_BYTES { WAKE_NOW } else { WAKE_NEVER }
+}
