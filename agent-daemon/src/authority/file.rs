@@ -47,7 +47,8 @@ pub(crate) fn read_private(path: &Path, limit: usize) -> io::Result<Option<Zeroi
     }
     check_private(&metadata)?;
     // The whole capacity at once: a vector that grows leaves copies of a secret behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(limit.saturating_add(1)));
+    let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(limit).saturating_add(1);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected));
     let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     file.take(bound).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
@@ -88,12 +89,13 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn open_nofollow(path: &Path) -> io::Result<File> {
+/// Opens for reading what is not a symbolic link.
+pub(crate) fn open_nofollow(path: &Path) -> io::Result<File> {
     // NONBLOCK: opening a FIFO that somebody put there must not hang the start.
     OpenOptions::new().read(true).custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK)).open(path)
 }
 
-fn flags(flags: OFlags) -> i32 {
+pub(crate) fn flags(flags: OFlags) -> i32 {
     i32::try_from(flags.bits()).unwrap_or(0)
 }
 

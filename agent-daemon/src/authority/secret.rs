@@ -4,7 +4,7 @@
 //!
 //! Whoever can write the directory can put an older version of a file back; sealing shows change, not age.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -44,6 +44,12 @@ pub struct SecretEntry {
     pub updated_at: Timestamp,
 }
 
+/// A secret and the version under which it was sealed.
+struct Opened {
+    version: u32,
+    secret: Zeroizing<Vec<u8>>,
+}
+
 impl SecretStore {
     /// Opens a private directory, or makes it.
     pub fn open(directory: impl Into<PathBuf>, sealer: Sealer) -> Result<Self, Error> {
@@ -62,7 +68,7 @@ impl SecretStore {
         }
         let _writing = self.lock()?;
         let version = match self.read(name, &path)? {
-            Some((version, _)) => {
+            Some(Opened { version, .. }) => {
                 version.checked_add(1).ok_or_else(|| Error::VersionExhausted { name: name.to_owned() })?
             }
             None if self.names()?.len() >= MAX_SECRETS => return Err(Error::TooManySecrets { limit: MAX_SECRETS }),
@@ -76,7 +82,7 @@ impl SecretStore {
     /// The secret of that name; `None` when there is none.
     pub fn secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let path = self.path(name)?;
-        Ok(self.read(name, &path)?.map(|(_, secret)| secret))
+        Ok(self.read(name, &path)?.map(|opened| opened.secret))
     }
 
     /// Names, versions and times, by name.
@@ -118,12 +124,12 @@ impl SecretStore {
         if is_name(name) { Ok(self.directory.join(format!("{name}{SUFFIX}"))) } else { Err(Error::Name) }
     }
 
-    fn read(&self, name: &str, path: &Path) -> Result<Option<(u32, Zeroizing<Vec<u8>>)>, Error> {
+    fn read(&self, name: &str, path: &Path) -> Result<Option<Opened>, Error> {
         let sealed =
             file::read_private(path, MAX_SECRET_BYTES + OVERHEAD_BYTES).map_err(Error::io("read the secret", path))?;
         let Some(sealed) = sealed else { return Ok(None) };
         let version = sealed_version(&sealed).ok_or_else(|| Error::Unseal { name: name.to_owned() })?;
-        Ok(Some((version, self.sealer.unseal(&sealing_name(name), version, &sealed)?)))
+        Ok(Some(Opened { version, secret: self.sealer.unseal(&sealing_name(name), version, &sealed)? }))
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {
@@ -152,7 +158,7 @@ fn sealing_name(name: &str) -> String {
 }
 
 fn read_header(path: &Path) -> io::Result<(Option<u32>, Timestamp)> {
-    let file = File::open(path)?;
+    let file = file::open_nofollow(path)?;
     let modified = file.metadata()?.modified()?;
     let updated_at = Timestamp::try_from(modified).map_err(io::Error::other)?;
     let mut header = Vec::with_capacity(HEADER_BYTES);

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Checks the whole log: every line follows from the one before it, every checkpoint is signed, nothing is
+//! missing at either end. Works on a log that is being written, and needs only the public key.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::Error;
+use super::chain::{Hash, Position, check_checkpoint, follow};
+use super::directory::{list_segments, segment_name, segment_path};
+use super::segment::{Lines, Next};
+use super::sidecar::{HEAD_FILE, Head, RETAINED_FILE, Retained};
+use crate::authority::Jwk;
+
+/// Records between two calls of the progress callback.
+const PROGRESS_RECORDS: u64 = 10_000;
+/// How often retention may get in the way before the check gives up.
+const ATTEMPTS: u32 = 10;
+
+/// How far the check has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Lines checked.
+    pub records: u64,
+    /// Segments begun.
+    pub segments: u64,
+    /// Signatures checked.
+    pub checkpoints: u64,
+}
+
+/// What the check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// How far it came.
+    pub progress: Progress,
+    /// Hash of the last line that was checked; empty when there was none.
+    pub head: String,
+    /// The first record still held; above 1 when retention removed older ones.
+    pub first_seq: u64,
+    /// The last record that was checked.
+    pub last_seq: u64,
+    /// Records after the last checkpoint: chained, but not signed yet.
+    pub unsigned_tail: u64,
+    /// Bytes after the last whole line: being written now, or left by a crash.
+    pub torn_bytes: u64,
+    /// The first thing that is wrong.
+    pub problem: Option<Problem>,
+    /// The callback broke it off; nothing is known of the rest.
+    pub cancelled: bool,
+}
+
+/// Where and what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Name of the file.
+    pub segment: String,
+    /// Line in it, from 1; zero for the file as a whole.
+    pub line: u64,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl VerifyReport {
+    /// Whether everything was checked and nothing is wrong.
+    pub fn is_valid(&self) -> bool {
+        self.problem.is_none() && !self.cancelled
+    }
+}
+
+enum Failure {
+    Problem(Problem),
+    Cancelled,
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Damaged { path, line, what } => {
+                Self::Problem(problem(path.file_name().unwrap_or_default().to_string_lossy(), line, what))
+            }
+            error => Self::Error(error),
+        }
+    }
+}
+
+/// Checks the log in a directory against the public audit key.
+///
+/// The key has to come from a place that whoever could change the log could not change. Errors are only those of
+/// reading; what is wrong with the log is in the report.
+pub fn verify(
+    directory: &Path,
+    key: &Jwk,
+    mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<VerifyReport, Error> {
+    let mut attempt = 1;
+    loop {
+        // The head first: what is written meanwhile can only be ahead of it.
+        let mut report = VerifyReport::default();
+        let read = Head::read(directory).and_then(|head| Ok((head, Retained::read(directory, key)?)));
+        let outcome = match &read {
+            Ok((head, retained)) => check(directory, key, head.as_ref(), retained.as_ref(), &mut report, &mut progress),
+            Err(_) => Ok(()),
+        };
+        let outcome = match read {
+            // Segments vanish when retention removes them, and then it has said so: look again.
+            Ok((_, retained))
+                if attempt < ATTEMPTS
+                    && matches!(outcome, Err(Failure::Problem(_)))
+                    && Retained::read(directory, key).is_ok_and(|now| now != retained) =>
+            {
+                attempt = attempt.saturating_add(1);
+                continue;
+            }
+            Ok(_) => outcome,
+            Err(error) => Err(Failure::from(error)),
+        };
+        match outcome {
+            Ok(()) => {}
+            Err(Failure::Problem(problem)) => report.problem = Some(problem),
+            Err(Failure::Cancelled) => report.cancelled = true,
+            Err(Failure::Error(error)) => return Err(error),
+        }
+        return Ok(report);
+    }
+}
+
+fn check(
+    directory: &Path,
+    key: &Jwk,
+    head: Option<&Head>,
+    retained: Option<&Retained>,
+    report: &mut VerifyReport,
+    progress: &mut impl FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<(), Failure> {
+    let (mut position, first_segment) = match retained {
+        Some(retained) => (
+            retained
+                .position()
+                .ok_or_else(|| Failure::Problem(problem(RETAINED_FILE, 0, "it is not as it was written")))?,
+            retained.segment.saturating_add(1),
+        ),
+        None => (Position::START, 1),
+    };
+    report.first_seq = position.next_seq;
+    let mut segments = list_segments(directory)?;
+    segments.retain(|segment| *segment >= first_segment);
+    let last = segments.last().copied().unwrap_or(0);
+    // Retention may have gone beyond a head that was read before it; what it removed is vouched for by its signature.
+    let mut head_seen = retained.is_some() && head.is_some_and(|head| head.seq < report.first_seq);
+    for (segment, expected) in segments.into_iter().zip(first_segment..) {
+        if segment != expected {
+            return Err(Failure::Problem(problem(segment_name(expected), 0, "the segment is missing")));
+        }
+        report.progress.segments = report.progress.segments.saturating_add(1);
+        let path = segment_path(directory, segment);
+        let wrong = |line, what| Failure::Problem(problem(segment_name(segment), line, what));
+        let mut lines = match Lines::open(&path) {
+            Ok(lines) => lines,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(wrong(0, "it vanished")),
+            Err(source) => return Err(Error::Io { operation: "open", path, source }.into()),
+        };
+        loop {
+            match lines.next().map_err(Error::io("read", &path))? {
+                Next::Line => {}
+                Next::End => break,
+                Next::Torn if segment == last => {
+                    report.torn_bytes = lines.end().saturating_sub(lines.start());
+                    break;
+                }
+                Next::Torn => return Err(wrong(lines.number(), "the line is not whole")),
+                Next::TooLong => return Err(wrong(lines.number(), "the line is longer than any record")),
+            }
+            let line = lines.line();
+            let envelope = follow(&position, line).map_err(|what| wrong(lines.number(), what))?;
+            let begins = envelope.kind == "segment";
+            if begins != (lines.number() == 1) || (begins && segment_of(line) != Some(segment)) {
+                return Err(wrong(lines.number(), "a segment begins with the record that names it, and only there"));
+            }
+            report.unsigned_tail = report.unsigned_tail.saturating_add(1);
+            if envelope.kind == "checkpoint" {
+                check_checkpoint(line, &envelope, key).map_err(|what| wrong(lines.number(), what))?;
+                report.progress.checkpoints = report.progress.checkpoints.saturating_add(1);
+                report.unsigned_tail = 0;
+            }
+            let seq = position.next_seq;
+            position = position.after(line);
+            report.last_seq = seq;
+            report.head = position.head.hex();
+            if let Some(head) = head.filter(|head| head.seq == seq) {
+                if head.segment != segment || Hash::from_hex(&head.hash) != Some(position.head) {
+                    return Err(wrong(lines.number(), "the line is not the one that head.json names"));
+                }
+                head_seen = true;
+            }
+            report.progress.records = report.progress.records.saturating_add(1);
+            if report.progress.records.is_multiple_of(PROGRESS_RECORDS) && progress(&report.progress).is_break() {
+                return Err(Failure::Cancelled);
+            }
+        }
+        if lines.number() == 1 && segment != last {
+            return Err(wrong(0, "the segment is empty, but is not the last"));
+        }
+    }
+    match head {
+        Some(head) if !head_seen => Err(Failure::Problem(problem(
+            HEAD_FILE,
+            0,
+            format!("the log does not hold record {}, which was synced: lines were removed", head.seq),
+        ))),
+        None if report.progress.records > 1 || retained.is_some() => {
+            Err(Failure::Problem(problem(HEAD_FILE, 0, "it is missing")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn segment_of(line: &[u8]) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        segment: u64,
+    }
+    serde_json::from_slice::<Numbered>(line).ok().map(|numbered| numbered.segment)
+}
+
+fn problem(segment: impl Into<String>, line: u64, what: impl Into<String>) -> Problem {
+    Problem { segment: segment.into(), line, what: what.into() }
+}
