@@ -15,3 +15,5 @@ pub mod identity;
 pub mod kernel;
 pub mod policy;
 pub mod process;
+pub mod snapshot;
+pub mod node;
