@@ -112,3 +112,12 @@ fn is_name(name: &str) -> bool {
         && !name.starts_with('.')
         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
 }
+
+/// Fills a buffer with random bytes for an id or a key.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn fill_random(buffer: &mut [u8]) -> Result<(), Error> {
+    use ring::rand::{SecureRandom as _, SystemRandom};
+    SystemRandom::new().fill(buffer).map_err(|_| Error::Random)
+}

@@ -1,2 +1,203 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+//! The story of one request and one kernel event: attest, decide, record, issue, recheck, answer; and end what
+//! was issued when its exec instance ends.
+//!
+//! Holds every part once and no transport: `api` translates to and from it. Nothing is issued without an audit
+//! slot, and no answer leaves without its record.
+
+mod ask;
+mod decide;
+mod draft;
+mod end;
+mod events;
+mod explain;
+mod introspect;
+mod peers;
+mod recent;
+mod release;
+mod reload;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+
+pub use ask::{Ask, ConnectionRef, Refusal, Released};
+pub use decide::Reason;
+pub use events::Happening;
+pub use explain::Explained;
+pub use recent::{Decided, Recent};
+pub use reload::{Load, ReloadOutcome};
+
+use crate::attest::Attestor;
+use crate::audit;
+use crate::authority::{Authority, SecretStore};
+use crate::clock::Clock;
+use crate::credential::rate::Rates;
+use crate::credential::{CachingResolver, Leases};
+use crate::identity::TrustDomain;
+use crate::process::{Count, Records};
+use crate::snapshot::Snapshot;
+
+/// Events that a slow watcher may fall behind before it loses some.
+const WATCH_BUFFER: usize = 1024;
+/// Records of refused callers written in a burst, and how long one more takes. A caller that is refused costs a
+/// line, so whoever connects and fails in a loop must not be able to fill the disk.
+const REFUSED_BURST: u32 = 500;
+const REFUSED_REFILL: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// What this node is; it does not change while the daemon runs.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Whose identities are issued.
+    pub trust_domain: TrustDomain,
+    /// The `iss` of minted tokens.
+    pub issuer: Option<String>,
+    /// Of this boot of the kernel.
+    pub boot_id: String,
+    /// `uname -r`.
+    pub kernel_release: String,
+    /// Names of the tiers proved at start.
+    pub tiers: Vec<String>,
+    /// When the daemon started.
+    pub started_at: Timestamp,
+}
+
+/// The parts a node is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What this node is.
+    pub identity: Identity,
+    /// Evidence and identities.
+    pub attestor: Arc<Attestor>,
+    /// What operators wrote.
+    pub snapshot: Snapshot,
+    /// Reads it anew.
+    pub load: Box<dyn Load>,
+    /// What was issued.
+    pub leases: Leases,
+    /// How often one exec instance may ask.
+    pub rates: Rates,
+    /// Names of destinations.
+    pub resolver: CachingResolver,
+    /// Signs tokens.
+    pub authority: Authority,
+    /// Static secrets.
+    pub secrets: SecretStore,
+    /// The audit log.
+    pub log: audit::Log,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Decisions held in memory.
+    pub recent_decisions: usize,
+}
+
+/// A node, ready to answer.
+#[derive(Debug)]
+pub struct Node {
+    /// What it is.
+    pub identity: Identity,
+    /// Evidence and identities.
+    pub attestor: Arc<Attestor>,
+    /// What was issued.
+    pub leases: Leases,
+    /// Signs tokens.
+    pub authority: Authority,
+    /// Static secrets.
+    pub secrets: SecretStore,
+    /// The audit log.
+    pub log: audit::Log,
+    /// The newest decisions.
+    pub recent: Recent,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    snapshot: ArcSwap<Snapshot>,
+    load: Box<dyn Load>,
+    reloads: std::sync::Mutex<reload::Reloads>,
+    rates: Rates,
+    resolver: CachingResolver,
+    happenings: broadcast::Sender<Arc<Happening>>,
+    refused: peers::RefusedBudget,
+    counters: Counters,
+}
+
+/// What happened, by kind.
+#[derive(Debug, Default)]
+struct Counters {
+    allowed: AtomicU64,
+    denied: AtomicU64,
+    refused_callers: AtomicU64,
+    refused_unrecorded: AtomicU64,
+    rate_limited: AtomicU64,
+    audit_refused: AtomicU64,
+    leases_ended: AtomicU64,
+    reload_failures: AtomicU64,
+}
+
+fn bump(counter: &AtomicU64) {
+    // ORDER: counters that nothing depends on.
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Node {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            reloads: std::sync::Mutex::new(reload::Reloads::new(parts.clock.now())),
+            identity: parts.identity,
+            attestor: parts.attestor,
+            leases: parts.leases,
+            authority: parts.authority,
+            secrets: parts.secrets,
+            log: parts.log,
+            recent: Recent::new(parts.recent_decisions),
+            clock: parts.clock,
+            snapshot: ArcSwap::from_pointee(parts.snapshot),
+            load: parts.load,
+            rates: parts.rates,
+            resolver: parts.resolver,
+            happenings: broadcast::channel(WATCH_BUFFER).0,
+            refused: peers::RefusedBudget::new(REFUSED_BURST, REFUSED_REFILL),
+            counters: Counters::default(),
+        }
+    }
+
+    /// What operators wrote, as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The kernel's records.
+    pub fn records(&self) -> &dyn Records {
+        &**self.attestor.records()
+    }
+
+    /// The resolver of destinations' names.
+    pub fn resolver(&self) -> &CachingResolver {
+        &self.resolver
+    }
+
+    /// Kernel events, decisions and lease changes from now on.
+    pub fn watch(&self) -> broadcast::Receiver<Arc<Happening>> {
+        self.happenings.subscribe()
+    }
+
+    /// What happened so far, by kind.
+    pub fn counts(&self) -> Vec<Count> {
+        let of = |name, counter: &AtomicU64| Count { name, value: counter.load(Ordering::Relaxed) };
+        let counters = &self.counters;
+        vec![
+            of("decisions_allowed", &counters.allowed),
+            of("decisions_denied", &counters.denied),
+            of("callers_refused", &counters.refused_callers),
+            of("callers_refused_unrecorded", &counters.refused_unrecorded),
+            of("requests_rate_limited", &counters.rate_limited),
+            of("requests_refused_by_audit", &counters.audit_refused),
+            of("leases_ended", &counters.leases_ended),
+            of("reload_failures", &counters.reload_failures),
+        ]
+    }
+}

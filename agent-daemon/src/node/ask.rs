@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::attest::Failure;
+use crate::credential::{self, Lease, LeaseId};
+use crate::{audit, authority};
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Ask {
+    /// A declared destination.
+    pub destination: String,
+    /// The socket the credential is for.
+    pub connection: Option<ConnectionRef>,
+    /// Which binding, where several fit.
+    pub binding: Option<String>,
+    /// Which of the caller's identities.
+    pub spiffe_id: Option<String>,
+    /// The caller's claim, kept in the record.
+    pub traceparent: Option<String>,
+    /// The lease that is to be replaced.
+    pub renews: Option<LeaseId>,
+}
+
+/// A socket, named by whoever asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionRef {
+    /// By its cookie.
+    Cookie(u64),
+    /// By its addresses, as its opener sees them.
+    Tuple {
+        /// The opener's end.
+        local: SocketAddr,
+        /// The other end.
+        remote: SocketAddr,
+    },
+}
+
+/// A credential on its way out.
+#[derive(Debug)]
+pub struct Released {
+    /// The credential itself.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// What was recorded of it.
+    pub lease: Arc<Lease>,
+    /// Fixed by the destination.
+    pub audience: Arc<str>,
+}
+
+/// Why a request was not answered as asked. The caller learns its kind and, of a denial, the decision's id.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The caller, or the connection, could not be tied to a live exec instance.
+    #[error(transparent)]
+    Caller(#[from] Failure),
+    /// Decided, and recorded.
+    #[error("denied; an operator finds the reasons by decision id {decision_id}")]
+    Denied {
+        /// Names the record.
+        decision_id: Arc<str>,
+    },
+    /// Asked too often.
+    #[error("too many requests from this process; try again in {} ms", retry_after.as_millis())]
+    RateLimited {
+        /// When there will be room.
+        retry_after: Duration,
+    },
+    /// A bound on leases is reached.
+    #[error("no room for another lease")]
+    Leases(#[source] credential::Error),
+    /// The record could not be written, so nothing was issued.
+    #[error("the audit log takes no record")]
+    Audit(#[source] audit::Error),
+    /// A fact could not be had at this moment. Recorded as a decision.
+    #[error("a fact is not available now; an operator finds it by decision id {decision_id}")]
+    Unavailable {
+        /// Names the record.
+        decision_id: Arc<str>,
+    },
+    /// Signing or unsealing failed.
+    #[error("the credential could not be made")]
+    Authority(#[source] authority::Error),
+    /// An invariant of ours is broken.
+    #[error("{0}")]
+    Bug(&'static str),
+}

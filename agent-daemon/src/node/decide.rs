@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Whether an exec instance may have a credential for a destination, and on what grounds.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::ask::{Ask, ConnectionRef};
+use super::draft;
+use super::peers::with_sources;
+use super::{Node, Refusal};
+use crate::attest::{Attested, Failure};
+use crate::audit::DecisionRecord;
+use crate::credential::address::{self, Matched, Observed, Verdict};
+use crate::credential::{Binding, Destination, Mode, ObservedConnect};
+use crate::policy::{self, Action, ConnectionContext, CredentialContext, PreparedPrincipal, Request};
+use crate::process::{Connection, Tuple};
+use crate::snapshot::Snapshot;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
+        /// Why it was decided so: a stable word in records and in the API.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// The word.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Policy permits.
+    Allowed = "allowed",
+    /// No registration entry matches.
+    NoIdentity = "no_identity",
+    /// The identity it asked for is not one of its own.
+    IdentityNotYours = "identity_not_yours",
+    /// No such destination is declared.
+    NoDestination = "no_destination",
+    /// No binding gives this identity a credential for it.
+    NoBinding = "no_binding",
+    /// The binding wants an observed connection, and none was named.
+    ConnectionRequired = "connection_required",
+    /// The kernel saw no such connection.
+    ConnectionUnknown = "connection_unknown",
+    /// Another exec instance opened it.
+    ConnectionNotYours = "connection_not_yours",
+    /// It goes to another address.
+    ConnectionElsewhere = "connection_elsewhere",
+    /// It carries its credential already.
+    ConnectionUsed = "connection_used",
+    /// The destination's names cannot be resolved now.
+    ResolveFailed = "resolve_failed",
+    /// A policy forbids.
+    PolicyForbid = "policy_forbid",
+    /// No policy permits.
+    PolicyNoPermit = "policy_no_permit",
+    /// A policy could not be evaluated.
+    PolicyError = "policy_error",
+    /// The lease to be renewed is not an active one of this exec instance.
+    LeaseNotYours = "lease_not_yours",
+    /// The static secret is not there.
+    SecretMissing = "secret_missing",
+}
+
+/// The grounds for issuing.
+#[derive(Debug)]
+pub(super) struct Grounds {
+    pub(super) binding: Arc<Binding>,
+    pub(super) destination: Arc<Destination>,
+    pub(super) connection: Option<Connection>,
+}
+
+/// A decision with its record, which says `deny` exactly when there are no grounds.
+#[derive(Debug)]
+pub(super) struct Verdicted {
+    pub(super) record: DecisionRecord,
+    pub(super) grounds: Option<Grounds>,
+    /// The denial rests on something that may be there in a moment.
+    pub(super) is_passing: bool,
+}
+
+/// A denial on its way into the record.
+struct Denial {
+    reason: Reason,
+    detail: String,
+    expected: Option<String>,
+    actual: Option<String>,
+    remediation: Option<String>,
+    is_passing: bool,
+}
+
+impl Denial {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { reason, detail, expected: None, actual: None, remediation: None, is_passing: false }
+    }
+
+    fn differing(mut self, expected: impl Into<String>, actual: impl Into<String>) -> Self {
+        self.expected = Some(expected.into());
+        self.actual = Some(actual.into());
+        self
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remediation = Some(remedy.into());
+        self
+    }
+}
+
+impl Node {
+    /// Decides. Issues nothing and records nothing.
+    pub(super) async fn decide(
+        &self,
+        snapshot: &Snapshot,
+        attested: &Attested,
+        ask: &Ask,
+        decision_id: String,
+        now: Timestamp,
+    ) -> Result<Verdicted, Refusal> {
+        let action = if ask.renews.is_some() { "renew" } else { "release" };
+        let mut record = draft::draft(decision_id, action, attested, snapshot);
+        record.destination = Some(ask.destination.clone());
+        record.traceparent.clone_from(&ask.traceparent);
+        match self.grounds(snapshot, attested, ask, now, &mut record).await? {
+            Ok(grounds) => Ok(Verdicted { record, grounds: Some(grounds), is_passing: false }),
+            Err(denial) => {
+                record.reason = denial.reason.as_str().to_owned();
+                record.detail = denial.detail;
+                record.expected = denial.expected;
+                record.actual = denial.actual;
+                record.remediation = denial.remediation;
+                Ok(Verdicted { record, grounds: None, is_passing: denial.is_passing })
+            }
+        }
+    }
+
+    async fn grounds(
+        &self,
+        snapshot: &Snapshot,
+        attested: &Attested,
+        ask: &Ask,
+        now: Timestamp,
+        record: &mut DecisionRecord,
+    ) -> Result<Result<Grounds, Denial>, Refusal> {
+        let (principal, place) = match principal(attested, ask.spiffe_id.as_deref()) {
+            Ok(found) => found,
+            Err(denial) => {
+                let near = attested.near_misses(&snapshot.entries);
+                let nearest = near.first().and_then(|miss| miss.differences.first());
+                let denial = match nearest {
+                    Some(difference) if denial.reason == Reason::NoIdentity => {
+                        let actual = if difference.actual.is_empty() { "nothing" } else { &difference.actual };
+                        denial.differing(&difference.expected, actual)
+                    }
+                    _ => denial,
+                };
+                record.near_misses = draft::near_misses(near);
+                return Ok(Err(denial));
+            }
+        };
+        let entry = place;
+        record.spiffe_id = Some(entry.spiffe_id.to_string());
+        record.entry_id = Some(entry.id.as_str().to_owned());
+        let Some(destination) = snapshot.catalog.destination(&ask.destination) else {
+            let detail = format!("no destination {:?} is declared", ask.destination);
+            return Ok(Err(Denial::new(Reason::NoDestination, detail).remedy("declare it, or ask for one that is")));
+        };
+        let bindings = snapshot.catalog.bindings_for(&destination.name, &entry.spiffe_id, ask.binding.as_deref());
+        let Some(binding) = bindings.first() else {
+            let detail = match &ask.binding {
+                Some(name) => format!("no binding {name:?} gives {} a credential for {}", entry.spiffe_id, destination.name),
+                None => format!("no binding gives {} a credential for {}", entry.spiffe_id, destination.name),
+            };
+            let remedy = "add the identity to a binding of this destination";
+            return Ok(Err(Denial::new(Reason::NoBinding, detail).remedy(remedy)));
+        };
+        record.binding = Some(binding.name.to_string());
+        record.audience = Some(destination.audience.to_string());
+        record.credential_type = Some(binding.source.credential_type().as_str().to_owned());
+        let observed = match self.observed(attested, ask, binding, destination, record).await? {
+            Ok(observed) => observed,
+            Err(denial) => return Ok(Err(denial)),
+        };
+        let credential = CredentialContext {
+            binding: Arc::clone(&binding.name),
+            credential_type: binding.source.credential_type().as_str().into(),
+            ttl_seconds: u32::try_from(binding.ttl.as_secs()).unwrap_or(u32::MAX),
+        };
+        let prepared = snapshot.destination(&destination.name).ok_or(Refusal::Bug("bug: a destination is not prepared"))?;
+        let context = observed.as_ref().map(|(connection, matched)| connection_context(connection, matched));
+        let action = Action::Release {
+            destination: prepared,
+            connection: context.as_ref(),
+            credential: &credential,
+            renewal: ask.renews.is_some(),
+        };
+        let request = Request { principal, action, now };
+        if let Err(denial) = apply_policy(snapshot, &request, destination, record) {
+            return Ok(Err(denial));
+        }
+        let connection = observed.map(|(connection, _)| connection);
+        Ok(Ok(Grounds { binding: Arc::clone(binding), destination: Arc::clone(destination), connection }))
+    }
+
+    /// The connection that was named, proved to be this exec instance's own and to go to the destination.
+    async fn observed(
+        &self,
+        attested: &Attested,
+        ask: &Ask,
+        binding: &Binding,
+        destination: &Destination,
+        record: &mut DecisionRecord,
+    ) -> Result<Result<Option<(Connection, Matched)>, Denial>, Refusal> {
+        let Some(named) = ask.connection else {
+            return Ok(match binding.observed_connect {
+                ObservedConnect::Optional => Ok(None),
+                ObservedConnect::Required => Err(Denial::new(
+                    Reason::ConnectionRequired,
+                    "the binding releases only for an observed connection, and none was named",
+                )
+                .remedy("connect first, then ask and name the socket by its cookie or addresses")),
+            });
+        };
+        let instance = &attested.evidence.instance;
+        let found = self.connection(named, instance.namespaces.net).map_err(Failure::from)?;
+        let Some(connection) = found else {
+            let detail = "the kernel has no record of such a connection";
+            return Ok(Err(Denial::new(Reason::ConnectionUnknown, detail).remedy("name a socket that is connected now")));
+        };
+        if connection.exec_id != instance.id {
+            record.connection = Some(draft::connection(&connection, String::new()));
+            let detail = "another exec instance opened the connection";
+            return Ok(Err(Denial::new(Reason::ConnectionNotYours, detail)
+                .differing(format!("opened by {}", instance.id), format!("opened by {}", connection.exec_id))
+                .remedy("let the exec instance that uses the credential open its own connection")));
+        }
+        let verdict = address::evaluate(Observed::from(&connection), destination, &self.resolver).await;
+        Ok(match verdict {
+            Ok(Verdict::Matched(matched)) => {
+                let matched_by = match &matched {
+                    Matched::Cidr(network) => format!("cidr {network}"),
+                    Matched::Resolved { host } => format!("resolved {host}"),
+                };
+                record.connection = Some(draft::connection(&connection, matched_by));
+                Ok(Some((connection, matched)))
+            }
+            Ok(Verdict::Mismatch(mismatch)) => {
+                record.connection = Some(draft::connection(&connection, String::new()));
+                let detail = format!("the connection does not go to {}", destination.name);
+                Err(Denial::new(Reason::ConnectionElsewhere, detail).differing(mismatch.expected, mismatch.actual))
+            }
+            Err(error) => {
+                record.connection = Some(draft::connection(&connection, String::new()));
+                let mut denial = Denial::new(Reason::ResolveFailed, with_sources(&error));
+                denial.is_passing = true;
+                Err(denial)
+            }
+        })
+    }
+
+    /// A recorded connection by either name; addresses are looked up in one network namespace.
+    pub(super) fn connection(
+        &self,
+        named: ConnectionRef,
+        net_ns: u32,
+    ) -> Result<Option<Connection>, crate::process::Error> {
+        let cookie = match named {
+            ConnectionRef::Cookie(cookie) => Some(cookie),
+            ConnectionRef::Tuple { local, remote } => self.records().cookie(&Tuple {
+                local: canonical(local),
+                remote: canonical(remote),
+                net_ns,
+            })?,
+        };
+        cookie.map_or(Ok(None), |cookie| self.records().connection(cookie))
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn principal<'a>(
+    attested: &'a Attested,
+    wanted: Option<&str>,
+) -> Result<(&'a PreparedPrincipal, &'a Arc<crate::identity::Entry>), Denial> {
+    let mut own = attested.principals.iter().zip(&attested.entries);
+    match wanted {
+        None => own.next().map(|(principal, entry)| (&**principal, entry)).ok_or_else(|| {
+            Denial::new(Reason::NoIdentity, "no registration entry matches this process")
+                .remedy("compare the nearest entry with the facts of the process (agentctl explain)")
+        }),
+        Some(wanted) if attested.entries.is_empty() => {
+            Err(Denial::new(Reason::NoIdentity, format!("no registration entry matches this process, let alone {wanted}")))
+        }
+        Some(wanted) => own
+            .find(|(_, entry)| entry.spiffe_id.as_str() == wanted)
+            .map(|(principal, entry)| (&**principal, entry))
+            .ok_or_else(|| Denial::new(Reason::IdentityNotYours, format!("the process does not have the identity {wanted}"))),
+    }
+}
+
+fn connection_context(connection: &Connection, matched: &Matched) -> ConnectionContext {
+    ConnectionContext {
+        address: connection.remote.ip(),
+        port: connection.remote.port(),
+        protocol: connection.protocol.to_string().into(),
+        hook: connection.hook.as_str().into(),
+        uid: connection.uid,
+        gid: connection.gid,
+        matched_by: matched.as_str().into(),
+    }
+}
+
+/// Asks policy, and writes its answer into the record.
+fn apply_policy(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    destination: &Destination,
+    record: &mut DecisionRecord,
+) -> Result<(), Denial> {
+    let decision = snapshot.policies.evaluate(request);
+    record.policy_ids = decision.policy_ids.iter().map(ToString::to_string).collect();
+    if decision.is_allow() {
+        record.reason = Reason::Allowed.as_str().to_owned();
+        record.detail = "policy permits".to_owned();
+        return Ok(());
+    }
+    let ids = record.policy_ids.join(", ");
+    let denial = match decision.reason {
+        policy::Reason::Forbid => Denial::new(Reason::PolicyForbid, format!("policy forbids: {ids}")),
+        policy::Reason::Error | policy::Reason::Permit => {
+            Denial::new(Reason::PolicyError, format!("a policy could not be evaluated: {}", decision.errors.join("; ")))
+        }
+        policy::Reason::NoPermit => {
+            let near = snapshot.policies.near_misses(request);
+            let denial = match near.first() {
+                Some(miss) => Denial::new(
+                    Reason::PolicyNoPermit,
+                    format!("no policy permits; {} would if its condition held", miss.policy_id),
+                )
+                .differing(miss.condition.clone(), "false"),
+                None => Denial::new(Reason::PolicyNoPermit, "no policy permits this identity this destination"),
+            };
+            record.policy_near_misses = draft::policy_near_misses(near);
+            denial.remedy("add a permit, or meet the condition (agentctl explain)")
+        }
+    };
+    // Only what policy plainly said may be overruled by audit mode, never an error.
+    if destination.mode == Mode::Audit && denial.reason != Reason::PolicyError {
+        record.audit_mode = true;
+        record.reason = denial.reason.as_str().to_owned();
+        record.detail = format!("{}; the destination is in audit mode", denial.detail);
+        record.expected = denial.expected;
+        record.actual = denial.actual;
+        return Ok(());
+    }
+    Err(denial)
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Node, Refusal, bump};
+use crate::attest::{Attested, Failure, Peer};
+use crate::audit::{Caller, CallerRefusedRecord, Record};
+use crate::snapshot::Snapshot;
+
+/// How many records of refused callers may still be written. The rest is counted only.
+#[derive(Debug)]
+pub(super) struct RefusedBudget {
+    burst: u32,
+    refill: Duration,
+    state: Mutex<(u32, Instant)>,
+}
+
+impl RefusedBudget {
+    pub(super) fn new(burst: u32, refill: Duration) -> Self {
+        Self { burst, refill, state: Mutex::new((burst, Instant::now())) }
+    }
+
+    fn take(&self, now: Instant) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (left, since) = *state;
+        let passed = now.saturating_duration_since(since);
+        let gained = u32::try_from(passed.as_nanos() / self.refill.as_nanos().max(1)).unwrap_or(u32::MAX);
+        let (left, since) = if gained == 0 { (left, since) } else { (left.saturating_add(gained).min(self.burst), now) };
+        *state = (left.saturating_sub(1), since);
+        left > 0
+    }
+}
+
+impl Node {
+    /// Pins the process behind an accepted connection; a refusal is recorded.
+    ///
+    /// # Errors
+    /// In the ways of [`Failure`].
+    pub fn pin(&self, socket: impl AsFd, name: &'static str) -> Result<Peer, Failure> {
+        let socket = socket.as_fd();
+        match Peer::pin(socket, self.records(), self.attestor.proc()) {
+            Ok((peer, _)) => Ok(peer),
+            Err(failure) => {
+                let caller = match rustix::net::sockopt::socket_peercred(socket) {
+                    Ok(credentials) => Caller {
+                        uid: credentials.uid.as_raw(),
+                        gid: credentials.gid.as_raw(),
+                        tgid: u32::try_from(credentials.pid.as_raw_nonzero().get()).ok(),
+                        ..Caller::default()
+                    },
+                    Err(_) => Caller::default(),
+                };
+                self.refuse(name, None, &failure, caller);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Records that a pinned caller was refused before anything was decided.
+    pub fn refuse_peer(&self, name: &'static str, action: &str, failure: &Failure, peer: &Peer) {
+        self.refuse(name, Some(action), failure, caller_of(peer));
+    }
+
+    /// Records that a caller was turned away at the door.
+    pub fn refuse_connection(&self, name: &'static str, reason: &'static str, detail: String, caller: Caller) {
+        self.write_refused(CallerRefusedRecord {
+            socket: name.to_owned(),
+            action: None,
+            reason: reason.to_owned(),
+            detail,
+            caller,
+        });
+    }
+
+    fn refuse(&self, name: &'static str, action: Option<&str>, failure: &Failure, caller: Caller) {
+        self.write_refused(CallerRefusedRecord {
+            socket: name.to_owned(),
+            action: action.map(str::to_owned),
+            reason: failure.reason().to_owned(),
+            detail: with_sources(failure),
+            caller,
+        });
+    }
+
+    fn write_refused(&self, record: CallerRefusedRecord) {
+        bump(&self.counters.refused_callers);
+        if !self.refused.take(Instant::now()) {
+            bump(&self.counters.refused_unrecorded);
+            return;
+        }
+        tracing::info!(reason = %record.reason, detail = %record.detail, uid = record.caller.uid, "caller refused");
+        if let Err(error) = self.log.append(&Record::CallerRefused(record)) {
+            bump(&self.counters.audit_refused);
+            tracing::error!(%error, "a refused caller could not be recorded");
+        }
+    }
+
+    /// The rate limit, then the caller's evidence and identity, rechecked.
+    pub(super) async fn admit(
+        &self,
+        peer: &Peer,
+        action: &'static str,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Arc<Attested>, Refusal> {
+        if let Err(limited) = self.rates.allow(peer.exec_id, Instant::now()) {
+            bump(&self.counters.rate_limited);
+            return Err(Refusal::RateLimited { retry_after: limited.retry_after });
+        }
+        let attested = match peer.recheck(self.records()) {
+            Ok(()) => self.attest_peer(peer, snapshot).await,
+            Err(failure) => Err(failure),
+        };
+        attested.map_err(|failure| {
+            self.refuse_peer("agent", action, &failure, peer);
+            Refusal::Caller(failure)
+        })
+    }
+
+    async fn attest_peer(&self, peer: &Peer, snapshot: &Arc<Snapshot>) -> Result<Arc<Attested>, Failure> {
+        let ids = peer.ids()?;
+        if let Some(known) = self.attestor.known(peer.exec_id, snapshot.number, ids) {
+            return Ok(known);
+        }
+        let gone = Failure::OriginatorGone("the caller's process ended");
+        let instance = self.records().process(peer.process.tgid)?.ok_or(gone)?;
+        if instance.id != peer.exec_id {
+            return Err(Failure::OriginatorGone("the caller's program image was replaced since it connected"));
+        }
+        self.attestor.attest(snapshot, instance, Some(ids)).await
+    }
+}
+
+pub(super) fn caller_of(peer: &Peer) -> Caller {
+    Caller {
+        uid: peer.uid,
+        gid: peer.gid,
+        tgid: Some(peer.process.tgid),
+        exec_id: Some(peer.exec_id.0),
+        ..Caller::default()
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_callers_cannot_fill_the_log() {
+        let budget = RefusedBudget::new(3, Duration::from_millis(10));
+        let start = Instant::now();
+        let written = (0..100).filter(|_| budget.take(start)).count();
+        assert_eq!(written, 3);
+        assert!(budget.take(start + Duration::from_millis(50)));
+    }
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Release, renew and give back.
+//!
+//! The order is the guarantee: audit slot, decision, room for the lease, credential, lease, record, recheck,
+//! answer. Whatever fails after the lease was granted ends it again.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use zeroize::Zeroizing;
+
+use super::ask::{Ask, ConnectionRef, Refusal, Released};
+use super::decide::{Grounds, Reason, Verdicted};
+use super::recent::Decided;
+use super::{Happening, Node, bump};
+use crate::attest::{Attested, Peer};
+use crate::audit::{self, DecisionRecord, Log, Outcome, Record, Slot};
+use crate::authority;
+use crate::credential::jwt::Claims;
+use crate::credential::lease::{self, State};
+use crate::credential::{self, Cause, Lease, LeaseId, SourceKind};
+
+const DECISION_ID_BYTES: usize = 12;
+
+impl Node {
+    /// Releases a credential to the caller, or says why not.
+    ///
+    /// # Errors
+    /// See [`Refusal`]. Every refusal of a decided request is in the audit log.
+    pub async fn release(&self, peer: &Peer, ask: Ask) -> Result<Released, Refusal> {
+        let snapshot = self.snapshot();
+        let attested = self.admit(peer, "release", &snapshot).await?;
+        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+        let now = self.clock.now();
+        let verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
+        self.conclude(peer, &attested, slot, verdicted, None, now).await
+    }
+
+    /// Decides anew and replaces a lease that the caller holds.
+    ///
+    /// # Errors
+    /// See [`Refusal`]. A lease that is over, unknown or another's is a denial like any other.
+    pub async fn renew(&self, peer: &Peer, old: LeaseId, mut ask: Ask) -> Result<Released, Refusal> {
+        let snapshot = self.snapshot();
+        let attested = self.admit(peer, "renew", &snapshot).await?;
+        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+        let now = self.clock.now();
+        let held = self.leases.lease(&old).filter(|lease| lease.exec_id == peer.exec_id && lease.is_live(now));
+        ask.renews = Some(old);
+        if let Some(held) = &held {
+            ask.destination = held.destination.to_string();
+            ask.binding = Some(held.binding.to_string());
+            ask.spiffe_id = Some(held.spiffe_id.to_string());
+            ask.connection = ask.connection.or(held.cookie.map(ConnectionRef::Cookie));
+        }
+        let mut verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
+        if held.is_none() {
+            let reason = Reason::LeaseNotYours;
+            deny(&mut verdicted, reason, "the lease is not an active one of this exec instance".to_owned());
+        }
+        self.conclude(peer, &attested, slot, verdicted, held, now).await
+    }
+
+    /// Ends a lease of the caller's. Idempotent; a lease of somebody else's is left alone and looks the same.
+    ///
+    /// # Errors
+    /// When the caller cannot be tied to a live exec instance.
+    pub async fn give_back(&self, peer: &Peer, id: &LeaseId) -> Result<(), Refusal> {
+        let snapshot = self.snapshot();
+        self.admit(peer, "give_back", &snapshot).await?;
+        if self.leases.lease(id).is_some_and(|lease| lease.exec_id == peer.exec_id) {
+            let ended = self.leases.end(id, Cause::GivenBack, self.clock.now());
+            self.record_ended(ended);
+        }
+        Ok(())
+    }
+
+    async fn conclude(
+        &self,
+        peer: &Peer,
+        attested: &Attested,
+        slot: Slot,
+        mut verdicted: Verdicted,
+        replaces: Option<Arc<Lease>>,
+        now: Timestamp,
+    ) -> Result<Released, Refusal> {
+        let Some(grounds) = verdicted.grounds.take() else {
+            return Err(self.denied(slot, verdicted).await);
+        };
+        let connection = grounds.connection.as_ref().map(|connection| {
+            // A renewal on the same connection takes the place of what it replaces.
+            let own = u32::from(replaces.as_ref().is_some_and(|old| old.cookie == Some(connection.cookie)));
+            lease::Connection {
+                cookie: connection.cookie,
+                binding: Arc::clone(&grounds.binding.name),
+                limit: grounds.binding.releases_per_connection.saturating_add(own),
+            }
+        });
+        let reservation = match self.leases.reserve(peer.exec_id, connection) {
+            Ok(reservation) => reservation,
+            Err(error @ credential::Error::ConnectionUsed { .. }) => {
+                deny(&mut verdicted, Reason::ConnectionUsed, error.to_string());
+                return Err(self.denied(slot, verdicted).await);
+            }
+            Err(error) => {
+                verdicted.record.detail = error.to_string();
+                verdicted.record.reason = "lease_limit".to_owned();
+                self.commit_denied(slot, verdicted.record).await?;
+                return Err(Refusal::Leases(error));
+            }
+        };
+        let lease = lease_for(peer, attested, &grounds, &verdicted.record, now)?;
+        let secret = match self.secret(&grounds, &lease).await {
+            Ok(Some(secret)) => secret,
+            Ok(None) => {
+                deny(&mut verdicted, Reason::SecretMissing, "the source's secret is not there".to_owned());
+                verdicted.is_passing = true;
+                return Err(self.denied(slot, verdicted).await);
+            }
+            Err(error) => {
+                verdicted.record.detail = error.to_string();
+                verdicted.record.reason = "authority_error".to_owned();
+                self.commit_denied(slot, verdicted.record).await?;
+                return Err(Refusal::Authority(error));
+            }
+        };
+        let lease = self.grant(reservation, lease, replaces.as_deref(), now)?;
+        let mut record = verdicted.record;
+        record.outcome = Outcome::Allow;
+        record.lease_id = Some(lease.id.to_string());
+        record.expires_at = Some(lease.expires_at);
+        if let Err(error) = self.commit(slot, record, now).await {
+            let ended = self.leases.end(&lease.id, Cause::Revoked, now);
+            self.after_end(&ended);
+            return Err(self.audit_refused(error));
+        }
+        bump(&self.counters.allowed);
+        self.recheck(peer, &grounds, &lease)?;
+        self.tell(Happening::Lease(Arc::clone(&lease)));
+        Ok(Released { secret, lease, audience: Arc::clone(&grounds.destination.audience) })
+    }
+
+    /// The last look before the answer leaves: same process, same image, same connection.
+    fn recheck(&self, peer: &Peer, grounds: &Grounds, lease: &Lease) -> Result<(), Refusal> {
+        let failure = match (peer.recheck(self.records()), &grounds.connection) {
+            (Err(failure), _) => failure,
+            (Ok(()), None) => return Ok(()),
+            (Ok(()), Some(proved)) => match self.records().connection(proved.cookie) {
+                Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote => return Ok(()),
+                Ok(_) => crate::attest::Failure::OriginatorMismatch("the connection was closed or goes elsewhere now"),
+                Err(error) => error.into(),
+            },
+        };
+        let ended = self.leases.end(&lease.id, Cause::Exited, self.clock.now());
+        self.record_ended(ended);
+        self.refuse_peer("agent", "release", &failure, peer);
+        Err(Refusal::Caller(failure))
+    }
+
+    fn grant(
+        &self,
+        reservation: lease::Reservation,
+        lease: Lease,
+        replaces: Option<&Lease>,
+        now: Timestamp,
+    ) -> Result<Arc<Lease>, Refusal> {
+        let (exec_id, id) = (lease.exec_id, lease.id.clone());
+        let granted = match replaces {
+            None => self.leases.grant(reservation, lease),
+            Some(old) => self.leases.renew(reservation, lease, &old.id, now).map(|(granted, ended)| {
+                self.record_ended(Some(ended));
+                granted
+            }),
+        };
+        let granted = granted.map_err(|error| match error {
+            credential::Error::ExecEnded { .. } => {
+                Refusal::Caller(crate::attest::Failure::OriginatorGone("the exec instance ended while it was answered"))
+            }
+            error => Refusal::Leases(error),
+        })?;
+        if granted.first
+            && let Err(error) = self.records().watch(exec_id)
+        {
+            // The sweep ends its leases too, only later.
+            tracing::warn!(%error, %exec_id, lease = id.as_str(), "the kernel cannot watch this lease's holder");
+        }
+        Ok(granted.lease)
+    }
+
+    async fn secret(&self, grounds: &Grounds, lease: &Lease) -> Result<Option<Zeroizing<Vec<u8>>>, authority::Error> {
+        match &grounds.binding.source.kind {
+            SourceKind::JwtSvid => {
+                let claims = Claims::new(lease, &grounds.destination.audience, self.identity.issuer.as_deref());
+                let token = self.authority.signing_key().sign_jwt("JWT", &claims)?;
+                Ok(Some(Zeroizing::new(token.into_bytes())))
+            }
+            SourceKind::Static { secret } => self.secrets.secret(secret),
+        }
+    }
+
+    async fn denied(&self, slot: Slot, verdicted: Verdicted) -> Refusal {
+        let decision_id: Arc<str> = verdicted.record.decision_id.as_str().into();
+        match self.commit_denied(slot, verdicted.record).await {
+            Err(refusal) => refusal,
+            Ok(()) if verdicted.is_passing => Refusal::Unavailable { decision_id },
+            Ok(()) => Refusal::Denied { decision_id },
+        }
+    }
+
+    pub(super) async fn commit_denied(&self, slot: Slot, mut record: DecisionRecord) -> Result<(), Refusal> {
+        record.outcome = Outcome::Deny;
+        bump(&self.counters.denied);
+        self.commit(slot, record, self.clock.now()).await.map_err(|error| self.audit_refused(error))
+    }
+
+    pub(super) async fn commit(&self, slot: Slot, record: DecisionRecord, time: Timestamp) -> Result<(), audit::Error> {
+        let record = Record::Decision(Box::new(record));
+        Log::commit(slot, &record).await?;
+        if let Record::Decision(record) = record {
+            let decided = Arc::new(Decided { time, record: *record });
+            self.recent.push(Arc::clone(&decided));
+            self.tell(Happening::Decision(decided));
+        }
+        Ok(())
+    }
+
+    pub(super) fn audit_refused(&self, error: audit::Error) -> Refusal {
+        bump(&self.counters.audit_refused);
+        tracing::error!(error = %super::peers::with_sources(&error), "refused: the audit log takes no record");
+        Refusal::Audit(error)
+    }
+}
+
+fn deny(verdicted: &mut Verdicted, reason: Reason, detail: String) {
+    verdicted.grounds = None;
+    verdicted.record.reason = reason.as_str().to_owned();
+    verdicted.record.detail = detail;
+}
+
+fn lease_for(
+    peer: &Peer,
+    attested: &Attested,
+    grounds: &Grounds,
+    record: &DecisionRecord,
+    now: Timestamp,
+) -> Result<Lease, Refusal> {
+    let spiffe_id = record.spiffe_id.as_deref().and_then(|id| id.parse().ok());
+    let ttl = SignedDuration::try_from(grounds.binding.ttl).map_err(|_| Refusal::Bug("bug: a lifetime is out of range"))?;
+    Ok(Lease {
+        id: LeaseId::generate(authority::fill_random).map_err(Refusal::Authority)?,
+        exec_id: peer.exec_id,
+        tgid: peer.process.tgid,
+        uid: attested.evidence.uid,
+        spiffe_id: spiffe_id.ok_or(Refusal::Bug("bug: allowed without an identity"))?,
+        destination: Arc::clone(&grounds.destination.name),
+        binding: Arc::clone(&grounds.binding.name),
+        credential_type: grounds.binding.source.credential_type(),
+        cookie: grounds.connection.as_ref().map(|connection| connection.cookie),
+        issued_at: now,
+        expires_at: now.saturating_add(ttl).map_err(|_| Refusal::Bug("bug: a lifetime is out of range"))?,
+        decision_id: record.decision_id.as_str().into(),
+        state: State::Active,
+    })
+}
+
+pub(super) fn decision_id() -> Result<String, Refusal> {
+    let mut bytes = [0; DECISION_ID_BYTES];
+    authority::fill_random(&mut bytes).map_err(Refusal::Authority)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
