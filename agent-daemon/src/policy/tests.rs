@@ -172,12 +172,45 @@ fn every_fact_reaches_the_policy() {
         "context has connection && context.connection.hook == \"connect6\" && context.connection.matched_by == \"cidr\"",
         "context.credential.binding == \"mail-github\" && context.credential.type == \"jwt-svid\"",
         "context.credential.ttl_seconds <= 300 && !context.renewal",
-        "context.now == datetime(\"2026-03-04T05:06:07.089Z\")",
+        "context.now == datetime(\"2026-03-04T05:06:07Z\")",
         "context.now.toTime() > duration(\"5h\")",
     ] {
         let decision = decide(&permit_when(condition));
         assert!(decision.is_allow(), "{condition}: {decision:?}");
     }
+}
+
+#[test]
+fn a_question_that_differs_in_anything_is_not_answered_from_the_last_one() {
+    let prepared = PreparedPrincipal::new(&principal(AGENT, &[]), &evidence()).unwrap();
+    let set = policies(&permit_when(
+        "resource.audience == \"https://a\" && context has connection && context.connection.port == 443 && \
+         context.credential.ttl_seconds == 120 && !context.renewal && context.now == datetime(\"2026-03-04T05:06:07Z\")",
+    ));
+    let (a, renamed, connected, longer) = (destination("a", &[]), destination("b", &[]), connection(), 121);
+    let (other, credential) = (ConnectionContext { port: 80, ..connection() }, credential());
+    let longer = CredentialContext { ttl_seconds: longer, ..credential.clone() };
+    let good = (&a, Some(&connected), &credential, false, now());
+    let later = now() + jiff::SignedDuration::from_secs(1);
+    let ask = |(destination, connection, credential, renewal, now): (_, _, _, _, _)| {
+        let action = Action::Release { destination, connection, credential, renewal };
+        set.evaluate(&Request { principal: &prepared, action, now }).is_allow()
+    };
+    for bad in [
+        (&renamed, good.1, good.2, good.3, good.4),
+        (good.0, None, good.2, good.3, good.4),
+        (good.0, Some(&other), good.2, good.3, good.4),
+        (good.0, good.1, &longer, good.3, good.4),
+        (good.0, good.1, good.2, true, good.4),
+        (good.0, good.1, good.2, good.3, later),
+    ] {
+        assert!(ask(good));
+        assert!(ask(good));
+        assert!(!ask(bad));
+    }
+    assert!(ask(good));
+    assert!(!set.evaluate(&Request { principal: &prepared, action: Action::Attest, now: now() }).is_allow());
+    assert!(ask(good));
 }
 
 #[test]
