@@ -624,3 +624,79 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn hostile_depth_is_an_error_and_not_a_crash() {
+    for (open, middle, close) in [
+        ("(", "true", ")"),
+        ("[", "1", "]"),
+        ("{\"a\": ", "1", "}"),
+        ("true || ", "true", ""),
+        ("true && ", "true", ""),
+        ("1+", "1 == 1", ""),
+        ("!", "true", ""),
+        ("if true then ", "true", " else true"),
+        ("if true then true else ", "true", ""),
+        ("if ", "true", " then true else true"),
+        ("[1].contains(", "1", ")"),
+        ("", "context.evidence", ".exe"),
+        ("true || (", "true", ")"),
+        ("(", "true", ") || true"),
+        ("[context.evidence.exe.path].contains(\"a\") && (", "true", ")"),
+        ("ip(", "\"10.0.0.1\"", ").isIpv4()"),
+    ] {
+        let mut deepest = 0;
+        for depth in (1..=300).chain([1000, 100_000]) {
+            let condition = format!("{}{middle}{}", open.repeat(depth), close.repeat(depth));
+            let text = permit_when(&condition);
+            if nesting::too_deep(&text).is_some() {
+                if depth < 300 {
+                    continue;
+                }
+                assert_eq!(refused(&text)[0].message, "nested too deeply");
+                continue;
+            }
+            deepest = depth;
+            if depth % 40 != 0 {
+                continue;
+            }
+            if let Ok(set) = Policies::parse(&[file("deep.cedar", &text)]) {
+                with_release(true, |request| (set.evaluate(request), set.near_misses(request)));
+            }
+        }
+        // The deepest that gets through is read, evaluated, explained and freed on this thread's stack.
+        let condition = format!("{}{middle}{}", open.repeat(deepest), close.repeat(deepest));
+        if let Ok(set) = Policies::parse(&[file("deep.cedar", &permit_when(&condition))]) {
+            with_release(true, |request| (set.evaluate(request), set.near_misses(request)));
+        }
+        assert!((12..300).contains(&deepest), "{open} {close}: {deepest}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parsers_panic(text in "[ -~\n]{0,200}") {
+        let read = |text: &str| {
+            drop(Policies::parse(&[file("f", text)]));
+            drop(policies("").run_cases(&file("f", text)));
+            drop(crate::identity::Entries::parse(&[file("f", text)], &"example.org".parse().unwrap()));
+        };
+        read(&text);
+        read(&permit_when(&text));
+        read(&format!("[[case]]\n{text}\n[[entry]]\n{text}"));
+    }
+}
+
+#[test]
+fn deep_toml_is_an_error_and_not_a_crash() {
+    for depth in [100, 10_000, 200_000] {
+        for text in [
+            format!("case = {}{}", "[".repeat(depth), "]".repeat(depth)),
+            format!("case = {}1{}", "{a = ".repeat(depth), "}".repeat(depth)),
+            format!("[[case]]\n{}a = 1", "a.".repeat(depth)),
+            format!("[{}a]", "case.".repeat(depth)),
+        ] {
+            assert!(policies("").run_cases(&file("f", &text)).is_err(), "{depth} {}", text.get(..10).unwrap());
+        }
+    }
+}
