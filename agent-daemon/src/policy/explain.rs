@@ -38,7 +38,7 @@ impl Policies {
     ///
     /// For denials that no `forbid` explains. At most [`MAX_NEAR_MISSES`].
     pub fn near_misses(&self, request: &Request<'_>) -> Vec<PolicyNearMiss> {
-        let Ok((slice, request, entities)) = self.ask(request) else {
+        let Ok((slice, built)) = self.ask(request) else {
             return Vec::new();
         };
         let permits = slice
@@ -50,7 +50,7 @@ impl Policies {
         let mut found = Vec::new();
         for loaded in permits {
             let conjuncts = loaded.conjuncts.get_or_init(|| split(loaded));
-            let met = |conjunct: &Conjunct| self.decide(&conjunct.set, &request, &entities).is_allow();
+            let met = |conjunct: &Conjunct| self.decide(&conjunct.set, &built).is_allow();
             let Some(unmet) = conjuncts.iter().position(|conjunct| !met(conjunct)) else { continue };
             let Some(conjunct) = conjuncts.get(unmet) else { continue };
             // The first one is the scope: the policy is not about this request at all.

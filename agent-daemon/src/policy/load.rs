@@ -13,7 +13,7 @@ use cedar_policy::{
     Validator,
 };
 
-use super::{explain::Conjunct, policies::PolicyView, schema::vocabulary};
+use super::{explain::Conjunct, nesting, policies::PolicyView, schema::vocabulary};
 use crate::{
     diagnostic::{Diagnostic, Severity, SourceFile, position},
     identity::{MAX_NAME_BYTES, is_name},
@@ -80,6 +80,11 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn file(&mut self, file: &'a SourceFile) {
+        if let Some(offset) = nesting::too_deep(&file.text) {
+            let advice = "use a set and contains(), or several policies";
+            self.diagnostics.push(Diagnostic::error_at(file, offset, "nested too deeply").with_help(advice));
+            return;
+        }
         let parsed = match PolicySet::from_str(&file.text) {
             Ok(parsed) => parsed,
             Err(errors) => {

@@ -10,7 +10,9 @@ mod cases;
 mod decision;
 mod explain;
 mod load;
+mod nesting;
 mod policies;
+mod prepared;
 mod request;
 mod schema;
 mod slice;
@@ -20,9 +22,10 @@ pub use decision::{Decision, Effect, Generation, Reason};
 pub use explain::{MAX_NEAR_MISSES, PolicyNearMiss};
 pub use load::{MAX_POLICIES, MAX_POLICY_BYTES};
 pub use policies::{Policies, PolicyView};
+pub use prepared::{PreparedDestination, PreparedPrincipal};
 pub use request::{
-    Action, ConnectionContext, CredentialContext, Destination, EvidenceContext, MAX_FACTS, PreparedDestination,
-    PreparedPrincipal, Principal, ProgramContext, Request,
+    Action, ConnectionContext, CredentialContext, Destination, EvidenceContext, MAX_FACTS, Principal, ProgramContext,
+    Request,
 };
 pub use schema::SCHEMA;
 pub use slice::{MAX_SLICED_POLICIES, MAX_SLICES};

@@ -4,11 +4,12 @@
 
 use std::{fmt, sync::Arc};
 
-use cedar_policy::{Authorizer, Entities, PolicySet};
+use cedar_policy::{Authorizer, PolicySet};
 
 use super::{
     Action, Decision, Effect, Error, Generation, Reason, Request,
     load::{self, Loaded},
+    prepared::Built,
     schema::vocabulary,
     slice::{Index, Slice, Verb},
 };
@@ -20,7 +21,7 @@ pub struct Policies {
     index: Index,
     generation: Generation,
     warnings: Vec<Diagnostic>,
-    pub(super) authorizer: Authorizer,
+    authorizer: Authorizer,
 }
 
 /// A policy for people.
@@ -80,29 +81,25 @@ impl Policies {
     /// Decides. Pure and total: the same question has the same answer, and what cannot be evaluated is denied.
     pub fn evaluate(&self, request: &Request<'_>) -> Decision {
         match self.ask(request) {
-            Ok((slice, request, entities)) => self.decide(&slice.set, &request, &entities),
+            Ok((slice, built)) => self.decide(&slice.set, &built),
             Err(error) => self.failed(Vec::new(), vec![with_sources(&error)]),
         }
     }
 
     /// The policies that can match, and the request in Cedar's form.
-    pub(super) fn ask(&self, request: &Request<'_>) -> Result<(Arc<Slice>, cedar_policy::Request, Entities), Error> {
-        let (built, entities) = request.build()?;
-        let node;
+    pub(super) fn ask(&self, request: &Request<'_>) -> Result<(Arc<Slice>, Arc<Built>), Error> {
+        let built = request.built()?;
         let (verb, resource) = match request.action {
-            Action::Release { destination, .. } => (Verb::Release, destination.names.as_slice()),
-            Action::Attest => {
-                node = [vocabulary().node.clone()];
-                (Verb::Attest, node.as_slice())
-            }
+            Action::Release { destination, .. } => (Verb::Release, destination.names()),
+            Action::Attest => (Verb::Attest, std::slice::from_ref(&vocabulary().node_name)),
         };
         let policy = |place: usize| self.loaded.get(place).map(|loaded| loaded.policy.clone());
-        let slice = self.index.slice(verb, &request.principal.names, resource, policy)?;
-        Ok((slice, built, entities))
+        let slice = self.index.slice(verb, request.principal.names(), resource, policy)?;
+        Ok((slice, built))
     }
 
-    pub(super) fn decide(&self, set: &PolicySet, request: &cedar_policy::Request, entities: &Entities) -> Decision {
-        let response = self.authorizer.is_authorized(request, set, entities);
+    pub(super) fn decide(&self, set: &PolicySet, built: &Built) -> Decision {
+        let response = self.authorizer.is_authorized(&built.request, set, &built.entities);
         let diagnostics = response.diagnostics();
         let mut failed = Vec::new();
         let mut errors = Vec::new();
@@ -140,8 +137,7 @@ impl Policies {
     #[cfg(test)]
     pub(super) fn evaluate_whole(&self, request: &Request<'_>) -> Decision {
         let set = PolicySet::from_policies(self.loaded.iter().map(|loaded| loaded.policy.clone())).unwrap();
-        let (request, entities) = request.build().unwrap();
-        self.decide(&set, &request, &entities)
+        self.decide(&set, &request.build().unwrap())
     }
 
     #[cfg(test)]

@@ -18,6 +18,8 @@ pub(super) struct Vocabulary {
     exec_instance: EntityTypeName,
     pub(super) node_type: EntityTypeName,
     pub(super) node: EntityUid,
+    /// As Cedar writes it.
+    pub(super) node_name: String,
     pub(super) release: EntityUid,
     pub(super) attest: EntityUid,
 }
@@ -27,6 +29,7 @@ static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
     let (schema, _warnings) = Schema::from_cedarschema_str(SCHEMA).expect("bug: the built-in schema is not valid");
     let name = |text| EntityTypeName::from_str(text).expect("bug: not an entity type's name");
     let action = |text| EntityUid::from_type_name_and_id(name("Action"), EntityId::new(text));
+    let node = EntityUid::from_type_name_and_id(name("Node"), EntityId::new("this"));
     Vocabulary {
         schema,
         workload: name("Workload"),
@@ -34,7 +37,8 @@ static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         destination: name("Destination"),
         exec_instance: name("ExecInstance"),
         node_type: name("Node"),
-        node: EntityUid::from_type_name_and_id(name("Node"), EntityId::new("this")),
+        node_name: node.to_string(),
+        node,
         release: action("release"),
         attest: action("attest"),
     }

@@ -42,7 +42,8 @@ pub(super) struct Slice {
 /// From what a scope names to policies, and the slices made so far.
 #[derive(Default)]
 pub(super) struct Index {
-    mentioned: HashMap<EntityUid, u32>,
+    // By Cedar's way of writing them: hashing a text is much cheaper than hashing an `EntityUid`.
+    mentioned: HashMap<String, u32>,
     // Every policy stands under each of its actions and exactly one principal and resource (none: any).
     buckets: HashMap<(Verb, Option<u32>, Option<u32>), Vec<usize>>,
     cache: RwLock<Cache>,
@@ -61,7 +62,7 @@ impl Index {
             let principal = match policy.principal_constraint() {
                 PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
                 PrincipalConstraint::In(uid) | PrincipalConstraint::Eq(uid) | PrincipalConstraint::IsIn(_, uid) => {
-                    Some(index.mention(uid))
+                    Some(index.mention(&uid))
                 }
             };
             let mut resource_type = None;
@@ -71,10 +72,10 @@ impl Index {
                     resource_type = Some(name);
                     None
                 }
-                ResourceConstraint::In(uid) | ResourceConstraint::Eq(uid) => Some(index.mention(uid)),
+                ResourceConstraint::In(uid) | ResourceConstraint::Eq(uid) => Some(index.mention(&uid)),
                 ResourceConstraint::IsIn(name, uid) => {
                     resource_type = Some(name);
-                    Some(index.mention(uid))
+                    Some(index.mention(&uid))
                 }
             };
             for verb in verbs(&policy.action_constraint(), resource_type.as_ref()) {
@@ -84,12 +85,12 @@ impl Index {
         index
     }
 
-    fn mention(&mut self, uid: EntityUid) -> u32 {
+    fn mention(&mut self, uid: &EntityUid) -> u32 {
         let next = u32::try_from(self.mentioned.len()).unwrap_or(u32::MAX);
-        *self.mentioned.entry(uid).or_insert(next)
+        *self.mentioned.entry(uid.to_string()).or_insert(next)
     }
 
-    fn mentions(&self, names: &[EntityUid]) -> Mentions {
+    fn mentions(&self, names: &[String]) -> Mentions {
         let mut mentions: Mentions = names.iter().filter_map(|name| self.mentioned.get(name)).copied().collect();
         mentions.sort_unstable();
         mentions
@@ -99,8 +100,8 @@ impl Index {
     pub(super) fn slice(
         &self,
         verb: Verb,
-        principal: &[EntityUid],
-        resource: &[EntityUid],
+        principal: &[String],
+        resource: &[String],
         policies: impl Fn(usize) -> Option<Policy>,
     ) -> Result<Arc<Slice>, Error> {
         let key = (verb, self.mentions(principal), self.mentions(resource));
