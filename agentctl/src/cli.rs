@@ -15,7 +15,7 @@ const DEFAULT_ADMIN_SOCKET: &str = "/run/agent-daemon/admin.sock";
 
 /// Shows and explains what agent-daemon knows and decides on this node.
 #[derive(Debug, Parser)]
-#[command(name = "agentctl", version, about, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "agentctl", version, max_term_width = 110, disable_help_subcommand = true)]
 #[command(after_help = "\
 Ids: an exec instance is written x123, everywhere; a bare number is a pid.
 Exit codes: 0 allow or ok, 1 deny or finding, 2 error.")]
@@ -95,7 +95,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Secret(SecretCommand),
     /// Print a completion script for a shell
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +170,7 @@ pub(crate) struct ExplainArgs {
 pub(crate) enum PolicyCommand {
     /// Check policy files strictly; without files, those the configuration names, as they are on disk now
     Validate {
+        /// Cedar policies
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -222,20 +226,25 @@ pub(crate) struct AuditFilter {
     /// SPIFFE ID
     #[arg(long, value_name = "SPIFFE-ID")]
     pub(crate) identity: Option<String>,
+    /// Declared destination
     #[arg(long, value_name = "NAME")]
     pub(crate) destination: Option<String>,
+    /// Everything about one lease
     #[arg(long, value_name = "LEASE-ID")]
     pub(crate) lease: Option<String>,
+    /// One decision: the id that a refused caller was given
     #[arg(long, value_name = "DECISION-ID")]
     pub(crate) decision: Option<String>,
     /// Exec instance, for example x123
     #[arg(long, value_name = "EXEC-ID")]
     pub(crate) exec: Option<ExecId>,
+    /// Process; a pid is used again, an exec id never
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pid: Option<u32>,
     /// For example decision, lease_ended, reload
     #[arg(long)]
     pub(crate) kind: Option<String>,
+    /// How it was decided
     #[arg(long, value_enum)]
     pub(crate) outcome: Option<AuditOutcome>,
     /// The log's own lines, byte for byte
@@ -277,8 +286,10 @@ pub(crate) struct WatchArgs {
     /// Exec, exit and connect (with no kind given: all kinds)
     #[arg(long)]
     pub(crate) kernel: bool,
+    /// Decisions, with why
     #[arg(long)]
     pub(crate) decisions: bool,
+    /// Leases released and ended
     #[arg(long)]
     pub(crate) leases: bool,
     /// End after N events
@@ -290,6 +301,7 @@ pub(crate) struct WatchArgs {
 pub(crate) enum SecretCommand {
     /// Seal a secret, read from standard input or a file and never from the command line
     Set {
+        /// As credential sources name it
         name: String,
         /// Read it from here instead of standard input
         #[arg(long, value_name = "PATH")]
@@ -301,7 +313,10 @@ pub(crate) enum SecretCommand {
     /// Names and versions; never the secrets
     List,
     /// Forget a secret; exit 1 when there is none of that name
-    Remove { name: String },
+    Remove {
+        /// As it was set
+        name: String,
+    },
 }
 
 impl Cli {

@@ -49,11 +49,17 @@ impl Error {
     /// What to do about it.
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Connect { source, .. } => match source.kind() {
+            Self::Connect { source, path } => match source.kind() {
                 io::ErrorKind::NotFound => {
                     "is agent-daemon running? it prints AGENT_ADMIN_SOCKET=… when ready; give that path with --admin-socket"
                 }
-                io::ErrorKind::PermissionDenied => "the admin socket is for its owner alone: try sudo",
+                io::ErrorKind::PermissionDenied => {
+                    // sudo does not pass the environment on.
+                    let path = path.display();
+                    return Some(format!(
+                        "the admin socket is for its owner alone: try sudo agentctl --admin-socket {path}"
+                    ));
+                }
                 io::ErrorKind::ConnectionRefused => {
                     "the socket is there but nothing listens: agent-daemon has ended, start it again"
                 }
@@ -67,14 +73,11 @@ impl Error {
             Self::Daemon(status) => return status_hint(status).map(str::to_owned),
             Self::CutShort => "what was printed is not all; look at the daemon's log",
             Self::TooLarge { .. } | Self::NotText { .. } => "is it the right file?",
-            Self::Read { source, what } => match source.kind() {
-                io::ErrorKind::IsADirectory => return Some(format!("name the files: {what}/*.cedar")),
-                _ => return None,
-            },
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::IsADirectory => "name the files in it",
             Self::SecretOnTerminal => "use --file PATH, or read -rs S && printf %s \"$S\" | agentctl secret set NAME",
             Self::EmptySecret => "pipe it in, or use --file PATH",
             Self::TreeTooLarge { .. } => "use --list, or --identified",
-            Self::Runtime(_) | Self::Incomplete(_) | Self::Write(_) | Self::Json(_) => return None,
+            Self::Runtime(_) | Self::Read { .. } | Self::Incomplete(_) | Self::Write(_) | Self::Json(_) => return None,
         };
         Some(hint.to_owned())
     }

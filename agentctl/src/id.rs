@@ -45,6 +45,21 @@ impl fmt::Display for Subject {
     }
 }
 
+/// `x42 (pid 7, python3)`, without what is not known.
+pub(crate) fn who(exec_id: u64, tgid: u32, comm: &str) -> String {
+    let process = match (tgid, comm) {
+        (0, comm) => comm.to_owned(),
+        (tgid, "") => format!("pid {tgid}"),
+        (tgid, comm) => format!("pid {tgid}, {comm}"),
+    };
+    match (exec_id, process.is_empty()) {
+        (0, true) => "an unknown process".to_owned(),
+        (0, false) => process,
+        (id, true) => ExecId(id).to_string(),
+        (id, false) => format!("{} ({process})", ExecId(id)),
+    }
+}
+
 impl Serialize for ExecId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -94,6 +109,19 @@ mod tests {
             assert_eq!(ExecId(id).to_string().parse(), Ok(Subject::Exec(ExecId(id))));
         }
         assert_eq!("123".parse(), Ok(Subject::Process(123)));
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        for (exec_id, tgid, comm, expected) in [
+            (42, 7, "sh", "x42 (pid 7, sh)"),
+            (42, 7, "", "x42 (pid 7)"),
+            (42, 0, "", "x42"),
+            (0, 7, "sh", "pid 7, sh"),
+            (0, 0, "", "an unknown process"),
+        ] {
+            assert_eq!(who(exec_id, tgid, comm), expected);
+        }
     }
 
     #[test]

@@ -98,8 +98,9 @@ fn request(filter: &AuditFilter, last: u32, follow: bool) -> QueryAuditRequest {
 
 /// The record as it stands, inside a line with our schema; a line that is not JSON is given as text.
 fn wrap(record: &str) -> Result<String, Error> {
-    if serde_json::from_str::<IgnoredAny>(record).is_ok() {
-        return Ok(format!("{{\"schema\":\"{SCHEMA_RECORD}\",\"record\":{}}}\n", quiet(record.trim())));
+    // A control character could only stand between tokens, where the daemon writes nothing.
+    if !record.contains(char::is_control) && serde_json::from_str::<IgnoredAny>(record).is_ok() {
+        return Ok(format!("{{\"schema\":\"{SCHEMA_RECORD}\",\"record\":{}}}\n", quiet(record)));
     }
     let text = serde_json::to_string(record).map_err(Error::Json)?;
     Ok(format!("{{\"schema\":\"{SCHEMA_RECORD}\",\"record\":null,\"unreadable\":{}}}\n", quiet(&text)))
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_record_cannot_break_out_of_its_line() {
-        for record in ["{}}\n{\"schema\":\"forged\"", "{}\n{}", "null} {"] {
+        for record in ["{}}\n{\"schema\":\"forged\"", "{}\n{}", "{\n}", "null} {"] {
             let wrapped = wrap(record).unwrap();
             assert_eq!(wrapped.lines().count(), 1, "{wrapped}");
             assert_eq!(serde_json::from_str::<Value>(&wrapped).unwrap()["unreadable"], record);

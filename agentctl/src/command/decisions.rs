@@ -64,8 +64,9 @@ fn row(decision: &Decision) -> Vec<Cell> {
         Cell::new(&decision.decision_id),
         Cell::painted(style, result),
         Cell::new(&decision.action),
-        Cell::new(ExecId(decision.exec_id).to_string()),
-        Cell::new(decision.tgid.to_string()),
+        // Before a caller is attested there is no exec instance.
+        Cell::new(if decision.exec_id == 0 { String::new() } else { ExecId(decision.exec_id).to_string() }),
+        Cell::new(if decision.tgid == 0 { String::new() } else { decision.tgid.to_string() }),
         Cell::new(&decision.comm),
         Cell::new(&decision.spiffe_id),
         Cell::new(&decision.destination),

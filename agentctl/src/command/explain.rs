@@ -10,7 +10,7 @@ use crate::Verdict;
 use crate::cli::ExplainArgs;
 use crate::client::Client;
 use crate::error::Error;
-use crate::id::{ExecId, Subject};
+use crate::id::{ExecId, Subject, who};
 use crate::json;
 use crate::output::{Line, Output, Style};
 
@@ -39,7 +39,7 @@ pub(crate) async fn run(client: &Client, args: &ExplainArgs, output: &mut Output
 
 fn render(decision: &Decision, response: &ExplainResponse, output: &mut Output<'_>) -> Result<(), Error> {
     let (style, word) = story::verdict(decision);
-    let who = format!("{} (pid {}, {})", ExecId(decision.exec_id), decision.tgid, decision.comm);
+    let who = who(decision.exec_id, decision.tgid, &decision.comm);
     output.line(
         &Line::painted(style, word).and(format!(": {} for {who} to {}", decision.action, decision.destination)),
     )?;

@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::json;
 use crate::output::{Line, Output, Style};
-use crate::text::count;
+use crate::text::{count, dash};
 
 const SCHEMA: &str = "agentctl.reload/v1";
 
@@ -39,6 +39,6 @@ fn render(accepted: bool, response: &ReloadResponse, output: &mut Output<'_>) ->
         count(response.destinations, "destination", "destinations"),
         count(response.bindings, "binding", "bindings"),
     ];
-    let line = format!("; in force: {}, generation {}", loaded.join(", "), response.policy_generation);
+    let line = format!("; in force: {}, generation {}", loaded.join(", "), dash(&response.policy_generation));
     output.line(&Line::painted(style, word).and(line))
 }

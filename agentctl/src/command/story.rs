@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::id::ExecId;
 use crate::json::provenance;
 use crate::output::{Line, Output, Style};
-use crate::text::{count, endpoint};
+use crate::text::{count, dash, endpoint};
 
 /// What runs, and every fact about it with its provenance.
 pub(super) fn process(process: &Process, output: &mut Output<'_>) -> Result<(), Error> {
@@ -110,9 +110,9 @@ pub(super) fn verdict(decision: &Decision) -> (Style, &'static str) {
 /// Which policies decided, which nearly did.
 pub(super) fn policy(decision: &Decision, output: &mut Output<'_>) -> Result<(), Error> {
     output.title("policy")?;
-    output.text(format!("  generation {}", decision.policy_generation))?;
+    output.text(format!("  generation {}", dash(&decision.policy_generation)))?;
     if decision.policy_ids.is_empty() {
-        output.text("  decided by no policy: what nothing permits is denied")?;
+        output.text("  no policy decided: what nothing permits is denied")?;
     } else {
         let policies = count(u64::try_from(decision.policy_ids.len()).unwrap_or(u64::MAX), "policy", "policies");
         output.text(format!("  decided by {policies}: {}", decision.policy_ids.join(", ")))?;

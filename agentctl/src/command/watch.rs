@@ -10,7 +10,7 @@ use crate::Verdict;
 use crate::cli::WatchArgs;
 use crate::client::{Client, Patience};
 use crate::error::Error;
-use crate::id::ExecId;
+use crate::id::{ExecId, who};
 use crate::output::{Line, Output, Style};
 use crate::text::count;
 use crate::{json, time};
@@ -68,10 +68,10 @@ fn describe(event: &Event) -> (Style, &'static str, String) {
         }
         Event::Decision(decision) => {
             let (style, word) = story::verdict(decision);
-            let who = format!("{} pid {} {}", ExecId(decision.exec_id), decision.tgid, decision.comm);
             let text = format!(
-                "{word} {} {who} to {}: {} [{}]",
+                "{word} {} {} to {}: {} [{}]",
                 decision.action,
+                who(decision.exec_id, decision.tgid, &decision.comm),
                 decision.destination,
                 decisions::why(decision),
                 decision.decision_id

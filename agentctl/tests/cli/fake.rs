@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use agent_proto::admin::admin_service_server::{AdminService, AdminServiceServer};
 use agent_proto::admin::{explain_request, revoke_request, watch_response, *};
-use agent_proto::v1::{Connection, ExecInstance, Lease};
+use agent_proto::v1::{Ancestor, Connection, ExecInstance, Lease, Provenance, Selector};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
@@ -118,6 +118,8 @@ fn process(exec_id: u64, tgid: u32, comm: &str, identity: Option<&str>) -> Proce
             tgid,
             comm: comm.into(),
             spiffe_ids: identity.map(str::to_owned).into_iter().collect(),
+            selectors: vec![Selector { value: "unix:uid:0".into(), provenance: Provenance::Kernel.into() }],
+            lineage: vec![Ancestor { exec_id: 1, tgid: 1, alive: true, ..Default::default() }],
             ..Default::default()
         }),
         path: "/usr/bin/python3".into(),
@@ -166,7 +168,16 @@ fn lease() -> LeaseView {
 impl AdminService for Fake {
     async fn status(&self, _: Request<StatusRequest>) -> Reply<StatusResponse> {
         let state = if self.0.state.is_empty() { "serving".to_owned() } else { self.0.state.clone() };
-        Ok(Response::new(StatusResponse { state, version: "1.2.3".into(), ..Default::default() }))
+        Ok(Response::new(StatusResponse {
+            state,
+            version: "1.2.3".into(),
+            capacity: vec![Gauge { name: "leases".into(), used: 1, limit: 10 }],
+            counters: vec![Counter { name: "dropped".into(), value: 1 }],
+            programs: vec![Program { name: "connect4".into(), ..Default::default() }],
+            endpoints: vec![Endpoint { name: "AGENT_SOCKET".into(), address: "unix:/a".into() }],
+            audit: Some(AuditStatus { writable: true, ..Default::default() }),
+            ..Default::default()
+        }))
     }
 
     async fn doctor(&self, _: Request<DoctorRequest>) -> Reply<DoctorResponse> {

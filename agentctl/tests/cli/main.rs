@@ -3,6 +3,7 @@
 //! The real binary against a daemon that speaks the real API over a real Unix socket.
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod fake;
 
@@ -258,6 +259,19 @@ fn following_prints_a_record_before_the_next_one_comes() {
 }
 
 #[test]
+fn a_daemon_that_dies_ends_the_stream_with_an_error() {
+    let daemon = Daemon::start(World::default());
+    let mut child = command(&daemon.socket(), "watch").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut String::new()).unwrap();
+    drop(daemon);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.starts_with("error: the connection to the daemon broke\nhint: "), "{stderr}");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let daemon = Daemon::start(World { crowd: 20_000, ..World::default() });
     for line in ["ps --list", "ps", "ps --output json"] {
@@ -362,4 +376,63 @@ fn colours_come_when_asked_for_and_never_into_a_pipe() {
     // Names from processes stay harmless even then.
     assert!(!run(&daemon.socket(), "ps --color always").stdout.contains("\x1b[2J"));
     assert!(!run(&daemon.socket(), "status --color always --output json").stdout.contains('\x1b'));
+}
+
+/// Every field of a document, at any depth.
+fn fields(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                found.push(name.clone());
+                fields(value, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| fields(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_documentation_names_every_schema_and_every_field() {
+    const PAGE: &str = include_str!("../../../docs/cli.md");
+    let daemon = Daemon::start(World { reload_is_refused: true, ..World::default() });
+    let cases = daemon.directory().join("cases.toml");
+    std::fs::write(&cases, "good").unwrap();
+    let test = format!("policy test {}", cases.display());
+    for line in [
+        "status",
+        "doctor",
+        "ps",
+        "connections",
+        "leases",
+        "decisions",
+        "explain 8 -d reports",
+        "policy validate",
+        "policy explain",
+        &test,
+        "audit verify",
+        "audit query",
+        "revoke --pid 7",
+        "reload",
+        "secret list",
+        "secret remove x",
+        "watch -n 4",
+    ] {
+        let ran = run(&daemon.socket(), &format!("{line} --output json"));
+        let is_stream = line.starts_with("watch") || line == "audit query";
+        let documents: Vec<&str> = if is_stream { ran.stdout.lines().collect() } else { vec![&ran.stdout] };
+        for document in documents {
+            let mut value: Value = serde_json::from_str(document).unwrap();
+            assert!(PAGE.contains(&format!("`{}`", value["schema"].as_str().unwrap())), "{line}");
+            // The inside of a record is the log's own, and documented there.
+            if let Some(record) = value.get_mut("record") {
+                record.take();
+            }
+            let mut found = Vec::new();
+            fields(&value, &mut found);
+            for field in found {
+                assert!(PAGE.contains(&format!("`{field}`")), "{line}: {field}");
+            }
+        }
+    }
 }
