@@ -13,7 +13,7 @@ pub mod credential;
 pub mod diagnostic;
 pub mod identity;
 pub mod kernel;
+pub mod node;
 pub mod policy;
 pub mod process;
 pub mod snapshot;
-pub mod node;

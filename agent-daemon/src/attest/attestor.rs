@@ -11,7 +11,7 @@ use super::measure::Measurer;
 use super::proc::Proc;
 use super::{Failure, binary, cgroup, script, unix};
 use crate::identity::{Entries, Entry, Fact, NearMiss, Provenance, SpiffeId};
-use crate::policy::{EvidenceContext, Principal, PreparedPrincipal, ProgramContext};
+use crate::policy::{EvidenceContext, PreparedPrincipal, Principal, ProgramContext};
 use crate::process::{Ancestor, ExecId, ExecInstance, History, Records};
 use crate::snapshot::Snapshot;
 
@@ -104,9 +104,9 @@ impl Attestor {
         let _slot = self.slots.acquire().await.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
         let this = Arc::clone(self);
         let snapshot = Arc::clone(snapshot);
-        tokio::task::spawn_blocking(move || this.attest_blocking(&snapshot, instance, ids)).await.unwrap_or_else(|error| {
-            Err(Failure::Io { operation: "collect evidence", source: std::io::Error::other(error) })
-        })
+        tokio::task::spawn_blocking(move || this.attest_blocking(&snapshot, instance, ids)).await.unwrap_or_else(
+            |error| Err(Failure::Io { operation: "collect evidence", source: std::io::Error::other(error) }),
+        )
     }
 
     /// What [`Attestor::attest`] does, on the calling thread.
@@ -128,6 +128,20 @@ impl Attestor {
             return Err(Failure::OriginatorMismatch("the caller's ids changed since it connected"));
         }
         Ok(self.conclude(snapshot, evidence, lineage))
+    }
+
+    /// Evidence in the cache, if it is of this snapshot and these effective ids.
+    pub fn known(&self, id: ExecId, snapshot: u64, ids: (u32, u32)) -> Option<Arc<Attested>> {
+        self.cached(id, snapshot, Some(ids))
+    }
+
+    /// The effective user and group of a process now.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn effective_ids(&self, tgid: u32) -> std::io::Result<(u32, u32)> {
+        let ids = unix::ids(&self.proc.process(tgid)?)?;
+        Ok((ids.uid, ids.gid))
     }
 
     /// What is known of the exec instances above one. Never fails: what cannot be read is unknown.
@@ -210,7 +224,8 @@ impl Attestor {
         let mut facts = unix::facts(&ids);
         facts.extend(exe.iter().flat_map(|exe| program_facts("unix", exe, Provenance::Kernel)));
         facts.extend(script.iter().flat_map(|script| {
-            let of_path = if script.provenance == Provenance::Claimed { Provenance::Claimed } else { Provenance::Kernel };
+            let of_path =
+                if script.provenance == Provenance::Claimed { Provenance::Claimed } else { Provenance::Kernel };
             program_facts("script", script, of_path)
         }));
         facts.extend(cgroup.iter().filter_map(|path| fact("cgroup:path", path, Provenance::Kernel)));
@@ -286,8 +301,7 @@ impl Attestor {
 
 fn program_facts(kind: &str, program: &super::Program, of_path: Provenance) -> impl Iterator<Item = Fact> {
     let path = fact(&format!("{kind}:path"), &program.path, of_path);
-    let sha256 =
-        program.sha256.as_ref().and_then(|digest| fact(&format!("{kind}:sha256"), digest, program.provenance));
+    let sha256 = program.sha256.as_ref().and_then(|digest| fact(&format!("{kind}:sha256"), digest, program.provenance));
     path.into_iter().chain(sha256)
 }
 

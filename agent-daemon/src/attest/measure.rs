@@ -108,9 +108,8 @@ impl Measurer {
         if let Some(known) = self.inner.claim(fingerprint) {
             return Ok(known);
         }
-        let result = hash(file, limit).and_then(|digest| {
-            if Fingerprint::of(file)? == fingerprint { Ok(digest) } else { Err(Error::Changed) }
-        });
+        let result = hash(file, limit)
+            .and_then(|digest| if Fingerprint::of(file)? == fingerprint { Ok(digest) } else { Err(Error::Changed) });
         self.inner.settle(fingerprint, result.as_ref().ok());
         result
     }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
 
 use agent_ebpf::flags;
@@ -10,10 +12,12 @@ use nix::sys::socket::{GetSockOpt as _, getsockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 
-use super::{Failure, Proc};
+use super::{Failure, Proc, unix};
 use crate::process::{ExecId, ExecInstance, ProcessKey, Records};
 
 const NANOSECONDS: u64 = 1_000_000_000;
+/// The ids stand near the top of `/proc/PID/status`; a process in thousands of groups is not read to the end.
+const STATUS_BYTES: usize = 2048;
 
 /// The process that connected one of our sockets, pinned at accept to the exec instance it was then.
 ///
@@ -30,6 +34,7 @@ pub struct Peer {
     /// Effective group id at connect.
     pub gid: u32,
     pidfd: OwnedFd,
+    status: File,
     broken: OnceLock<&'static str>,
 }
 
@@ -44,9 +49,8 @@ impl Peer {
         let tgid = u32::try_from(credentials.pid.as_raw_nonzero().get())
             .map_err(|_| Failure::Unresolvable("the peer's process number is negative"))?;
         let pidfd = peer_pidfd(socket.as_fd(), credentials.pid)?;
-        let instance = records
-            .process(tgid)?
-            .ok_or(Failure::Unresolvable("the kernel has no record of the caller's process"))?;
+        let instance =
+            records.process(tgid)?.ok_or(Failure::Unresolvable("the kernel has no record of the caller's process"))?;
         // A record of an earlier process with this number would have another start.
         let ticks = rustix::param::clock_ticks_per_second().max(1);
         let started = proc
@@ -60,6 +64,10 @@ impl Peer {
             exec_id: instance.id,
             uid: credentials.uid.as_raw(),
             gid: credentials.gid.as_raw(),
+            status: proc
+                .process(tgid)
+                .and_then(|process| process.open("status"))
+                .map_err(|_| Failure::OriginatorGone("the caller's process ended while it was looked up"))?,
             pidfd,
             broken: OnceLock::new(),
         };
@@ -90,6 +98,19 @@ impl Peer {
             }
             Some(_) => Ok(()),
         }
+    }
+
+    /// Its effective user and group at this moment.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub(crate) fn ids(&self) -> Result<(u32, u32), Failure> {
+        let gone = |_| Failure::OriginatorGone("the caller's process ended");
+        let mut buffer = [0; STATUS_BYTES];
+        let length = self.status.read_at(&mut buffer, 0).map_err(gone)?;
+        let ids = unix::parse(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()));
+        let ids = ids.ok_or(Failure::Unresolvable("the caller's ids cannot be read"))?;
+        Ok((ids.uid, ids.gid))
     }
 
     /// Marks the connection as used by somebody else. It stays so.
@@ -126,17 +147,19 @@ fn peer_pidfd(socket: std::os::fd::BorrowedFd<'_>, pid: rustix::process::Pid) ->
         Ok(pidfd) => Ok(pidfd),
         // Kernels before 6.5. The number may have been reused between connect and now; the start time in the
         // record is then the only guard, which `doctor` says.
-        Err(nix::errno::Errno::ENOPROTOOPT) => {
-            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|error| match error {
-                rustix::io::Errno::SRCH => Failure::OriginatorGone("the caller's process ended before it was looked up"),
+        Err(nix::errno::Errno::ENOPROTOOPT) => rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .map_err(|error| match error {
+                rustix::io::Errno::SRCH => {
+                    Failure::OriginatorGone("the caller's process ended before it was looked up")
+                }
                 error => Failure::Io { operation: "open the caller's process", source: error.into() },
-            })
-        }
+            }),
         Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EINVAL | nix::errno::Errno::ENODATA) => {
             Err(Failure::OriginatorGone("the caller's process ended before it was looked up"))
         }
-        Err(error) => {
-            Err(Failure::Io { operation: "open the caller's process", source: io::Error::from_raw_os_error(error as i32) })
-        }
+        Err(error) => Err(Failure::Io {
+            operation: "open the caller's process",
+            source: io::Error::from_raw_os_error(error as i32),
+        }),
     }
 }

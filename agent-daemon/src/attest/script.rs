@@ -133,7 +133,8 @@ fn argument(process: &ProcessDir) -> Option<PathBuf> {
     let exe = process.link("exe").ok()?;
     let name = exe.file_name()?.to_str()?.to_owned();
     let is_interpreter = INTERPRETERS.iter().any(|interpreter| {
-        name.strip_prefix(interpreter).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
+        name.strip_prefix(interpreter)
+            .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
     });
     if !is_interpreter {
         return None;
@@ -142,4 +143,3 @@ fn argument(process: &ProcessDir) -> Option<PathBuf> {
     let script = arguments.split(|byte| *byte == 0).skip(1).find(|argument| !argument.starts_with(b"-"))?;
     (!script.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(script)))
 }
-

@@ -28,10 +28,11 @@ pub(super) struct Ids {
 pub(super) fn ids(process: &ProcessDir) -> io::Result<Ids> {
     // The name in the first line may hold any bytes.
     let bytes = process.bytes("status")?;
-    parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed status"))
+    parse(&String::from_utf8_lossy(&bytes))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed status"))
 }
 
-fn parse(status: &str) -> Option<Ids> {
+pub(super) fn parse(status: &str) -> Option<Ids> {
     let numbers = |name: &str| -> Option<Vec<u32>> {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.split_whitespace().map(|word| word.parse().ok()).collect()

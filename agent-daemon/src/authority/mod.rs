@@ -119,5 +119,5 @@ fn is_name(name: &str) -> bool {
 /// When the system has no randomness to give.
 pub fn fill_random(buffer: &mut [u8]) -> Result<(), Error> {
     use ring::rand::{SecureRandom as _, SystemRandom};
-    SystemRandom::new().fill(buffer).map_err(|_| Error::Random)
+    SystemRandom::new().fill(buffer).map_err(|_| Error::Crypto { operation: "draw random bytes" })
 }

@@ -179,7 +179,9 @@ impl Node {
         let bindings = snapshot.catalog.bindings_for(&destination.name, &entry.spiffe_id, ask.binding.as_deref());
         let Some(binding) = bindings.first() else {
             let detail = match &ask.binding {
-                Some(name) => format!("no binding {name:?} gives {} a credential for {}", entry.spiffe_id, destination.name),
+                Some(name) => {
+                    format!("no binding {name:?} gives {} a credential for {}", entry.spiffe_id, destination.name)
+                }
                 None => format!("no binding gives {} a credential for {}", entry.spiffe_id, destination.name),
             };
             let remedy = "add the identity to a binding of this destination";
@@ -197,7 +199,8 @@ impl Node {
             credential_type: binding.source.credential_type().as_str().into(),
             ttl_seconds: u32::try_from(binding.ttl.as_secs()).unwrap_or(u32::MAX),
         };
-        let prepared = snapshot.destination(&destination.name).ok_or(Refusal::Bug("bug: a destination is not prepared"))?;
+        let prepared =
+            snapshot.destination(&destination.name).ok_or(Refusal::Bug("bug: a destination is not prepared"))?;
         let context = observed.as_ref().map(|(connection, matched)| connection_context(connection, matched));
         let action = Action::Release {
             destination: prepared,
@@ -236,7 +239,9 @@ impl Node {
         let found = self.connection(named, instance.namespaces.net).map_err(Failure::from)?;
         let Some(connection) = found else {
             let detail = "the kernel has no record of such a connection";
-            return Ok(Err(Denial::new(Reason::ConnectionUnknown, detail).remedy("name a socket that is connected now")));
+            return Ok(Err(
+                Denial::new(Reason::ConnectionUnknown, detail).remedy("name a socket that is connected now")
+            ));
         };
         if connection.exec_id != instance.id {
             record.connection = Some(draft::connection(&connection, String::new()));
@@ -277,11 +282,9 @@ impl Node {
     ) -> Result<Option<Connection>, crate::process::Error> {
         let cookie = match named {
             ConnectionRef::Cookie(cookie) => Some(cookie),
-            ConnectionRef::Tuple { local, remote } => self.records().cookie(&Tuple {
-                local: canonical(local),
-                remote: canonical(remote),
-                net_ns,
-            })?,
+            ConnectionRef::Tuple { local, remote } => {
+                self.records().cookie(&Tuple { local: canonical(local), remote: canonical(remote), net_ns })?
+            }
         };
         cookie.map_or(Ok(None), |cookie| self.records().connection(cookie))
     }
@@ -301,13 +304,16 @@ fn principal<'a>(
             Denial::new(Reason::NoIdentity, "no registration entry matches this process")
                 .remedy("compare the nearest entry with the facts of the process (agentctl explain)")
         }),
-        Some(wanted) if attested.entries.is_empty() => {
-            Err(Denial::new(Reason::NoIdentity, format!("no registration entry matches this process, let alone {wanted}")))
-        }
+        Some(wanted) if attested.entries.is_empty() => Err(Denial::new(
+            Reason::NoIdentity,
+            format!("no registration entry matches this process, let alone {wanted}"),
+        )),
         Some(wanted) => own
             .find(|(_, entry)| entry.spiffe_id.as_str() == wanted)
             .map(|(principal, entry)| (&**principal, entry))
-            .ok_or_else(|| Denial::new(Reason::IdentityNotYours, format!("the process does not have the identity {wanted}"))),
+            .ok_or_else(|| {
+                Denial::new(Reason::IdentityNotYours, format!("the process does not have the identity {wanted}"))
+            }),
     }
 }
 

@@ -7,6 +7,7 @@
 //! slot, and no answer leaves without its record.
 
 mod ask;
+mod attest_connection;
 mod decide;
 mod draft;
 mod end;
@@ -26,7 +27,9 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 pub use ask::{Ask, ConnectionRef, Refusal, Released};
+pub use attest_connection::Opener;
 pub use decide::Reason;
+pub use end::{Doomed, oldest_live};
 pub use events::Happening;
 pub use explain::Explained;
 pub use recent::{Decided, Recent};
@@ -37,7 +40,7 @@ use crate::audit;
 use crate::authority::{Authority, SecretStore};
 use crate::clock::Clock;
 use crate::credential::rate::Rates;
-use crate::credential::{CachingResolver, Leases};
+use crate::credential::{CachingResolver, Cause, Leases};
 use crate::identity::TrustDomain;
 use crate::process::{Count, Records};
 use crate::snapshot::Snapshot;

@@ -27,7 +27,8 @@ impl RefusedBudget {
         let (left, since) = *state;
         let passed = now.saturating_duration_since(since);
         let gained = u32::try_from(passed.as_nanos() / self.refill.as_nanos().max(1)).unwrap_or(u32::MAX);
-        let (left, since) = if gained == 0 { (left, since) } else { (left.saturating_add(gained).min(self.burst), now) };
+        let (left, since) =
+            if gained == 0 { (left, since) } else { (left.saturating_add(gained).min(self.burst), now) };
         *state = (left.saturating_sub(1), since);
         left > 0
     }

@@ -246,7 +246,8 @@ fn lease_for(
     now: Timestamp,
 ) -> Result<Lease, Refusal> {
     let spiffe_id = record.spiffe_id.as_deref().and_then(|id| id.parse().ok());
-    let ttl = SignedDuration::try_from(grounds.binding.ttl).map_err(|_| Refusal::Bug("bug: a lifetime is out of range"))?;
+    let ttl =
+        SignedDuration::try_from(grounds.binding.ttl).map_err(|_| Refusal::Bug("bug: a lifetime is out of range"))?;
     Ok(Lease {
         id: LeaseId::generate(authority::fill_random).map_err(Refusal::Authority)?,
         exec_id: peer.exec_id,

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Leases end: with their exec instance, with a change of its ids, at expiry, by an operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{Happening, Node, bump};
+use crate::audit::{Caller, GrantedLease, LeaseEndedRecord, Record, RevokeRecord};
+use crate::credential::introspect::Liveness;
+use crate::credential::lease::{Ended, State};
+use crate::credential::{Cause, CredentialType, Lease, LeaseId};
+use crate::process::ExecId;
+
+/// The kernel tells of ends at once; the sweep catches what it could not tell (a full buffer, changed ids).
+const SWEEP: Duration = Duration::from_secs(1);
+/// An expiry is recorded no sooner than this after the last one, so that many at once make one batch.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+/// Which leases an operator names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doomed {
+    /// One.
+    Lease(LeaseId),
+    /// All of an exec instance.
+    Exec(ExecId),
+    /// All of a process.
+    Tgid(u32),
+    /// All of an identity.
+    Identity(String),
+    /// All for a destination.
+    Destination(String),
+}
+
+impl Doomed {
+    fn takes(&self, lease: &Lease) -> bool {
+        match self {
+            Self::Lease(id) => lease.id == *id,
+            Self::Exec(exec_id) => lease.exec_id == *exec_id,
+            Self::Tgid(tgid) => lease.tgid == *tgid,
+            Self::Identity(id) => lease.spiffe_id.as_str() == id,
+            Self::Destination(name) => *lease.destination == **name,
+        }
+    }
+}
+
+impl std::fmt::Display for Doomed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lease(id) => write!(f, "lease_id:{}", id.as_str()),
+            Self::Exec(exec_id) => write!(f, "exec_id:{}", exec_id.0),
+            Self::Tgid(tgid) => write!(f, "tgid:{tgid}"),
+            Self::Identity(id) => write!(f, "spiffe_id:{id}"),
+            Self::Destination(name) => write!(f, "destination:{name}"),
+        }
+    }
+}
+
+impl Node {
+    /// Ends leases because an operator says so.
+    ///
+    /// # Errors
+    /// When the record cannot be written; the leases are ended all the same, because revoking must not fail.
+    pub fn revoke(&self, doomed: &Doomed, reason: String, by: Caller) -> Result<Vec<Arc<Lease>>, crate::audit::Error> {
+        let ended = self.leases.end_where(Cause::Revoked, self.clock.now(), |lease| doomed.takes(lease));
+        let leases: Vec<Arc<Lease>> = ended.iter().map(|ended| Arc::clone(&ended.lease)).collect();
+        let revoked = u64::try_from(leases.len()).unwrap_or(u64::MAX);
+        let recorded = self.log.append(&Record::Revoke(RevokeRecord { by, what: doomed.to_string(), reason, revoked }));
+        self.record_ended(ended);
+        recorded.map(|_| leases)
+    }
+
+    /// Ends what an exec instance held.
+    pub(super) fn end_exec(&self, exec_id: ExecId, cause: Cause) {
+        let ended = self.leases.end_exec(exec_id, cause, self.clock.now());
+        self.record_ended(ended);
+        self.rates.forget(exec_id);
+    }
+
+    /// Ends leases as they expire and those whose holder is not what it was, until cancelled.
+    pub async fn sweep(&self, cancel: CancellationToken) {
+        loop {
+            let wait = match self.leases.next_expiry() {
+                Some(expiry) => {
+                    let left = expiry.duration_since(self.clock.now());
+                    Duration::try_from(left).unwrap_or_default().clamp(SHORTEST, SWEEP)
+                }
+                None => SWEEP,
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            self.record_ended(self.leases.expire(self.clock.now()));
+            if wait == SWEEP {
+                self.sweep_holders();
+            }
+        }
+    }
+
+    /// Looks at every holder of a lease once. Cheap: one map look-up and one small file a holder.
+    pub fn sweep_holders(&self) {
+        for exec_id in self.leases.holders() {
+            let Some(lease) = self.leases.of_exec(exec_id).into_iter().next() else { continue };
+            if let Some(cause) = self.cause_of_end(&lease) {
+                self.end_exec(exec_id, cause);
+            }
+        }
+    }
+
+    /// Whether the holder of a lease is still what it was when it got it.
+    pub(super) fn liveness(&self, lease: &Lease) -> Liveness {
+        match self.records().current(lease.tgid) {
+            Err(_) => Liveness::Unknown,
+            Ok(_) if self.cause_of_end(lease).is_some() => Liveness::Gone,
+            Ok(_) => Liveness::Live,
+        }
+    }
+
+    /// Why a lease has to end now, if it has to.
+    pub(super) fn cause_of_end(&self, lease: &Lease) -> Option<Cause> {
+        match self.records().current(lease.tgid) {
+            // Not to know is no reason to end it, nor to call it alive: see `liveness`.
+            Err(_) => None,
+            Ok(None) => Some(Cause::Exited),
+            Ok(Some((exec_id, _))) if exec_id != lease.exec_id => Some(Cause::Exec),
+            Ok(Some(_)) => match self.attestor.effective_ids(lease.tgid) {
+                Ok((uid, _)) if uid != lease.uid => Some(Cause::UidChanged),
+                Ok(_) => None,
+                // It ended between the two looks.
+                Err(_) => Some(Cause::Exited),
+            },
+        }
+    }
+
+    /// Records ended leases and stops watching holders that have none left.
+    pub(super) fn record_ended(&self, ended: impl IntoIterator<Item = Ended>) {
+        for ended in ended {
+            let lease = &ended.lease;
+            let cause = match &lease.state {
+                State::Ended { cause, .. } => cause.as_str(),
+                State::Active => "ended",
+            };
+            let record = LeaseEndedRecord {
+                lease_id: lease.id.to_string(),
+                exec_id: lease.exec_id.0,
+                tgid: Some(lease.tgid),
+                spiffe_id: lease.spiffe_id.to_string(),
+                destination: lease.destination.to_string(),
+                cause: cause.to_owned(),
+                decision_id: lease.decision_id.to_string(),
+                expires_at: Some(lease.expires_at),
+            };
+            if let Err(error) = self.log.append(&Record::LeaseEnded(record)) {
+                bump(&self.counters.audit_refused);
+                tracing::error!(%error, lease = lease.id.as_str(), cause, "the end of a lease could not be recorded");
+            }
+            self.after_end(&Some(ended));
+        }
+    }
+
+    pub(super) fn after_end(&self, ended: &Option<Ended>) {
+        let Some(ended) = ended else { return };
+        bump(&self.counters.leases_ended);
+        if ended.last {
+            self.records().unwatch(ended.lease.exec_id);
+            // Another thread may have granted one in between and found the holder watched.
+            if self.leases.is_holder(ended.lease.exec_id)
+                && let Err(error) = self.records().watch(ended.lease.exec_id)
+            {
+                tracing::warn!(%error, "the kernel cannot watch a lease's holder");
+            }
+        }
+        self.tell(Happening::Lease(Arc::clone(&ended.lease)));
+    }
+
+    /// Takes up the leases that an earlier run of this boot granted and the log says are not over. Those whose
+    /// holder is gone end now.
+    pub fn take_up(&self, granted: impl IntoIterator<Item = GrantedLease>) -> usize {
+        let now = self.clock.now();
+        let mut taken = 0;
+        for granted in granted {
+            if granted.boot_id != self.identity.boot_id {
+                continue;
+            }
+            let Some(lease) = lease_of(granted).filter(|lease| lease.is_live(now)) else { continue };
+            let (exec_id, id) = (lease.exec_id, lease.id.clone());
+            match self.leases.restore(lease) {
+                Ok(restored) => {
+                    taken += 1;
+                    if restored.first
+                        && let Err(error) = self.records().watch(exec_id)
+                    {
+                        tracing::warn!(%error, "the kernel cannot watch a lease's holder");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, lease = id.as_str(), "a lease of an earlier run is not taken up"),
+            }
+        }
+        self.sweep_holders();
+        taken
+    }
+}
+
+fn lease_of(granted: GrantedLease) -> Option<Lease> {
+    let decision = granted.decision;
+    Some(Lease {
+        id: LeaseId::parse(decision.lease_id.as_deref()?).ok()?,
+        exec_id: ExecId(decision.exec.exec_id),
+        tgid: decision.exec.tgid,
+        uid: decision.exec.uid,
+        spiffe_id: decision.spiffe_id.as_deref()?.parse().ok()?,
+        destination: decision.destination.as_deref()?.into(),
+        binding: decision.binding.as_deref()?.into(),
+        credential_type: CredentialType::from_word(decision.credential_type.as_deref()?)?,
+        cookie: decision.connection.map(|connection| connection.cookie),
+        issued_at: granted.time,
+        expires_at: decision.expires_at?,
+        decision_id: decision.decision_id.into(),
+        state: State::Active,
+    })
+}
+
+/// How far back the log is read for leases that may still be alive: the longest lifetime a binding can give.
+pub fn oldest_live(now: Timestamp) -> Timestamp {
+    now.saturating_sub(jiff::SignedDuration::from_hours(1)).unwrap_or(Timestamp::MIN)
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use super::Node;
+use crate::credential::introspect::{Introspection, Presented};
+
+impl Node {
+    /// Whether a token of ours is good at this moment (RFC 7662). The kernel is asked, not our memory: a token
+    /// is inactive as soon as its exec instance is gone, whether or not we have heard of it yet.
+    pub fn introspect(&self, token: &str) -> Introspection {
+        let presented = self.authority.verify_jwt(token).ok().and_then(|claims| Presented::from_claims(&claims));
+        let Some(presented) = presented else { return Introspection::INACTIVE };
+        let lease = self.leases.lease(presented.lease_id());
+        let Some(lease) = lease else { return Introspection::INACTIVE };
+        let liveness = self.liveness(&lease);
+        if let Some(cause) = self.cause_of_end(&lease) {
+            self.end_exec(lease.exec_id, cause);
+        }
+        let lease = self.leases.lease(presented.lease_id());
+        Introspection::new(presented, lease.as_deref(), liveness, self.clock.now())
+    }
+}
