@@ -5,6 +5,7 @@
 //! ARCHITECTURE.md tells the story of one event and one request through these modules.
 
 pub mod api;
+pub mod app;
 pub mod attest;
 pub mod audit;
 pub mod authority;
