@@ -5,15 +5,19 @@
 //! ARCHITECTURE.md tells the story of one event and one request through these modules.
 
 pub mod api;
+pub mod arguments;
 pub mod attest;
 pub mod audit;
 pub mod authority;
 pub mod clock;
+pub mod config;
 pub mod credential;
 pub mod diagnostic;
 pub mod identity;
 pub mod kernel;
 pub mod policy;
 pub mod process;
+pub mod shutdown;
 pub mod snapshot;
+pub mod telemetry;
 pub mod node;
