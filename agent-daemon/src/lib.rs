@@ -6,10 +6,12 @@
 
 pub mod api;
 pub mod app;
+pub mod arguments;
 pub mod attest;
 pub mod audit;
 pub mod authority;
 pub mod clock;
+pub mod config;
 pub mod credential;
 pub mod diagnostic;
 pub mod identity;
@@ -17,4 +19,6 @@ pub mod kernel;
 pub mod node;
 pub mod policy;
 pub mod process;
+pub mod shutdown;
 pub mod snapshot;
+pub mod telemetry;
