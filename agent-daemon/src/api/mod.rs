@@ -4,7 +4,9 @@
 //!
 //! Translates, limits and refuses; decides nothing.
 
+pub mod admin;
 mod agent;
+pub mod convert;
 mod authority;
 mod door;
 mod serve;
