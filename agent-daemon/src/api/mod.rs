@@ -17,3 +17,6 @@ pub use serve::{Config, Sockets};
 
 /// The name under which refused callers are recorded.
 pub(crate) const AGENT: &str = "agent";
+
+pub mod admin;
+pub mod convert;
