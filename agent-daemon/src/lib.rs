@@ -4,11 +4,17 @@
 //!
 //! ARCHITECTURE.md tells the story of one event and one request through these modules.
 
+// Numbers change their type by `From` and `TryFrom` here: a silent cut is how bounds are lost.
+#![warn(clippy::as_conversions)]
+
 pub mod api;
+pub mod app;
+pub mod arguments;
 pub mod attest;
 pub mod audit;
 pub mod authority;
 pub mod clock;
+pub mod config;
 pub mod credential;
 pub mod diagnostic;
 pub mod identity;
@@ -16,4 +22,6 @@ pub mod kernel;
 pub mod node;
 pub mod policy;
 pub mod process;
+pub mod shutdown;
 pub mod snapshot;
+pub mod telemetry;

@@ -10,6 +10,7 @@ mod build;
 mod ci;
 mod codegen;
 mod command;
+mod demo;
 mod digest;
 mod ebpf;
 mod run;
@@ -91,7 +92,8 @@ fn dispatch(task: Task) -> Result<()> {
 /// Builds as the user who called, tells the story as root.
 fn demo(workspace: &Workspace, options: &DemoOptions) -> Result<()> {
     if options.prepared {
-        anyhow::bail!("the story of the demo is not part of this tree yet");
+        let story = demo::Options { binaries: workspace.binaries(), python: workspace.python(), keep: options.keep };
+        return demo::run(workspace.root(), &story);
     }
     setup::run(workspace, setup::Scope::Run)?;
     build::run(workspace)?;

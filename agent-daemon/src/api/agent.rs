@@ -143,7 +143,8 @@ fn connection_ref(named: Option<v1::ConnectionRef>) -> Result<Option<ConnectionR
 }
 
 fn address(field: &str, address: &str, port: u32) -> Result<SocketAddr, Status> {
-    let ip: IpAddr = address.parse().map_err(|_| Status::invalid_argument(format!("{field}_address: not an IP address")))?;
+    let ip: IpAddr =
+        address.parse().map_err(|_| Status::invalid_argument(format!("{field}_address: not an IP address")))?;
     match u16::try_from(port) {
         Ok(port) if port > 0 => Ok(SocketAddr::new(ip, port)),
         _ => Err(Status::invalid_argument(format!("{field}_port: not a port"))),

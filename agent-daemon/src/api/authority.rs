@@ -68,6 +68,11 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Socket {
+    Unix(std::os::unix::net::UnixListener),
+    Tcp(std::net::TcpListener),
+}
+
+enum Polled {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
@@ -77,13 +82,12 @@ impl Listener {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn bind(config: &Config) -> io::Result<Self> {
+    pub fn bind(config: &Config) -> io::Result<Self> {
         let (socket, address) = match &config.address {
-            Address::Unix(path) => {
-                (Socket::Unix(super::serve::bind(path, 0o666)?), config.address.clone())
-            }
+            Address::Unix(path) => (Socket::Unix(super::serve::bind(path, 0o666)?), config.address.clone()),
             Address::Loopback(address) => {
-                let listener = TcpListener::bind(address).await?;
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
                 let bound = listener.local_addr()?;
                 (Socket::Tcp(listener), Address::Loopback(bound))
             }
@@ -101,13 +105,17 @@ impl Listener {
     /// # Errors
     /// When no connection can be accepted any more.
     pub async fn run(self, node: Arc<Node>, cancel: CancellationToken, tracker: TaskTracker) -> io::Result<()> {
+        let socket = match self.socket {
+            Socket::Unix(listener) => Polled::Unix(UnixListener::from_std(listener)?),
+            Socket::Tcp(listener) => Polled::Tcp(TcpListener::from_std(listener)?),
+        };
         loop {
             // A place first: what has none waits in the kernel's bounded queue.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return Ok(()) };
             let (node, token) = (Arc::clone(&node), cancel.clone());
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                accepted = accept(&self.socket) => match accepted {
+                accepted = accept(&socket) => match accepted {
                     Ok(Accepted::Unix(io)) => {
                         tracker.spawn(async move { connection(io, node, token).await; drop(place); });
                     }
@@ -126,10 +134,10 @@ enum Accepted {
     Tcp(tokio::net::TcpStream),
 }
 
-async fn accept(socket: &Socket) -> io::Result<Accepted> {
+async fn accept(socket: &Polled) -> io::Result<Accepted> {
     match socket {
-        Socket::Unix(listener) => listener.accept().await.map(|(io, _)| Accepted::Unix(io)),
-        Socket::Tcp(listener) => listener.accept().await.map(|(io, _)| Accepted::Tcp(io)),
+        Polled::Unix(listener) => listener.accept().await.map(|(io, _)| Accepted::Unix(io)),
+        Polled::Tcp(listener) => listener.accept().await.map(|(io, _)| Accepted::Tcp(io)),
     }
 }
 

@@ -4,8 +4,10 @@
 //!
 //! Translates, limits and refuses; decides nothing.
 
+pub mod admin;
 mod agent;
 mod authority;
+pub mod convert;
 mod door;
 mod serve;
 mod status;
@@ -17,6 +19,3 @@ pub use serve::{Config, Sockets};
 
 /// The name under which refused callers are recorded.
 pub(crate) const AGENT: &str = "agent";
-
-pub mod admin;
-pub mod convert;

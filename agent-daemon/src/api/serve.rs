@@ -21,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
-use super::admin::Admin;
+use super::AGENT;
+use super::admin::{Admin, Gauges};
 use super::agent::Agent;
 use super::door::{Door, Limits};
 use super::stream::{OperatorStream, PeerStream};
-use super::AGENT;
 use crate::audit::Caller;
 use crate::node::Node;
+use crate::process::Capacity;
 
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -60,9 +61,28 @@ pub struct Config {
 /// Bound, not serving yet.
 #[derive(Debug)]
 pub struct Sockets {
-    agent: UnixListener,
-    admin: UnixListener,
+    agent: std::os::unix::net::UnixListener,
+    admin: std::os::unix::net::UnixListener,
+    doors: Doors,
     config: Config,
+}
+
+/// Who counts the connections to the two sockets.
+#[derive(Debug, Clone)]
+struct Doors {
+    agent: Door,
+    admin: Door,
+}
+
+impl Gauges for Doors {
+    fn capacities(&self) -> Vec<Capacity> {
+        let of = |name, door: &Door| {
+            let (used, limit) = door.usage();
+            let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+            Capacity { name, used: count(used), limit: count(limit) }
+        };
+        vec![of("agent_connections", &self.agent), of("admin_connections", &self.admin)]
+    }
 }
 
 impl Sockets {
@@ -75,19 +95,27 @@ impl Sockets {
         // Every message from here on names its sender, those sent before accept included.
         setsockopt(&agent, PassCred, &true)?;
         let admin = bind(&config.admin_socket, 0o600)?;
-        Ok(Self { agent, admin, config })
+        let doors = Doors { agent: Door::new(config.limits), admin: Door::new(ADMIN_CONNECTIONS) };
+        Ok(Self { agent, admin, doors, config })
+    }
+
+    /// How full they are.
+    pub fn gauges(&self) -> Arc<dyn Gauges> {
+        Arc::new(self.doors.clone())
     }
 
     /// Serves agents until cancelled, then finishes the calls in flight.
     ///
     /// # Errors
-    /// When the server ends by itself.
+    /// When the sockets cannot be polled, or the server ends by itself.
     pub async fn serve(
         self,
         node: Arc<Node>,
         admin: Admin,
         cancel: CancellationToken,
-    ) -> Result<(), tonic::transport::Error> {
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (agent_listener, admin_listener) =
+            (UnixListener::from_std(self.agent)?, UnixListener::from_std(self.admin)?);
         let (reporter, health) = tonic_health::server::health_reporter();
         let (admin_reporter, admin_health) = tonic_health::server::health_reporter();
         set_serving(&reporter, &admin_reporter).await;
@@ -95,13 +123,10 @@ impl Sockets {
         let service = AgentServiceServer::new(Agent::new(Arc::clone(&node)))
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(256 * 1024));
-        let agents = builder(config)
-            .add_service(service)
-            .add_service(health)
-            .serve_with_incoming_shutdown(
-                Agents { listener: self.agent, door: Door::new(config.limits), node },
-                cancel.clone().cancelled_owned(),
-            );
+        let agents = builder(config).add_service(service).add_service(health).serve_with_incoming_shutdown(
+            Agents { listener: agent_listener, door: self.doors.agent, node },
+            cancel.clone().cancelled_owned(),
+        );
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(agent_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -123,10 +148,10 @@ impl Sockets {
             .add_service(admin_health)
             .add_optional_service(reflection)
             .serve_with_incoming_shutdown(
-                Operators { listener: self.admin, door: Door::new(ADMIN_CONNECTIONS) },
+                Operators { listener: admin_listener, door: self.doors.admin },
                 cancel.clone().cancelled_owned(),
             );
-        let result = tokio::try_join!(agents, operators).map(|_| ());
+        let result = tokio::try_join!(agents, operators).map(|_| ()).map_err(Into::into);
         for path in [&self.config.agent_socket, &self.config.admin_socket] {
             // The next start removes it too.
             let _gone = fs::remove_file(path);
@@ -150,8 +175,9 @@ async fn set_serving(agent: &HealthReporter, admin: &HealthReporter) {
     admin.set_serving::<AdminServiceServer<Admin>>().await;
 }
 
-/// Binds a Unix socket with a mode, in place of one that nobody serves any more.
-pub(super) fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
+/// Binds a Unix socket with a mode, in place of one that nobody serves any more. Needs no runtime, because it
+/// is done while the daemon still has the rights to.
+pub(super) fn bind(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot bind {}: {error}", path.display()));
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => {
@@ -167,10 +193,11 @@ pub(super) fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
     }
     // Nobody connects between bind and chmod: the socket is made for its owner only.
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
+    let bound = std::os::unix::net::UnixListener::bind(path);
     rustix::process::umask(before);
     let listener = bound.map_err(named)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(named)?;
+    listener.set_nonblocking(true).map_err(named)?;
     Ok(listener)
 }
 

@@ -27,9 +27,8 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Caller(Failure::Unresolvable(_) | Failure::OriginatorGone(_) | Failure::OriginatorMismatch(_)) => {
             Code::Unauthenticated
         }
-        Refusal::Caller(Failure::Incomplete | Failure::Records(_) | Failure::Io { .. }) | Refusal::Unavailable { .. } => {
-            Code::Unavailable
-        }
+        Refusal::Caller(Failure::Incomplete | Failure::Records(_) | Failure::Io { .. })
+        | Refusal::Unavailable { .. } => Code::Unavailable,
         Refusal::Denied { .. } => Code::PermissionDenied,
         Refusal::RateLimited { .. } | Refusal::Leases(_) | Refusal::Audit(audit::Error::Full { .. }) => {
             Code::ResourceExhausted

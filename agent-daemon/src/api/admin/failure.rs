@@ -108,14 +108,14 @@ mod tests {
             (authority::Error::Unseal { name: "a".into() }, Code::FailedPrecondition),
             (authority::Error::Poisoned, Code::Internal),
         ] {
-            assert_eq!(super::authority(&error).code(), code, "{error}");
+            assert_eq!(authority(&error).code(), code, "{error}");
         }
         for (error, code) in [
             (audit::Error::Full { limit: 1 }, Code::ResourceExhausted),
             (audit::Error::SyncFailed, Code::Unavailable),
             (audit::Error::Poisoned, Code::Internal),
         ] {
-            assert_eq!(super::audit(&error).code(), code, "{error}");
+            assert_eq!(audit(&error).code(), code, "{error}");
         }
     }
 
