@@ -17,3 +17,5 @@ pub mod node;
 pub mod policy;
 pub mod process;
 pub mod snapshot;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
