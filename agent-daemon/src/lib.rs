@@ -5,10 +5,13 @@
 //! ARCHITECTURE.md tells the story of one event and one request through these modules.
 
 pub mod api;
+pub mod app;
+pub mod arguments;
 pub mod attest;
 pub mod audit;
 pub mod authority;
 pub mod clock;
+pub mod config;
 pub mod credential;
 pub mod diagnostic;
 pub mod identity;
@@ -16,6 +19,8 @@ pub mod kernel;
 pub mod node;
 pub mod policy;
 pub mod process;
+pub mod shutdown;
 pub mod snapshot;
+pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -94,8 +94,8 @@ pub struct CloseEvent {
 
 const _: () = {
     assert!(size_of::<EventHeader>() == 16);
-    assert!(size_of::<ExecEvent>() == 24 + core::mem::size_of::<ExecRecord>());
-    assert!(size_of::<ExitEvent>() == 16 + core::mem::size_of::<ExecRecord>());
-    assert!(size_of::<ConnectEvent>() == 16 + core::mem::size_of::<ConnectionRecord>());
+    assert!(size_of::<ExecEvent>() == 24 + size_of::<ExecRecord>());
+    assert!(size_of::<ExitEvent>() == 16 + size_of::<ExecRecord>());
+    assert!(size_of::<ConnectEvent>() == 16 + size_of::<ConnectionRecord>());
     assert!(size_of::<CloseEvent>() == 32);
 };

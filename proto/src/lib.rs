@@ -11,7 +11,15 @@ mod redacted;
 #[allow(unreachable_pub, reason = "re-exported below")]
 mod agent {
     /// `agent.v1`
-    #[allow(clippy::all, missing_docs, unused_qualifications, unreachable_pub, reason = "generated code")]
+    #[allow(
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        clippy::clone_on_ref_ptr,
+        missing_docs,
+        unused_qualifications,
+        unreachable_pub,
+        reason = "generated code"
+    )]
     #[rustfmt::skip]
     pub mod v1 {
         include!("gen/agent.v1.rs");
@@ -20,7 +28,15 @@ mod agent {
     /// `agent.admin`
     pub mod admin {
         /// `agent.admin.v1`
-        #[allow(clippy::all, missing_docs, unused_qualifications, unreachable_pub, reason = "generated code")]
+        #[allow(
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        clippy::clone_on_ref_ptr,
+        missing_docs,
+        unused_qualifications,
+        unreachable_pub,
+        reason = "generated code"
+    )]
         #[rustfmt::skip]
         pub mod v1 {
             include!("gen/agent.admin.v1.rs");

@@ -3,7 +3,7 @@
 //! Running other programs: said aloud, and an error names the whole command.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -54,16 +54,20 @@ pub(crate) fn as_root(why: &str, program: &Path, environment: &[(&str, &OsStr)])
     }
     let sudo = on_path("sudo").with_context(|| format!("{why} needs root and there is no sudo: run it as root"))?;
     say(format_args!("{why} needs root: using sudo, which may ask for your password"));
+    Ok(through(&sudo, program, environment))
+}
+
+fn through(sudo: &Path, program: &Path, environment: &[(&str, &OsStr)]) -> Command {
     let mut command = Command::new(sudo);
-    command.arg("--").arg("env");
+    command.args(["--", "env"]);
     for (name, value) in environment {
-        let mut pair = std::ffi::OsString::from(name);
+        let mut pair = OsString::from(name);
         pair.push("=");
         pair.push(value);
         command.arg(pair);
     }
     command.arg(program);
-    Ok(command)
+    command
 }
 
 /// The first executable of this name on PATH.
@@ -74,7 +78,7 @@ pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// PATH with a folder put before it.
-pub(crate) fn path_with(folder: &Path) -> Result<std::ffi::OsString> {
+pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::join_paths(std::iter::once(folder.to_owned()).chain(env::split_paths(&path)))
         .with_context(|| format!("{} cannot stand in PATH", folder.display()))
@@ -97,6 +101,14 @@ mod tests {
         let error = capture(Command::new("sh").args(["-c", "echo broken pipe dream >&2; exit 3"])).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("sh -c") && error.contains("broken pipe dream") && error.contains('3'), "{error}");
+    }
+
+    #[test]
+    fn sudo_gets_every_variable_by_name_and_cannot_take_one_for_an_option() {
+        let environment: [(&str, &OsStr); 2] = [("PATH", "/a b".as_ref()), ("CI", "".as_ref())];
+        let command = through(Path::new("/usr/bin/sudo"), Path::new("/t/test"), &environment);
+        let arguments: Vec<&OsStr> = command.get_args().collect();
+        assert_eq!(arguments, ["--", "env", "PATH=/a b", "CI=", "/t/test"]);
     }
 
     #[test]

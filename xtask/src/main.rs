@@ -10,6 +10,7 @@ mod build;
 mod ci;
 mod codegen;
 mod command;
+mod demo;
 mod digest;
 mod ebpf;
 mod run;
@@ -44,13 +45,23 @@ enum Task {
     /// Run the daemon in the foreground on examples/ (needs root; uses sudo and says so)
     Run,
     /// Show the main job on real processes, step by step (needs root; uses sudo and says so)
-    Demo,
+    Demo(DemoOptions),
     /// Run all tests, the whole-program ones as root on this kernel
     Test(test::Options),
     /// Check the rules that no compiler checks: dependency directions, headers, sizes, links
     Tidy,
     /// Run everything that CI runs
     Ci(ci::Options),
+}
+
+#[derive(Debug, clap::Args)]
+struct DemoOptions {
+    /// Leave the demo's folder behind for a look at the logs
+    #[arg(long)]
+    keep: bool,
+    /// Everything is built; we are root
+    #[arg(long, hide = true)]
+    prepared: bool,
 }
 
 fn main() -> ExitCode {
@@ -71,13 +82,22 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Codegen(options) => codegen::run(&workspace, &options),
         Task::Build => build::run(&workspace),
         Task::Run => run::run(&workspace),
-        Task::Demo => {
-            setup::run(&workspace, setup::Scope::Run)?;
-            build::run(&workspace)?;
-            anyhow::bail!("the story of the demo is not part of this tree yet")
-        }
+        Task::Demo(options) => demo(&workspace, &options),
         Task::Test(options) => test::run(&workspace, &options),
         Task::Tidy => tidy::run(&workspace),
         Task::Ci(options) => ci::run(&workspace, &options),
     }
+}
+
+/// Builds as the user who called, tells the story as root.
+fn demo(workspace: &Workspace, options: &DemoOptions) -> Result<()> {
+    if options.prepared {
+        let story = demo::Options { binaries: workspace.binaries(), python: workspace.python(), keep: options.keep };
+        return demo::run(workspace.root(), &story);
+    }
+    setup::run(workspace, setup::Scope::Run)?;
+    build::run(workspace)?;
+    let mut again = workspace.again_as_root("the demo")?;
+    again.args(["demo", "--prepared"]).args(options.keep.then_some("--keep"));
+    command::run(&mut again)
 }

@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 
 use crate::command;
 
+/// Names the target folder when xtask starts itself again as root, which may not have cargo.
+const TARGET_VARIABLE: &str = "XTASK_TARGET_DIR";
+
 /// The workspace's root and its target folder.
 #[derive(Debug)]
 pub(crate) struct Workspace {
@@ -22,6 +25,9 @@ impl Workspace {
     /// to move it.
     pub(crate) fn find() -> Result<Self> {
         let root = Self::source_root()?;
+        if let Some(target) = env::var_os(TARGET_VARIABLE) {
+            return Ok(Self { root, target: target.into() });
+        }
         let metadata = command::capture(Command::new(cargo()).current_dir(&root).args([
             "metadata",
             "--no-deps",
@@ -47,6 +53,19 @@ impl Workspace {
     #[cfg(test)]
     pub(crate) fn at(root: &Path) -> Self {
         Self { root: root.to_owned(), target: root.join("target") }
+    }
+
+    /// This xtask once more, as root, with its arguments still to be added.
+    pub(crate) fn again_as_root(&self, why: &str) -> Result<Command> {
+        let xtask = env::current_exe().context("cannot find this program's own file")?;
+        let manifest = self.root.join("xtask");
+        let path = env::var_os("PATH").unwrap_or_default();
+        let environment = [
+            ("CARGO_MANIFEST_DIR", manifest.as_os_str()),
+            (TARGET_VARIABLE, self.target.as_os_str()),
+            ("PATH", path.as_os_str()),
+        ];
+        command::as_root(why, &xtask, &environment)
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -1,1 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! ADAPTER, the only user of tonic: the agents' API, the operators' API, and the HTTP endpoint for verifiers.
+//!
+//! Translates, limits and refuses; decides nothing.
+
+pub mod admin;
+mod agent;
+pub mod convert;
+mod authority;
+mod door;
+mod serve;
+mod status;
+mod stream;
+
+pub use authority::{Address as AuthorityAddress, Config as AuthorityConfig, Listener as AuthorityListener};
+pub use door::Limits;
+pub use serve::{Config, Sockets};
+
+/// The name under which refused callers are recorded.
+pub(crate) const AGENT: &str = "agent";

@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
 
 use agent_ebpf::flags;
-use nix::sys::socket::sockopt::PeerPidfd;
+use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use nix::sys::socket::{GetSockOpt as _, getsockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_peercred;
 
 use super::{Failure, Proc, unix};
 use crate::process::{ExecId, ExecInstance, ProcessKey, Records};
@@ -44,11 +43,14 @@ impl Peer {
     /// # Errors
     /// In exactly the ways of [`Failure`]; each is a refusal.
     pub fn pin(socket: impl AsFd, records: &dyn Records, proc: &Proc) -> Result<(Self, ExecInstance), Failure> {
-        let credentials = socket_peercred(socket.as_fd())
+        let credentials = getsockopt(&socket, PeerCredentials)
             .map_err(|error| Failure::Io { operation: "read the peer's credentials", source: error.into() })?;
-        let tgid = u32::try_from(credentials.pid.as_raw_nonzero().get())
+        // Zero: the peer is in a PID namespace that the daemon cannot see into.
+        let pid = rustix::process::Pid::from_raw(credentials.pid())
+            .ok_or(Failure::Unresolvable("the peer has no process number here"))?;
+        let tgid = u32::try_from(credentials.pid())
             .map_err(|_| Failure::Unresolvable("the peer's process number is negative"))?;
-        let pidfd = peer_pidfd(socket.as_fd(), credentials.pid)?;
+        let pidfd = peer_pidfd(socket.as_fd(), pid)?;
         let instance =
             records.process(tgid)?.ok_or(Failure::Unresolvable("the kernel has no record of the caller's process"))?;
         // A record of an earlier process with this number would have another start.
@@ -62,8 +64,8 @@ impl Peer {
         let peer = Self {
             process: instance.process,
             exec_id: instance.id,
-            uid: credentials.uid.as_raw(),
-            gid: credentials.gid.as_raw(),
+            uid: credentials.uid(),
+            gid: credentials.gid(),
             status: proc
                 .process(tgid)
                 .and_then(|process| process.open("status"))
@@ -77,6 +79,13 @@ impl Peer {
             return Err(Failure::Incomplete);
         }
         Ok((peer, instance))
+    }
+
+    /// User, group and process of a connection, as far as the kernel says; for records of refused callers.
+    pub(crate) fn kernel_word(socket: impl AsFd) -> Option<(u32, u32, Option<u32>)> {
+        let credentials = getsockopt(&socket.as_fd(), PeerCredentials).ok()?;
+        let tgid = u32::try_from(credentials.pid()).ok().filter(|tgid| *tgid != 0);
+        Some((credentials.uid(), credentials.gid(), tgid))
     }
 
     /// Asked before every answer: still the same process, the same image, and nobody else on its socket.

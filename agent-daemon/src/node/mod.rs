@@ -32,6 +32,7 @@ pub use decide::Reason;
 pub use end::{Doomed, oldest_live};
 pub use events::Happening;
 pub use explain::Explained;
+pub(crate) use peers::with_sources;
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 

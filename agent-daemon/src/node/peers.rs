@@ -44,15 +44,12 @@ impl Node {
         match Peer::pin(socket, self.records(), self.attestor.proc()) {
             Ok((peer, _)) => Ok(peer),
             Err(failure) => {
-                let caller = match rustix::net::sockopt::socket_peercred(socket) {
-                    Ok(credentials) => Caller {
-                        uid: credentials.uid.as_raw(),
-                        gid: credentials.gid.as_raw(),
-                        tgid: u32::try_from(credentials.pid.as_raw_nonzero().get()).ok(),
-                        ..Caller::default()
-                    },
-                    Err(_) => Caller::default(),
-                };
+                let caller = Peer::kernel_word(socket).map_or_else(Caller::default, |(uid, gid, tgid)| Caller {
+                    uid,
+                    gid,
+                    tgid,
+                    ..Caller::default()
+                });
                 self.refuse(name, None, &failure, caller);
                 Err(failure)
             }

@@ -15,6 +15,7 @@ use crate::command;
 const SUITES: [&str; 4] = ["bookworm-backports", "trixie", "trixie-backports", "sid"];
 /// The keys of all suites, on every Debian.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const SETTINGS: &str = "apt.conf";
 
 /// Downloads the package `rust-src` of this release into `fresh` and unpacks it into `fresh/root`.
 pub(super) fn unpack_rust_src(release: &str, fresh: &Path) -> Result<()> {
@@ -29,6 +30,7 @@ pub(super) fn unpack_rust_src(release: &str, fresh: &Path) -> Result<()> {
         .map(|suite| format!("deb [signed-by={}] {} {suite} main\n", mirror.signed_by, mirror.uri))
         .collect();
     fs::write(fresh.join("sources.list"), sources)?;
+    fs::write(fresh.join(SETTINGS), settings(&fresh))?;
     // A suite that is gone fails the update but not the others; what counts is whether the package is found.
     let update = command::run(apt("apt-get", &fresh).args(["--quiet", "--quiet", "update"]));
     let versions = command::capture(apt("apt-cache", &fresh).args(["madison", "rust-src"]))?;
@@ -44,25 +46,28 @@ pub(super) fn unpack_rust_src(release: &str, fresh: &Path) -> Result<()> {
     command::run(Command::new("dpkg").arg("-x").arg(package).arg(fresh.join("root")))
 }
 
+/// With our settings after the system's own, which they overrule.
 fn apt(program: &str, folder: &Path) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(folder);
-    for (key, value) in [
-        ("Dir::Etc::sourcelist", folder.join("sources.list").display().to_string()),
-        ("Dir::Etc::sourceparts", "/dev/null".into()),
-        ("Dir::State::Lists", folder.join("lists").display().to_string()),
-        ("Dir::Cache", folder.join("cache").display().to_string()),
-        // The unprivileged download user cannot enter our folder.
-        ("APT::Sandbox::User", "root".into()),
-        ("Acquire::Languages", "none".into()),
-        ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into()),
-        ("Acquire::Retries", "1".into()),
-        ("Acquire::http::Timeout", "20".into()),
-        ("Acquire::https::Timeout", "20".into()),
-    ] {
-        command.arg("-o").arg(format!("{key}={value}"));
-    }
+    command.current_dir(folder).args(["-c", SETTINGS]);
     command
+}
+
+fn settings(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "Dir::Etc::sourcelist \"{folder}/sources.list\";\n\
+         Dir::Etc::sourceparts \"/dev/null\";\n\
+         Dir::State::Lists \"{folder}/lists\";\n\
+         Dir::Cache \"{folder}/cache\";\n\
+         // The unprivileged download user cannot enter our folder.\n\
+         APT::Sandbox::User \"root\";\n\
+         Acquire::Languages \"none\";\n\
+         Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
+         Acquire::Retries \"1\";\n\
+         Acquire::http::Timeout \"20\";\n\
+         Acquire::https::Timeout \"20\";\n"
+    )
 }
 
 /// The package version of a release in the output of `apt-cache madison`.

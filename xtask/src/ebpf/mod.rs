@@ -6,6 +6,8 @@
 //! The bytes depend on the sources, the compiler and bpf-linker, and on nothing else: not on where the
 //! checkout, cargo's home or the standard library's sources are.
 
+mod strip;
+
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -62,6 +64,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let object = build(workspace, &compiler)?;
     let built = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let built = strip::strip(&built)?;
     let note = Note {
         abi: abi_version(workspace.root())?,
         sources: source_digest(workspace.root())?,
@@ -179,8 +182,8 @@ impl Committed {
         if bytes != built {
             let at = bytes.iter().zip(built).take_while(|(left, right)| left == right).count();
             bail!(
-                "the committed object is not what the sources give: {} and {} bytes, different from byte {at} on; what \
-                 was built is in target/ebpf",
+                "the committed object is not what the sources give: {} and {} bytes, different from byte {at} on: run \
+                 `cargo xtask ebpf` and commit both files",
                 bytes.len(),
                 built.len()
             );

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `agent.v1.AgentService`: requests are checked for form here and answered by the [`Node`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use agent_proto::v1;
+use agent_proto::v1::agent_service_server::AgentService;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::status::status;
+use super::stream::CallerInfo;
+use crate::attest::Peer;
+use crate::credential::LeaseId;
+use crate::node::{Ask, ConnectionRef, Node, Released};
+
+const NAME_BYTES: usize = 128;
+const SPIFFE_ID_BYTES: usize = 2048;
+const TRACEPARENT_BYTES: usize = 64;
+
+/// The agents' service.
+#[derive(Debug)]
+pub(super) struct Agent {
+    node: Arc<Node>,
+}
+
+impl Agent {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Agent {
+    async fn attest(&self, request: Request<v1::AttestRequest>) -> Result<Response<v1::AttestResponse>, Status> {
+        let peer = peer(&request)?;
+        let attested = self.node.attest(&peer).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(v1::AttestResponse { caller: Some(convert::exec_instance(&attested)) }))
+    }
+
+    async fn attest_connection(
+        &self,
+        request: Request<v1::AttestConnectionRequest>,
+    ) -> Result<Response<v1::AttestConnectionResponse>, Status> {
+        let peer = peer(&request)?;
+        let named = connection_ref(request.into_inner().connection)?
+            .ok_or_else(|| Status::invalid_argument("connection: name a socket by cookie or tuple"))?;
+        let opener = self.node.attest_connection(&peer, named).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(v1::AttestConnectionResponse {
+            opener_alive: opener.attested.is_some(),
+            opener: opener.attested.as_deref().map(convert::exec_instance),
+            connection: Some(convert::connection(&opener.connection)),
+        }))
+    }
+
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let peer = peer(&request)?;
+        let request = request.into_inner();
+        let ask = Ask {
+            destination: required("destination", request.destination, NAME_BYTES)?,
+            connection: connection_ref(request.connection)?,
+            binding: optional("binding", request.binding, NAME_BYTES)?,
+            spiffe_id: optional("spiffe_id", request.spiffe_id, SPIFFE_ID_BYTES)?,
+            traceparent: optional("traceparent", request.traceparent, TRACEPARENT_BYTES)?,
+            renews: None,
+        };
+        let released = self.node.release(&peer, ask).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(response(released)))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let peer = peer(&request)?;
+        let request = request.into_inner();
+        let old = lease_id(&request.lease_id)?;
+        let ask = Ask {
+            connection: connection_ref(request.connection)?,
+            traceparent: optional("traceparent", request.traceparent, TRACEPARENT_BYTES)?,
+            ..Ask::default()
+        };
+        let released = self.node.renew(&peer, old, ask).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(response(released)))
+    }
+
+    async fn give_back(&self, request: Request<v1::GiveBackRequest>) -> Result<Response<v1::GiveBackResponse>, Status> {
+        let peer = peer(&request)?;
+        let id = lease_id(&request.into_inner().lease_id)?;
+        self.node.give_back(&peer, &id).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(v1::GiveBackResponse {}))
+    }
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
+    let caller = request.extensions().get::<CallerInfo>();
+    caller.map(|caller| Arc::clone(&caller.peer)).ok_or_else(|| Status::unauthenticated("unresolvable"))
+}
+
+fn response(released: Released) -> v1::ReleaseResponse {
+    let Released { mut secret, lease, audience } = released;
+    v1::ReleaseResponse {
+        decision_id: lease.decision_id.to_string(),
+        credential: Some(v1::Credential {
+            r#type: lease.credential_type.as_str().to_owned(),
+            secret: std::mem::take(&mut *secret),
+            spiffe_id: lease.spiffe_id.to_string(),
+            audience: audience.to_string(),
+        }),
+        lease: Some(convert::lease(&lease)),
+    }
+}
+
+fn lease_id(text: &str) -> Result<LeaseId, Status> {
+    LeaseId::parse(text).map_err(|_| Status::invalid_argument("lease_id: not the id of a lease"))
+}
+
+fn required(field: &str, text: String, limit: usize) -> Result<String, Status> {
+    optional(field, text, limit)?.ok_or_else(|| Status::invalid_argument(format!("{field}: required")))
+}
+
+fn optional(field: &str, text: String, limit: usize) -> Result<Option<String>, Status> {
+    if text.len() > limit {
+        return Err(Status::invalid_argument(format!("{field}: longer than {limit} bytes")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Status::invalid_argument(format!("{field}: holds a control character")));
+    }
+    Ok((!text.is_empty()).then_some(text))
+}
+
+fn connection_ref(named: Option<v1::ConnectionRef>) -> Result<Option<ConnectionRef>, Status> {
+    use v1::connection_ref::By;
+    match named.and_then(|named| named.by) {
+        None => Ok(None),
+        Some(By::Cookie(0)) => Err(Status::invalid_argument("connection.cookie: zero is no cookie")),
+        Some(By::Cookie(cookie)) => Ok(Some(ConnectionRef::Cookie(cookie))),
+        Some(By::Tuple(tuple)) => {
+            let local = address("connection.tuple.local", &tuple.local_address, tuple.local_port)?;
+            let remote = address("connection.tuple.remote", &tuple.remote_address, tuple.remote_port)?;
+            Ok(Some(ConnectionRef::Tuple { local, remote }))
+        }
+    }
+}
+
+fn address(field: &str, address: &str, port: u32) -> Result<SocketAddr, Status> {
+    let ip: IpAddr =
+        address.parse().map_err(|_| Status::invalid_argument(format!("{field}_address: not an IP address")))?;
+    match u16::try_from(port) {
+        Ok(port) if port > 0 => Ok(SocketAddr::new(ip, port)),
+        _ => Err(Status::invalid_argument(format!("{field}_port: not a port"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(local: &str, port: u32) -> v1::ConnectionRef {
+        let tuple = v1::Tuple {
+            local_address: local.to_owned(),
+            local_port: port,
+            remote_address: "::ffff:127.0.0.1".to_owned(),
+            remote_port: 443,
+        };
+        v1::ConnectionRef { by: Some(v1::connection_ref::By::Tuple(tuple)) }
+    }
+
+    #[test]
+    fn malformed_requests_name_the_field() {
+        for (named, expected) in [
+            (tuple("nonsense", 1), "connection.tuple.local_address"),
+            (tuple("127.0.0.1", 0), "connection.tuple.local_port"),
+            (tuple("127.0.0.1", 65536), "connection.tuple.local_port"),
+            (v1::ConnectionRef { by: Some(v1::connection_ref::By::Cookie(0)) }, "connection.cookie"),
+        ] {
+            let status = connection_ref(Some(named)).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            assert!(status.message().starts_with(expected), "{status:?}");
+        }
+        assert!(connection_ref(Some(tuple("127.0.0.1", 1))).unwrap().is_some());
+        assert!(required("destination", String::new(), 8).is_err());
+        assert!(required("destination", "123456789".to_owned(), 8).is_err());
+        assert!(optional("destination", "a\nb".to_owned(), 8).is_err());
+    }
+}

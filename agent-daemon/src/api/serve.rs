@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The two gRPC sockets: bound first, served when everything else is ready.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use agent_proto::admin::admin_service_server::AdminServiceServer;
+use agent_proto::v1::agent_service_server::AgentServiceServer;
+use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
+use nix::sys::socket::{getsockopt, setsockopt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use super::AGENT;
+use super::admin::Admin;
+use super::agent::Agent;
+use super::door::{Door, Limits};
+use super::stream::{OperatorStream, PeerStream};
+use crate::audit::Caller;
+use crate::node::Node;
+
+const HEADER_LIST_BYTES: u32 = 16 * 1024;
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Admin messages may carry policy files.
+const ADMIN_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+const ADMIN_CONNECTIONS: Limits = Limits { connections: 64, connections_per_uid: 64 };
+/// A failing accept (out of descriptors) would otherwise spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where and within which bounds.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The agents' socket.
+    pub agent_socket: PathBuf,
+    /// Its mode.
+    pub agent_socket_mode: u32,
+    /// The operators' socket; always 0600.
+    pub admin_socket: PathBuf,
+    /// Connections to the agents' socket.
+    pub limits: Limits,
+    /// Calls at once on one connection.
+    pub max_streams_per_connection: u32,
+    /// Largest request.
+    pub max_message_bytes: usize,
+    /// Longest call, up to its headers.
+    pub request_timeout: Duration,
+}
+
+/// Bound, not serving yet.
+#[derive(Debug)]
+pub struct Sockets {
+    agent: std::os::unix::net::UnixListener,
+    admin: std::os::unix::net::UnixListener,
+    config: Config,
+}
+
+impl Sockets {
+    /// Binds both.
+    ///
+    /// # Errors
+    /// When a path cannot be bound, or is in use by a running daemon.
+    pub fn bind(config: Config) -> io::Result<Self> {
+        let agent = bind(&config.agent_socket, config.agent_socket_mode)?;
+        // Every message from here on names its sender, those sent before accept included.
+        setsockopt(&agent, PassCred, &true)?;
+        let admin = bind(&config.admin_socket, 0o600)?;
+        Ok(Self { agent, admin, config })
+    }
+
+    /// Serves agents until cancelled, then finishes the calls in flight.
+    ///
+    /// # Errors
+    /// When the sockets cannot be polled, or the server ends by itself.
+    pub async fn serve(
+        self,
+        node: Arc<Node>,
+        admin: Admin,
+        cancel: CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (agent_listener, admin_listener) =
+            (UnixListener::from_std(self.agent)?, UnixListener::from_std(self.admin)?);
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let (admin_reporter, admin_health) = tonic_health::server::health_reporter();
+        set_serving(&reporter, &admin_reporter).await;
+        let config = &self.config;
+        let service = AgentServiceServer::new(Agent::new(Arc::clone(&node)))
+            .max_decoding_message_size(config.max_message_bytes)
+            .max_encoding_message_size(config.max_message_bytes.max(256 * 1024));
+        let agents = builder(config).add_service(service).add_service(health).serve_with_incoming_shutdown(
+            Agents { listener: agent_listener, door: Door::new(config.limits), node },
+            cancel.clone().cancelled_owned(),
+        );
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(agent_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1();
+        let reflection = match reflection {
+            Ok(reflection) => Some(reflection),
+            Err(error) => {
+                tracing::error!(%error, "reflection is off: the descriptors cannot be read");
+                None
+            }
+        };
+        let admin_service = AdminServiceServer::new(admin)
+            .max_decoding_message_size(ADMIN_MESSAGE_BYTES)
+            .max_encoding_message_size(ADMIN_MESSAGE_BYTES);
+        let operators = Server::builder()
+            .max_concurrent_streams(config.max_streams_per_connection)
+            .http2_max_header_list_size(HEADER_LIST_BYTES)
+            .add_service(admin_service)
+            .add_service(admin_health)
+            .add_optional_service(reflection)
+            .serve_with_incoming_shutdown(
+                Operators { listener: admin_listener, door: Door::new(ADMIN_CONNECTIONS) },
+                cancel.clone().cancelled_owned(),
+            );
+        let result = tokio::try_join!(agents, operators).map(|_| ()).map_err(Into::into);
+        for path in [&self.config.agent_socket, &self.config.admin_socket] {
+            // The next start removes it too.
+            let _gone = fs::remove_file(path);
+        }
+        result
+    }
+}
+
+fn builder(config: &Config) -> Server {
+    Server::builder()
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .concurrency_limit_per_connection(usize::try_from(config.max_streams_per_connection).unwrap_or(1))
+        .http2_max_header_list_size(HEADER_LIST_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .timeout(config.request_timeout)
+}
+
+async fn set_serving(agent: &HealthReporter, admin: &HealthReporter) {
+    agent.set_serving::<AgentServiceServer<Agent>>().await;
+    admin.set_serving::<AdminServiceServer<Admin>>().await;
+}
+
+/// Binds a Unix socket with a mode, in place of one that nobody serves any more. Needs no runtime, because it
+/// is done while the daemon still has the rights to.
+pub(super) fn bind(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot bind {}: {error}", path.display()));
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                let taken = io::Error::new(io::ErrorKind::AddrInUse, "another daemon serves it");
+                return Err(named(taken));
+            }
+            fs::remove_file(path).map_err(named)?;
+        }
+        Ok(_) => return Err(named(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and not a socket"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(named(error)),
+    }
+    // Nobody connects between bind and chmod: the socket is made for its owner only.
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = std::os::unix::net::UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = bound.map_err(named)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(named)?;
+    listener.set_nonblocking(true).map_err(named)?;
+    Ok(listener)
+}
+
+/// Waits a moment after a failed accept, and says so.
+pub(super) async fn after_accept_error(error: &io::Error) {
+    tracing::warn!(%error, "a connection could not be accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// Agents as they come in, attested at the door.
+struct Agents {
+    listener: UnixListener,
+    door: Door,
+    node: Arc<Node>,
+}
+
+impl Agents {
+    fn admit(&self, io: UnixStream) -> Option<PeerStream> {
+        let credentials = getsockopt(&io, PeerCredentials).ok()?;
+        let place = match self.door.enter(credentials.uid()) {
+            Ok(place) => place,
+            Err(detail) => {
+                let caller = Caller {
+                    uid: credentials.uid(),
+                    gid: credentials.gid(),
+                    tgid: u32::try_from(credentials.pid()).ok(),
+                    ..Caller::default()
+                };
+                self.node.refuse_connection(AGENT, "connection_limit", detail, caller);
+                return None;
+            }
+        };
+        // The accepted socket inherits this; without it nothing on the connection could be trusted.
+        setsockopt(&io, PassCred, &true).ok()?;
+        let peer = self.node.pin(&io, AGENT).ok()?;
+        Some(PeerStream::new(io, peer, Arc::clone(&self.node), place))
+    }
+}
+
+impl Stream for Agents {
+    type Item = io::Result<PeerStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match std::task::ready!(self.listener.poll_accept(cx)) {
+                Ok((io, _)) => {
+                    if let Some(stream) = self.admit(io) {
+                        return Poll::Ready(Some(Ok(stream)));
+                    }
+                }
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+}
+
+/// Operators as they come in.
+struct Operators {
+    listener: UnixListener,
+    door: Door,
+}
+
+impl Stream for Operators {
+    type Item = io::Result<OperatorStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match std::task::ready!(self.listener.poll_accept(cx)) {
+                Ok((io, _)) => {
+                    if let Some(stream) = OperatorStream::admit(io, &self.door) {
+                        return Poll::Ready(Some(Ok(stream)));
+                    }
+                }
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+}

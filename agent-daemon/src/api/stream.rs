@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A caller's connection. The kernel puts the sender's process and ids on every message (`SO_PASSCRED`), so a
+//! socket that was inherited or passed on is found out by the first byte that somebody else writes.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::UnixStream;
+use tonic::transport::server::Connected;
+
+use super::AGENT;
+use super::admin::Operator;
+use super::door::{Door, Place};
+use crate::attest::{Failure, Peer};
+use crate::node::Node;
+
+/// What a handler knows of its caller.
+#[derive(Debug, Clone)]
+pub(super) struct CallerInfo {
+    pub(super) peer: Arc<Peer>,
+}
+
+/// A connection of an attested caller.
+pub(super) struct PeerStream {
+    io: UnixStream,
+    peer: Arc<Peer>,
+    node: Arc<Node>,
+    /// Real ids of the first message; a later message with others is by a process that changed them.
+    ids: Option<(u32, u32)>,
+    control: Vec<u8>,
+    _place: Place,
+}
+
+impl PeerStream {
+    pub(super) fn new(io: UnixStream, peer: Peer, node: Arc<Node>, place: Place) -> Self {
+        let control = nix::cmsg_space!(UnixCredentials);
+        Self { io, peer: Arc::new(peer), node, ids: None, control, _place: place }
+    }
+
+    fn receive(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let fd = self.io.as_raw_fd();
+        let control = &mut self.control;
+        let unfilled = buf.initialize_unfilled();
+        if unfilled.is_empty() {
+            return Ok(());
+        }
+        let (length, sender) = self.io.try_io(Interest::READABLE, || {
+            let mut parts = [IoSliceMut::new(unfilled)];
+            // There is room for credentials only, so descriptors that are sent along are never installed.
+            let message = recvmsg::<()>(fd, &mut parts, Some(control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+            let sender = message.cmsgs()?.find_map(|control| match control {
+                ControlMessageOwned::ScmCredentials(sender) => Some(sender),
+                _ => None,
+            });
+            Ok((message.bytes, sender))
+        })?;
+        if length > 0 {
+            self.is_own(sender)?;
+        }
+        buf.advance(length);
+        Ok(())
+    }
+
+    /// Whether a message came from the process that opened the connection, with the ids it had.
+    fn is_own(&mut self, sender: Option<UnixCredentials>) -> io::Result<()> {
+        let broken = match sender {
+            None => Some("a message without a sender"),
+            Some(sender) if u32::try_from(sender.pid()) != Ok(self.peer.process.tgid) => {
+                Some("another process writes on this connection")
+            }
+            Some(sender) => {
+                let ids = (sender.uid(), sender.gid());
+                let first = *self.ids.get_or_insert(ids);
+                (first != ids).then_some("the caller changed its user or group")
+            }
+        };
+        let Some(why) = broken else { return Ok(()) };
+        self.peer.break_pin(why);
+        self.node.refuse_peer(AGENT, "write", &Failure::OriginatorMismatch(why), &self.peer);
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+    }
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = CallerInfo;
+
+    fn connect_info(&self) -> CallerInfo {
+        CallerInfo { peer: Arc::clone(&self.peer) }
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.io.poll_read_ready(cx))?;
+            match self.receive(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+}
+
+/// A connection of an operator. The socket's mode lets in only who runs the daemon; the kernel's word on the
+/// peer is checked again.
+pub(super) struct OperatorStream {
+    io: UnixStream,
+    operator: Operator,
+    _place: Place,
+}
+
+impl OperatorStream {
+    /// None for anyone but root and the daemon's own user.
+    pub(super) fn admit(io: UnixStream, door: &Door) -> Option<Self> {
+        let credentials = getsockopt(&io, PeerCredentials).ok()?;
+        let uid = credentials.uid();
+        if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+            tracing::warn!(uid, "refused on the admin socket");
+            return None;
+        }
+        let operator =
+            Operator { uid, gid: credentials.gid(), tgid: u32::try_from(credentials.pid()).ok(), exec_id: None };
+        Some(Self { io, operator, _place: door.enter(uid).ok()? })
+    }
+}
+
+impl Connected for OperatorStream {
+    type ConnectInfo = Operator;
+
+    fn connect_info(&self) -> Operator {
+        self.operator.clone()
+    }
+}
+
+impl AsyncRead for OperatorStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+macro_rules! write_through {
+    ($stream:ident) => {
+        impl AsyncWrite for $stream {
+            fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.io).poll_write(cx, bytes)
+            }
+
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                parts: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.io).poll_write_vectored(cx, parts)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                self.io.is_write_vectored()
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.io).poll_flush(cx)
+            }
+
+            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.io).poll_shutdown(cx)
+            }
+        }
+    };
+}
+
+write_through!(PeerStream);
+write_through!(OperatorStream);

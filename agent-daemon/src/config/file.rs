@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The configuration file as it is written: every key, its bounds, its default and what it is for.
+//!
+//! The comments are what `--print-default-config` prints and `docs/configuration.md` holds.
+
+use super::table::section;
+use super::value::{BufferBytes, Count, Endpoint, FilePath, Issuer, Period, SocketMode};
+use crate::audit::Durability;
+use crate::identity::TrustDomain;
+use crate::kernel::Tier;
+
+/// Read-only, by the operator. `ConfigurationDirectory=agent-daemon` in the unit.
+macro_rules! configuration_directory {
+    () => {
+        "/etc/agent-daemon"
+    };
+}
+/// Keys, sealed secrets and the audit log. `StateDirectory=agent-daemon` in the unit.
+const STATE_DIRECTORY: &str = "/var/lib/agent-daemon";
+/// Sockets. `RuntimeDirectory=agent-daemon` in the unit.
+macro_rules! runtime_directory {
+    () => {
+        "/run/agent-daemon"
+    };
+}
+
+/// Where the daemon looks for its configuration.
+pub const DEFAULT_PATH: &str = concat!(configuration_directory!(), "/config.toml");
+
+const MS: u64 = 1_000;
+const S: u64 = 1_000 * MS;
+const M: u64 = 60 * S;
+const H: u64 = 60 * M;
+/// Leases that are watched in the kernel at once: the end of a process with a lease reaches the daemon at once.
+const WATCHED: u64 = 65_536;
+
+section! {
+    /// Configuration of agent-daemon. A path that does not start with / starts at the folder of this file.
+    struct ConfigFile {
+        /// The trust domain of every SPIFFE ID that this node gives out. There is no default.
+        trust_domain: Option<TrustDomain> = None, example "\"example.org\"";
+        /// Keys, sealed secrets and the audit log. Made with mode 0700 when it is not there.
+        state_dir: FilePath = FilePath::new(STATE_DIRECTORY);
+        /// Who is who: files, or folders whose *.toml are read in the order of their names. Read again on reload.
+        entries: Vec<FilePath> = vec![FilePath::new("entries.toml")];
+        /// Where to and with what: files, or folders of *.toml. Read again on reload.
+        destinations: Vec<FilePath> = vec![FilePath::new("destinations.toml")];
+        /// Who may: files, or folders of *.cedar. Read again on reload.
+        policies: Vec<FilePath> = vec![FilePath::new("policies")];
+        /// The `iss` claim of minted tokens. Not set: the tokens have none.
+        issuer: Option<Issuer> = None, example "\"https://issuer.example.org\"";
+        table kernel: KernelTable;
+        table api: ApiTable;
+        table authority: AuthorityTable;
+        table credentials: CredentialsTable;
+        table measure: MeasureTable;
+        table audit: AuditTable;
+        table history: HistoryTable;
+        table shutdown: ShutdownTable;
+        table seal: SealTable;
+    }
+}
+
+section! {
+    /// The programs in the kernel.
+    struct KernelTable {
+        /// A folder for the daemon alone below /sys/fs/bpf: what is pinned there outlives the daemon, and everything in
+        /// it is removed when another version takes over.
+        pin_dir: FilePath = FilePath::new("/sys/fs/bpf/agent-daemon");
+        /// Mount the BPF file system at /sys/fs/bpf when it is not mounted.
+        mount_bpffs: bool = true;
+        /// The lowest tier of hooks, proved by self-test, with which the daemon starts: "egress", or "observe" to
+        /// accept that connections cannot be refused on this kernel.
+        accept_tier: Tier = Tier::Egress;
+        /// Live processes that can be bound at once. One more gets nothing. Not set: the built-in bound.
+        max_processes: Option<Count<64, 4_194_304>> = None, example "131072";
+        /// Open sockets that can be bound at once. Not set: the built-in bound.
+        max_connections: Option<Count<64, 4_194_304>> = None, example "65536";
+        /// Bytes of the buffer for events, a power of two. Not set: the built-in size.
+        event_buffer_bytes: Option<BufferBytes> = None, example "4194304";
+    }
+}
+
+section! {
+    /// The sockets of the daemon and what callers may take.
+    struct ApiTable {
+        /// For workloads.
+        agent_socket: FilePath = FilePath::new(concat!(runtime_directory!(), "/agent.sock"));
+        /// Who may connect to it. Connecting gives nothing: identity and policy do.
+        agent_socket_mode: SocketMode = SocketMode(0o666);
+        /// For operators (agentctl). Its mode is always 0600.
+        admin_socket: FilePath = FilePath::new(concat!(runtime_directory!(), "/admin.sock"));
+        /// Connections of workloads at once.
+        max_connections: Count<1, 65_536> = Count(4096);
+        /// Connections of one user at once.
+        max_connections_per_uid: Count<1, 65_536> = Count(256);
+        /// Calls at once on one connection.
+        max_streams_per_connection: Count<1, 1024> = Count(64);
+        /// Largest message taken from a caller.
+        max_message_bytes: Count<1024, 1_048_576> = Count(65_536);
+        /// A call that takes longer is refused.
+        request_timeout: Period<{ 100 * MS }, { 10 * M }> = Period::of_micros(10 * S);
+        /// Requests that one exec instance may send at once.
+        rate_burst: Count<1, 1_000_000> = Count(200);
+        /// It may send one more after each such time.
+        rate_refill: Period<1, { 10 * M }> = Period::of_micros(5 * MS);
+    }
+}
+
+section! {
+    /// JWKS and token introspection over HTTP, for services on this machine that check tokens.
+    struct AuthorityTable {
+        /// "unix:PATH" or the address and port of the loopback interface. Nothing else is accepted.
+        listen: Endpoint = Endpoint::Unix(FilePath::new(concat!(runtime_directory!(), "/authority.sock")));
+        /// Connections at once.
+        max_connections: Count<1, 65_536> = Count(256);
+    }
+}
+
+section! {
+    /// Leases: one for each released credential.
+    struct CredentialsTable {
+        /// Alive at once on this node.
+        max_leases: Count<1, WATCHED> = Count(WATCHED);
+        /// Alive at once for one process image (exec instance).
+        max_leases_per_process: Count<1, WATCHED> = Count(256);
+    }
+}
+
+section! {
+    /// Hashing of programs and scripts.
+    struct MeasureTable {
+        /// A larger file is not measured, so no entry that asks for its hash matches.
+        max_file_bytes: Count<1, 17_179_869_184> = Count(536_870_912);
+        /// Measurements kept.
+        cache_entries: Count<1, 1_048_576> = Count(4096);
+        /// Files read at once.
+        concurrency: Count<1, 64> = Count(2);
+    }
+}
+
+section! {
+    /// The log of every decision. While it cannot be written, nothing is released.
+    struct AuditTable {
+        /// A private folder for the log alone. Not set: audit in the state folder.
+        dir: Option<FilePath> = None, example "\"/var/lib/agent-daemon/audit\"";
+        /// "written": the kernel has the record before the reply leaves, so it survives a kill of the daemon;
+        /// "synced": the disk has it, so it survives a loss of power.
+        durability: Durability = Durability::Written;
+        /// A segment that would grow beyond this is followed by a new one.
+        segment_bytes: Count<1_048_576, 17_179_869_184> = Count(67_108_864);
+        /// Segments kept; older ones are removed, which the log remembers.
+        retain_segments: Count<2, 1_048_576> = Count(64);
+        /// Records of this long are synced to disk together.
+        sync_interval: Period<100, S> = Period::of_micros(5 * MS);
+        /// A signed checkpoint after so many records.
+        checkpoint_records: Count<1, 1_000_000> = Count(10_000);
+        /// A signed checkpoint after so long, if anything was written.
+        checkpoint_interval: Period<S, H> = Period::of_micros(60 * S);
+        /// Decisions being made at once. One more is refused.
+        max_in_flight: Count<1, 65_536> = Count(1024);
+    }
+}
+
+section! {
+    /// What is kept for people to look at; no decision rests on it.
+    struct HistoryTable {
+        /// Processes that ended.
+        ended_processes: Count<0, 1_048_576> = Count(4096);
+        /// Leases that ended.
+        ended_leases: Count<0, 1_048_576> = Count(4096);
+        /// Decisions.
+        decisions: Count<0, 100_000> = Count(1000);
+    }
+}
+
+section! {
+    /// The end of the daemon.
+    struct ShutdownTable {
+        /// Calls in flight and the audit log are finished within this; then the daemon ends without them.
+        deadline: Period<{ 100 * MS }, { 10 * M }> = Period::of_micros(10 * S);
+    }
+}
+
+section! {
+    /// The key that seals all other keys and secrets.
+    struct SealTable {
+        /// 32 random bytes in a file of mode 0600 or less. Not set: the credential `kek` of systemd when the unit has
+        /// it, else kek in the state folder, which is made at the first start.
+        key_file: Option<FilePath> = None, example "\"/var/lib/agent-daemon/kek\"";
+    }
+}

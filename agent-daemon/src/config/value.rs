@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a value in the configuration file may be. A value that was read fits its bounds; nothing checks again.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::audit::Durability;
+use crate::identity::TrustDomain;
+use crate::kernel::Tier;
+
+/// Paths of one key.
+const MAX_PATHS: usize = 64;
+/// `PATH_MAX` of Linux, with its terminator.
+const MAX_PATH_BYTES: usize = 4096;
+const MAX_ISSUER_BYTES: usize = 256;
+
+/// Something that can stand behind a key.
+pub(super) trait Setting: Sized {
+    /// What it looks like, after "has to be".
+    fn expected() -> String;
+    /// Reads it, or says at which offsets something else stands.
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>>;
+    /// As TOML; none when it is not set.
+    fn write(&self) -> Option<String>;
+}
+
+/// A value that is not a list is wrong as a whole.
+fn whole<T>(value: &Spanned<DeValue<'_>>, read: impl FnOnce(&DeValue<'_>) -> Option<T>) -> Result<T, Vec<usize>> {
+    read(value.get_ref()).ok_or_else(|| vec![value.span().start])
+}
+
+/// A string of TOML.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+impl<T: Setting> Setting for Option<T> {
+    fn expected() -> String {
+        T::expected()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        T::read(value).map(Some)
+    }
+
+    fn write(&self) -> Option<String> {
+        self.as_ref().and_then(T::write)
+    }
+}
+
+impl Setting for bool {
+    fn expected() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| value.as_bool())
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<u64> {
+    let digits = value.as_integer()?;
+    u64::from_str_radix(digits.as_str(), digits.radix()).ok()
+}
+
+/// A whole number with both bounds included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count<const MIN: u64, const MAX: u64>(pub(super) u64);
+
+impl<const MIN: u64, const MAX: u64> Count<MIN, MAX> {
+    pub(super) fn u32(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Setting for Count<MIN, MAX> {
+    fn expected() -> String {
+        format!("a whole number from {MIN} to {MAX}")
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| integer(value).filter(|number| (MIN..=MAX).contains(number)).map(Self))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(self.0.to_string())
+    }
+}
+
+/// Bytes of a buffer that the kernel wants as a power of two of whole pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BufferBytes(pub(super) u32);
+
+impl BufferBytes {
+    // The largest page of any supported machine, so that a file that loads here loads everywhere.
+    const MIN: u32 = 64 * 1024;
+    const MAX: u32 = 1024 * 1024 * 1024;
+}
+
+impl Setting for BufferBytes {
+    fn expected() -> String {
+        format!("a power of two from {} to {}", Self::MIN, Self::MAX)
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| {
+            let bytes = u32::try_from(integer(value)?).ok()?;
+            (bytes.is_power_of_two() && (Self::MIN..=Self::MAX).contains(&bytes)).then_some(Self(bytes))
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(self.0.to_string())
+    }
+}
+
+/// Units of a duration in microseconds, longest first.
+const UNITS: [(&str, u64); 5] = [("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];
+
+/// A duration with both bounds included, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Period<const MIN: u64, const MAX: u64>(u64);
+
+impl<const MIN: u64, const MAX: u64> Period<MIN, MAX> {
+    pub(super) const fn of_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    pub(super) fn duration(self) -> Duration {
+        Duration::from_micros(self.0)
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Setting for Period<MIN, MAX> {
+    fn expected() -> String {
+        let (min, max) = (write_period(MIN), write_period(MAX));
+        format!("a duration from {min} to {max}, written as a whole number with us, ms, s, m or h")
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| {
+            value.as_str().and_then(read_period).filter(|micros| (MIN..=MAX).contains(micros)).map(Self)
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&write_period(self.0)))
+    }
+}
+
+fn read_period(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at_checked(text.find(|character: char| !character.is_ascii_digit())?)?;
+    let (_, micros) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    digits.parse::<u64>().ok()?.checked_mul(*micros)
+}
+
+fn write_period(micros: u64) -> String {
+    let fits = UNITS.iter().find(|(_, unit)| micros >= *unit && micros.is_multiple_of(*unit));
+    let (name, unit) = fits.unwrap_or(&("us", 1));
+    format!("{}{name}", micros / unit)
+}
+
+/// A path as it was written. `..` may only lead out of the configuration's folder, at the start: further in it
+/// would mean something else behind a symbolic link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FilePath(PathBuf);
+
+impl FilePath {
+    pub(super) fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let fits = !text.is_empty() && text.len() < MAX_PATH_BYTES && !text.chars().any(char::is_control);
+        let mut named = false;
+        let ups_lead = Path::new(text).components().all(|component| match component {
+            Component::ParentDir => !named,
+            Component::CurDir => true,
+            Component::Normal(_) | Component::RootDir | Component::Prefix(_) => {
+                named = true;
+                true
+            }
+        });
+        (fits && ups_lead).then(|| Self(text.into()))
+    }
+
+    /// Absolute, without `.` and `..`.
+    pub(super) fn below(&self, base: &Path) -> PathBuf {
+        let mut resolved = base.to_owned();
+        for component in self.0.components() {
+            match component {
+                Component::Prefix(_) | Component::CurDir => {}
+                Component::RootDir => resolved = PathBuf::from("/"),
+                Component::ParentDir => {
+                    resolved.pop();
+                }
+                Component::Normal(name) => resolved.push(name),
+            }
+        }
+        resolved
+    }
+}
+
+impl Setting for FilePath {
+    fn expected() -> String {
+        "a path, absolute or from the folder of this file, with .. only at its start".to_owned()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| value.as_str().and_then(Self::parse))
+    }
+
+    fn write(&self) -> Option<String> {
+        self.0.to_str().map(quoted)
+    }
+}
+
+impl Setting for Vec<FilePath> {
+    fn expected() -> String {
+        format!("a list of at most {MAX_PATHS} paths, each absolute or from the folder of this file")
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        let items = value.get_ref().as_array().filter(|items| items.len() <= MAX_PATHS);
+        let items = items.ok_or_else(|| vec![value.span().start])?;
+        let mut paths = Self::with_capacity(items.len());
+        let mut wrong = Vec::new();
+        for item in items.iter() {
+            match FilePath::read(item) {
+                Ok(path) => paths.push(path),
+                Err(at) => wrong.extend(at),
+            }
+        }
+        if wrong.is_empty() { Ok(paths) } else { Err(wrong) }
+    }
+
+    fn write(&self) -> Option<String> {
+        let mut list = String::from("[");
+        for (place, path) in self.iter().enumerate() {
+            let comma = if place == 0 { "" } else { ", " };
+            // Writing to a string does not fail.
+            write!(list, "{comma}{}", path.write()?).ok()?;
+        }
+        list.push(']');
+        Some(list)
+    }
+}
+
+/// Who may connect to a socket: read and write bits, the owner's always among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SocketMode(pub(super) u32);
+
+impl Setting for SocketMode {
+    fn expected() -> String {
+        "the octal mode of a socket in quotes, between \"0600\" and \"0666\", without execute bits".to_owned()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| {
+            let text = value.as_str().filter(|text| (3..=4).contains(&text.len()) && !text.starts_with('+'))?;
+            let mode = u32::from_str_radix(text, 8).ok()?;
+            (mode & !0o666 == 0 && mode & 0o600 == 0o600).then_some(Self(mode))
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(format!("\"{:04o}\"", self.0))
+    }
+}
+
+impl Setting for TrustDomain {
+    fn expected() -> String {
+        "a trust domain: at most 255 lower-case letters, digits, '.', '-' and '_', without spiffe://".to_owned()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| value.as_str()?.parse().ok())
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.as_str()))
+    }
+}
+
+/// The `iss` of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Issuer(pub(super) String);
+
+impl Setting for Issuer {
+    fn expected() -> String {
+        format!("a URI such as \"https://issuer.example.org\", of at most {MAX_ISSUER_BYTES} bytes and without blanks")
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| {
+            let text = value.as_str().filter(|text| text.len() <= MAX_ISSUER_BYTES)?;
+            let (scheme, rest) = text.split_once("://")?;
+            let is_scheme = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let is_plain = !rest.is_empty() && rest.chars().all(|c| !c.is_control() && !c.is_whitespace());
+            (is_scheme && is_plain).then(|| Self(text.to_owned()))
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.0))
+    }
+}
+
+/// Where HTTP is served to this machine alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Unix(FilePath),
+    Loopback(SocketAddr),
+}
+
+impl Setting for Endpoint {
+    fn expected() -> String {
+        "\"unix:PATH\", or the address and port of the loopback interface such as \"127.0.0.1:8181\"".to_owned()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| {
+            let text = value.as_str()?;
+            if let Some(path) = text.strip_prefix("unix:") {
+                return FilePath::parse(path).map(Self::Unix);
+            }
+            text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback()).map(Self::Loopback)
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        match self {
+            Self::Unix(path) => path.0.to_str().map(|path| quoted(&format!("unix:{path}"))),
+            Self::Loopback(address) => Some(quoted(&address.to_string())),
+        }
+    }
+}
+
+/// One of a few words.
+fn word<T: Copy>(value: &Spanned<DeValue<'_>>, words: &[T], as_str: fn(T) -> &'static str) -> Result<T, Vec<usize>> {
+    whole(value, |value| {
+        let text = value.as_str()?;
+        words.iter().copied().find(|word| as_str(*word) == text)
+    })
+}
+
+fn one_of<T: Copy>(words: &[T], as_str: fn(T) -> &'static str) -> String {
+    words.iter().map(|word| quoted(as_str(*word))).collect::<Vec<_>>().join(" or ")
+}
+
+// No `lsm`: nothing here rests on that tier, so asking for it would promise something.
+const TIERS: &[Tier] = &[Tier::Egress, Tier::Observe];
+
+impl Setting for Tier {
+    fn expected() -> String {
+        one_of(TIERS, Self::as_str)
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        word(value, TIERS, Self::as_str)
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.as_str()))
+    }
+}
+
+const DURABILITIES: &[Durability] = &[Durability::Written, Durability::Synced];
+
+impl Setting for Durability {
+    fn expected() -> String {
+        one_of(DURABILITIES, Self::as_str)
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        word(value, DURABILITIES, Self::as_str)
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_a_number_and_a_unit() {
+        for (text, expected) in [
+            ("500us", Some(500)),
+            ("5ms", Some(5_000)),
+            ("10s", Some(10_000_000)),
+            ("5m", Some(300_000_000)),
+            ("1h", Some(3_600_000_000)),
+            ("0s", Some(0)),
+            ("", None),
+            ("s", None),
+            ("5", None),
+            ("5 s", None),
+            ("+5s", None),
+            ("-5s", None),
+            ("1.5s", None),
+            ("1h30m", None),
+            ("5S", None),
+            ("5µs", None),
+            ("99999999999999999999h", None),
+            ("18446744073709551615h", None),
+        ] {
+            assert_eq!(read_period(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_in_the_longest_unit_that_fits() {
+        for (micros, expected) in
+            [(0, "0us"), (5_000, "5ms"), (90_000_000, "90s"), (120_000_000, "2m"), (1_500, "1500us")]
+        {
+            assert_eq!(write_period(micros), expected);
+            assert_eq!(read_period(expected), Some(micros));
+        }
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_configuration() {
+        for (path, expected) in [
+            ("entries.toml", Some("/etc/agent/entries.toml")),
+            ("./a//b", Some("/etc/agent/a/b")),
+            ("../../var/x", Some("/var/x")),
+            ("../../../../x", Some("/x")),
+            ("/run/x", Some("/run/x")),
+            ("a/../b", None),
+            ("/run/../etc", None),
+            ("", None),
+            ("a\nb", None),
+            ("a\0b", None),
+        ] {
+            let resolved = FilePath::parse(path).map(|path| path.below(Path::new("/etc/agent")));
+            assert_eq!(resolved.as_deref(), expected.map(Path::new), "{path:?}");
+        }
+    }
+}
