@@ -22,7 +22,7 @@ impl FakeClock {
     /// Moves it on.
     pub fn advance(&self, by: Duration) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        *now = *now + SignedDuration::try_from(by).expect("a duration in range");
+        *now += SignedDuration::try_from(by).expect("a duration in range");
     }
 
     /// Moves it anywhere: a wall clock may be set back.

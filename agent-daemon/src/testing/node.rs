@@ -154,13 +154,8 @@ impl Setup {
         });
         let trust_domain = TRUST_DOMAIN.parse().expect("a trust domain");
         let sources = MemorySources::new(&self.entries, &self.catalog, &self.policies);
-        let snapshot = match sources.sources().and_then(|sources| Snapshot::parse(1, &sources, &trust_domain)) {
-            Ok(snapshot) => snapshot,
-            Err(found) => {
-                let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-                Err(found.join("\n")).expect("files without errors")
-            }
-        };
+        let parsed = sources.sources().and_then(|sources| Snapshot::parse(1, &sources, &trust_domain));
+        let snapshot = parsed.expect("files without errors");
         let records: Arc<dyn Records> = Arc::<FakeKernel>::clone(&kernel);
         let history = Arc::new(History::new(100));
         let attestor = Attestor::new(records, history, self.proc.unwrap_or_default(), MEASURER.clone());
@@ -254,11 +249,7 @@ impl TestNode {
 
     /// A request for `reports` on a connection.
     pub fn ask_on(&self, cookie: u64) -> Ask {
-        Ask {
-            destination: "reports".to_owned(),
-            connection: Some(ConnectionRef::Cookie(cookie)),
-            ..Ask::default()
-        }
+        Ask { destination: "reports".to_owned(), connection: Some(ConnectionRef::Cookie(cookie)), ..Ask::default() }
     }
 
     /// What stands in the audit log, oldest first.
