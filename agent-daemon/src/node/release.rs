@@ -141,7 +141,7 @@ impl Node {
             (Err(failure), _) => Some(failure),
             (Ok(()), None) => None,
             (Ok(()), Some(proved)) => match self.records().connection(proved.cookie) {
-                Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote => None,
+                Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote && now.is_open => None,
                 Ok(_) => Some(Failure::OriginatorMismatch("the connection was closed or goes elsewhere now")),
                 Err(error) => Some(error.into()),
             },

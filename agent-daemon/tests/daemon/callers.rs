@@ -122,6 +122,17 @@ async fn a_connection_that_closes_before_the_reply_takes_the_credential_with_it(
 }
 
 #[tokio::test]
+async fn a_connection_that_the_other_end_closes_before_the_reply_does_too() {
+    let t = Setup::default().build();
+    let (peer, cookie) = (t.peer(), t.connect("192.0.2.1:443"));
+    t.kernel.before(Call::Watch, 1, move |kernel| {
+        kernel.change_connection(cookie, |connection| connection.is_open = false);
+    });
+    assert_eq!(refused(t.node.release(&peer, t.ask_on(cookie)).await), "originator_mismatch");
+    assert_eq!(counts(&t), (0, 1, 1));
+}
+
+#[tokio::test]
 async fn a_connection_that_is_turned_elsewhere_before_the_reply_takes_the_credential_with_it() {
     let t = Setup::default().build();
     let (peer, cookie) = (t.peer(), t.connect("192.0.2.1:443"));

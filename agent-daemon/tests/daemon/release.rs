@@ -100,6 +100,14 @@ async fn a_datagram_socket_is_not_a_connection_to_a_tcp_destination() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_nobody_answered_is_no_connection() {
+    let t = Setup::default().build();
+    let cookie = t.connect("192.0.2.1:443");
+    t.kernel.change_connection(cookie, |connection| connection.is_open = false);
+    assert_eq!(denied(&t, t.node.release(&t.peer(), t.ask_on(cookie)).await), "connection_not_open");
+}
+
+#[tokio::test]
 async fn a_closed_connection_is_no_connection() {
     let t = Setup::default().build();
     let cookie = t.connect("192.0.2.1:443");

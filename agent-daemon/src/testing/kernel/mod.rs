@@ -179,7 +179,7 @@ impl FakeKernel {
         self.send(Event::Exit { ended: Box::new(ended) })
     }
 
-    /// A process connects a new TCP socket; its cookie comes back.
+    /// A process connects a new TCP socket and is answered; its cookie comes back.
     pub fn connect(&self, tgid: u32, remote: SocketAddr) -> u64 {
         self.connect_from(tgid, None, remote)
     }
@@ -204,6 +204,7 @@ impl FakeKernel {
             net_ns: local.map(|_| instance.namespaces.net),
             protocol: Protocol::TCP,
             hook: if remote.is_ipv4() { Hook::Connect4 } else { Hook::Connect6 },
+            is_open: true,
         };
         if state.connections.len() >= self.sizes.connections {
             state.count("connections_full");
