@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::authority;
@@ -19,6 +19,8 @@ impl PrivateDirectory {
         authority::fill_random(&mut random).expect("random bytes");
         let path = std::env::temp_dir().join(format!("agent-test-{:016x}", u64::from_ne_bytes(random)));
         DirBuilder::new().mode(0o700).create(&path).expect("a temporary directory");
+        // Whatever the umask of another test is at this moment.
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("the directory's mode");
         Self { path }
     }
 
@@ -37,6 +39,6 @@ impl Default for PrivateDirectory {
 impl Drop for PrivateDirectory {
     fn drop(&mut self) {
         // What is left of it does no harm, and a failing test must show its own failure.
-        let _left = std::fs::remove_dir_all(&self.path);
+        let _left = fs::remove_dir_all(&self.path);
     }
 }

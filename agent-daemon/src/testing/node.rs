@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::{FakeClock, FakeKernel, FakeProc, FakeResolver, MemorySources, PrivateDirectory, Sizes};
@@ -27,6 +27,14 @@ pub const BOOT_ID: &str = "00000000-0000-4000-8000-000000000001";
 
 /// The test's executable is large, and the same for every node.
 static MEASURER: LazyLock<Measurer> = LazyLock::new(|| Measurer::new(MeasureConfig::default()));
+
+static BUILDING: RwLock<()> = RwLock::new(());
+
+/// Does something that changes the whole process for a moment (its umask) while no node is being built.
+pub fn while_none_is_built<T>(work: impl FnOnce() -> T) -> T {
+    let _alone = BUILDING.write().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
 
 /// What a node is made from. The default is one agent (the test itself), one destination `reports` at
 /// `192.0.2.0/24` and `reports.example` on port 443, one binding that requires an observed connection, and policies
@@ -146,6 +154,7 @@ impl Setup {
 
     /// The files, the records and the log of this node, as another daemon on the same host finds them.
     pub fn build(self) -> TestNode {
+        let _building = BUILDING.read().unwrap_or_else(PoisonError::into_inner);
         let clock: Arc<dyn Clock> = Arc::<FakeClock>::clone(&self.clock);
         let kernel = self.kernel.unwrap_or_else(|| {
             let kernel = FakeKernel::new(self.sizes);

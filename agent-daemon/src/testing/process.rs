@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The test's own process, as our kernel programs would have recorded it.
+//! Real processes, the test's own first of all, as our kernel programs would have recorded them.
 
 use std::fs;
 use std::os::linux::fs::MetadataExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::process::{BootTime, ExecId, ExecInstance, FileId, Flags, Namespaces, ProcessKey};
 
@@ -23,23 +23,45 @@ pub fn exe_path() -> PathBuf {
 
 /// The record of the test's own process: its true start, executable, ids and namespaces.
 pub fn exec_instance_of_self(id: ExecId) -> ExecInstance {
-    let start = start_ticks().saturating_mul(NANOSECONDS / rustix::param::clock_ticks_per_second().max(1));
-    let exe = exe_path();
+    exec_instance_of(tgid(), id)
+}
+
+/// The same of another process of the test's.
+pub fn exec_instance_of(tgid: u32, id: ExecId) -> ExecInstance {
+    let proc = PathBuf::from(format!("/proc/{tgid}"));
+    let stat = fs::read_to_string(proc.join("stat")).expect("stat");
+    let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let field = |at: usize| rest.split(' ').nth(at).expect("a field");
+    let tick = NANOSECONDS / rustix::param::clock_ticks_per_second().max(1);
+    let start = BootTime(field(19).parse::<u64>().expect("field 22").saturating_mul(tick));
+    let status = fs::read_to_string(proc.join("status")).expect("status");
+    let ids = |name: &str| -> (u32, u32) {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("ids");
+        let mut ids = line.split_whitespace().map(|id| id.parse().expect("a number"));
+        (ids.next().expect("a real id"), ids.next().expect("an effective id"))
+    };
+    let ((uid, euid), (gid, egid)) = (ids("Uid"), ids("Gid"));
+    let exe = fs::read_link(proc.join("exe")).expect("exe");
+    let namespace = |name: &str| -> u32 {
+        let link = fs::read_link(proc.join("ns").join(name)).expect("a namespace");
+        let link = link.to_str().and_then(|link| link.split_once('[')?.1.strip_suffix(']')).expect("type:[inode]");
+        link.parse().expect("an inode number")
+    };
     ExecInstance {
         id,
-        process: ProcessKey { tgid: tgid(), start_boottime: BootTime(start) },
+        process: ProcessKey { tgid, start_boottime: start },
         parent: None,
-        parent_tgid: std::os::unix::process::parent_id(),
-        began: BootTime(start),
+        parent_tgid: field(1).parse().expect("field 4"),
+        began: start,
         session_id: None,
         cgroup_id: 1,
-        exe: file_id(&exe),
+        exe: file_id(&proc.join("exe")),
         ancestors: Box::default(),
         depth: 0,
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        euid: rustix::process::geteuid().as_raw(),
-        egid: rustix::process::getegid().as_raw(),
+        uid,
+        gid,
+        euid,
+        egid,
         capabilities: 0,
         namespaces: Namespaces {
             pid: namespace("pid"),
@@ -53,13 +75,7 @@ pub fn exec_instance_of_self(id: ExecId) -> ExecInstance {
     }
 }
 
-fn start_ticks() -> u64 {
-    let stat = fs::read_to_string("/proc/self/stat").expect("/proc/self/stat");
-    let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
-    rest.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("field 22")
-}
-
-fn file_id(path: &std::path::Path) -> FileId {
+fn file_id(path: &Path) -> FileId {
     let metadata = fs::metadata(path).expect("the executable");
     FileId {
         major: rustix::fs::major(metadata.st_dev()),
@@ -69,10 +85,4 @@ fn file_id(path: &std::path::Path) -> FileId {
         ctime_sec: metadata.st_ctime(),
         ctime_nsec: u32::try_from(metadata.st_ctime_nsec()).expect("nanoseconds"),
     }
-}
-
-fn namespace(name: &str) -> u32 {
-    let link = fs::read_link(format!("/proc/self/ns/{name}")).expect("a namespace");
-    let link = link.to_str().and_then(|link| link.split_once('[')?.1.strip_suffix(']')).expect("type:[inode]");
-    link.parse().expect("an inode number")
 }

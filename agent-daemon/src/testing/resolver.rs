@@ -6,6 +6,8 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::credential::resolve::{Resolve, Resolving};
 
 type Action = Box<dyn FnOnce() + Send>;
@@ -14,6 +16,7 @@ type Action = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 pub struct FakeResolver {
     state: Mutex<State>,
+    held: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -39,6 +42,16 @@ impl FakeResolver {
     /// Does something in the middle of the next look-up.
     pub fn during_next(&self, action: impl FnOnce() + Send + 'static) {
         self.lock().during.push(Box::new(action));
+    }
+
+    /// Lets every look-up wait until [`FakeResolver::let_go`].
+    pub fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    /// Answers what waits.
+    pub fn let_go(&self) {
+        self.held.send_replace(false);
     }
 
     /// How often it was asked.
@@ -68,6 +81,7 @@ impl Resolve for FakeResolver {
             for action in actions {
                 action();
             }
+            self.held.subscribe().wait_for(|held| !held).await.map_err(io::Error::other)?;
             let state = self.lock();
             if state.is_down {
                 return Err(io::Error::other("the name service does not answer"));
