@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 use std::fs;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -41,17 +41,17 @@ impl Actor {
             "pass" => sockets::pass(self.fd(text(command, "socket")?)?, text(command, "to")?)?,
             "await_fd" => {
                 let listener = sockets::listen_unix(text(command, "at")?)?;
-                self.fds.insert(text(command, "as")?.to_owned(), listener);
+                self.name(command, listener)?;
                 json!({})
             }
             "take" => {
                 let taken = sockets::take(self.fd(text(command, "from")?)?)?;
-                self.fds.insert(text(command, "as")?.to_owned(), taken);
+                self.name(command, taken)?;
                 json!({})
             }
             "channel" => {
                 let stream = std::os::unix::net::UnixStream::connect(text(command, "to")?)?;
-                self.fds.insert(text(command, "as")?.to_owned(), stream.into());
+                self.name(command, stream.into())?;
                 json!({})
             }
             "call" => self.call(command)?,
@@ -87,6 +87,14 @@ impl Actor {
             other => bail!("unknown command {other}"),
         };
         Ok((reply, Next::Go))
+    }
+
+    /// Keeps a descriptor under the name the command gives; what had it before is closed.
+    fn name(&mut self, command: &Value, fd: OwnedFd) -> Result<()> {
+        let name = text(command, "as")?;
+        self.channels.remove(name);
+        self.fds.insert(name.to_owned(), fd);
+        Ok(())
     }
 
     /// A child that obeys on its own. Its number goes to the parent's test.

@@ -74,11 +74,13 @@ async fn call(channel: Channel, command: &Value) -> Result<Value> {
     let connection = connection(command)?;
     let answer = match text(command, "call")? {
         "attest" => client.attest(v1::AttestRequest {}).await.map(|answer| instance(answer.into_inner().caller)),
-        "attest_connection" => client.attest_connection(v1::AttestConnectionRequest { connection }).await.map(|answer| {
-            let answer = answer.into_inner();
-            json!({"opener": instance(answer.opener), "opener_alive": answer.opener_alive,
+        "attest_connection" => {
+            client.attest_connection(v1::AttestConnectionRequest { connection }).await.map(|answer| {
+                let answer = answer.into_inner();
+                json!({"opener": instance(answer.opener), "opener_alive": answer.opener_alive,
                 "cookie": answer.connection.unwrap_or_default().cookie})
-        }),
+            })
+        }
         "release" => {
             let request = v1::ReleaseRequest {
                 destination: given("destination"),
@@ -90,13 +92,10 @@ async fn call(channel: Channel, command: &Value) -> Result<Value> {
             client.release(request).await.map(|answer| released(answer.into_inner()))
         }
         "renew" => {
-            let request =
-                v1::RenewRequest { lease_id: given("lease"), connection, traceparent: given("traceparent") };
+            let request = v1::RenewRequest { lease_id: given("lease"), connection, traceparent: given("traceparent") };
             client.renew(request).await.map(|answer| released(answer.into_inner()))
         }
-        "give_back" => {
-            client.give_back(v1::GiveBackRequest { lease_id: given("lease") }).await.map(|_| json!({}))
-        }
+        "give_back" => client.give_back(v1::GiveBackRequest { lease_id: given("lease") }).await.map(|_| json!({})),
         other => bail!("there is no call {other}"),
     };
     Ok(answer.map_or_else(refused, |answer| json!({"ok": answer})))

@@ -72,7 +72,10 @@ fn serve(mut actor: Actor) -> Result<u8> {
                     Next::Abandon => {
                         std::thread::spawn(move || {
                             let code = serve(actor).unwrap_or(2);
-                            #[expect(clippy::disallowed_methods, reason = "the main thread is gone, so it cannot return")]
+                            #[expect(
+                                clippy::disallowed_methods,
+                                reason = "the main thread is gone, so it cannot return"
+                            )]
                             std::process::exit(i32::from(code));
                         });
                         raw::exit_thread();

@@ -91,9 +91,8 @@ pub(crate) fn send_fast_open(fd: BorrowedFd<'_>, address: &[u8], data: &[u8]) ->
 pub(crate) fn accept_fast_open(fd: BorrowedFd<'_>) -> io::Result<()> {
     let backlog: c_int = 16;
     // SAFETY: the option's value is an int.
-    let set = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_TCP, libc::TCP_FASTOPEN, (&raw const backlog).cast(), 4)
-    };
+    let set =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_TCP, libc::TCP_FASTOPEN, (&raw const backlog).cast(), 4) };
     checked(c_long::from(set)).map(drop)
 }
 

@@ -19,7 +19,7 @@ use crate::commands::{number, text};
 use crate::{Actor, raw, uring};
 
 /// Longest silence after which a peer is taken to have said everything.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_millis(150);
 
 pub(crate) fn address(command: &Value) -> Result<SocketAddr> {
     let to = text(command, "to")?;
@@ -142,7 +142,8 @@ pub(crate) fn take(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// Writes bytes, given in hexadecimal.
 pub(crate) fn write(fd: BorrowedFd<'_>, hex: &str) -> Result<Value> {
     let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
-    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte * 16 + *digit as u8)).collect();
+    let bytes: Vec<u8> =
+        digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte * 16 + *digit as u8)).collect();
     Ok(json!({"written": rustix::net::send(fd, &bytes, SendFlags::NOSIGNAL)?}))
 }
 
