@@ -27,7 +27,7 @@ use crate::credential::rate::Rates;
 use crate::credential::resolve::{Limits as ResolverLimits, SystemResolver};
 use crate::credential::{CachingResolver, Leases};
 use crate::diagnostic::Diagnostic;
-use crate::kernel::{self, Kernel, KernelReport, Tier};
+use crate::kernel::{self, Kernel, LiveKernel, Proof, Tier};
 use crate::node::{self, Node, Parts, oldest_live};
 use crate::process::{History, Records};
 use crate::shutdown::{ProcessSignals, Stage, Supervisor};
@@ -122,8 +122,10 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     let mut supervisor = Supervisor::new(config.shutdown_deadline);
     let endpoints = endpoints(&config, &verifiers);
     let Kernel { maps, events, programs, proofs } = kernel;
-    let view = Arc::new(KernelReport::new(Arc::clone(&maps), programs, proofs, events.rejected()));
-    let node = Arc::new(build_node(&config, snapshot, maps, &view)?);
+    let tiers = proved_tiers(&proofs);
+    let pin_dir = config.kernel.pin_dir.clone();
+    let view = Arc::new(LiveKernel::new(Arc::clone(&maps), programs, proofs, events.rejected(), pin_dir));
+    let node = Arc::new(build_node(&config, snapshot, maps, tiers)?);
     let (state, is_serving) = watch::channel(ServingState::Starting);
     let facts = AdminFacts::new(endpoints.clone(), is_serving, &config);
     let admin = Admin::new(Arc::clone(&node), view, facts);
@@ -171,7 +173,7 @@ fn build_node(
     config: &Config,
     snapshot: Snapshot,
     maps: Arc<kernel::Maps>,
-    view: &KernelReport,
+    tiers: Vec<String>,
 ) -> anyhow::Result<Node> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let sealer = Sealer::open_or_create(&config.sealing_key).context("cannot open the sealing key")?;
@@ -185,7 +187,6 @@ fn build_node(
         .transpose();
     let log = Log::open(config.audit.clone(), audit_key, boot_id.clone(), Arc::clone(&clock))
         .context("cannot open the audit log")?;
-    let tiers: Vec<String> = view.proved_tiers().into_iter().map(|tier| tier.as_str().to_owned()).collect();
     let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
     log.append(&Record::Start(StartRecord {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -270,6 +271,13 @@ fn check_tiers(kernel: &Kernel, accepted: Tier) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The tiers of which every hook, and every hook of those below, was seen to work.
+fn proved_tiers(proofs: &[Proof]) -> Vec<String> {
+    let is_proved = |tier: &Tier| proofs.iter().filter(|proof| proof.tier <= *tier).all(|proof| proof.result.is_ok());
+    let tiers = [Tier::Observe, Tier::Egress, Tier::Lsm];
+    tiers.iter().filter(|tier| is_proved(tier)).map(|tier| tier.as_str().to_owned()).collect()
 }
 
 /// One pasteable line an endpoint, on standard output, once everything answers.

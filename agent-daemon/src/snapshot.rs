@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::credential::Catalog;
+use crate::credential::{Catalog, Destination};
 use crate::diagnostic::{Diagnostic, SourceFile};
 use crate::identity::{Entries, TrustDomain};
 use crate::policy::{self, Policies, PreparedDestination};
@@ -54,17 +54,7 @@ impl Snapshot {
         };
         let mut destinations = HashMap::new();
         for destination in catalog.destinations() {
-            let words = |words: &[Arc<str>]| words.iter().map(ToString::to_string).collect();
-            let entity = policy::Destination {
-                name: destination.name.to_string(),
-                audience: destination.audience.to_string(),
-                hosts: words(&destination.hosts),
-                ports: destination.ports.clone(),
-                mode: destination.mode.as_str().to_owned(),
-                labels: words(&destination.labels),
-                groups: Vec::new(),
-            };
-            match PreparedDestination::new(&entity) {
+            match PreparedDestination::new(&for_policy(destination)) {
                 Ok(prepared) => {
                     destinations.insert(Arc::clone(&destination.name), prepared);
                 }
@@ -88,5 +78,23 @@ impl Snapshot {
     /// A destination, ready for policy.
     pub fn destination(&self, name: &str) -> Option<&PreparedDestination> {
         self.destinations.get(name)
+    }
+
+    /// The destinations as policies see them, in the order of the files.
+    pub fn policy_destinations(&self) -> Vec<policy::Destination> {
+        self.catalog.destinations().iter().map(|destination| for_policy(destination)).collect()
+    }
+}
+
+fn for_policy(destination: &Destination) -> policy::Destination {
+    let words = |words: &[Arc<str>]| words.iter().map(ToString::to_string).collect();
+    policy::Destination {
+        name: destination.name.to_string(),
+        audience: destination.audience.to_string(),
+        hosts: words(&destination.hosts),
+        ports: destination.ports.clone(),
+        mode: destination.mode.as_str().to_owned(),
+        labels: words(&destination.labels),
+        groups: Vec::new(),
     }
 }

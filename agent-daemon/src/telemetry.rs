@@ -3,6 +3,7 @@
 //! The daemon's own log: lines on standard error, and the names of their fields. Decisions are not here but in the
 //! audit log; secrets are in neither.
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _};
 
 use tracing::Subscriber;
@@ -76,12 +77,15 @@ pub enum Error {
 /// # Errors
 /// When the filter cannot be read.
 pub fn init(format: Format) -> Result<(), Error> {
-    let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    let filter = builder.try_from_env().or_else(|error| match std::env::var_os(EnvFilter::DEFAULT_ENV) {
-        None => Ok(EnvFilter::default().add_directive(LevelFilter::INFO.into())),
-        Some(_) => Err(Error::Filter(error.into())),
-    })?;
+    let filter = filter(std::env::var_os(EnvFilter::DEFAULT_ENV).as_deref())?;
     subscriber(format, filter, io::stderr().is_terminal(), io::stderr).try_init().map_err(Error::Twice)
+}
+
+fn filter(given: Option<&OsStr>) -> Result<EnvFilter, Error> {
+    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(EnvFilter::new("info")) };
+    let text = given.to_str().ok_or_else(|| Error::Filter("it is not UTF-8".into()))?;
+    let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    builder.parse(text).map_err(|error| Error::Filter(error.into()))
 }
 
 fn subscriber<W>(
@@ -150,6 +154,15 @@ mod tests {
             let log = logged(format, is_terminal);
             assert!(log.contains("said") && !log.contains("left out"), "{log}");
             assert_eq!(log.contains("\u{1b}["), expected, "{log:?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_an_error() {
+        for (given, expected) in
+            [(None, true), (Some(""), true), (Some("agent_daemon=debug,warn"), true), (Some("a=loud"), false)]
+        {
+            assert_eq!(filter(given.map(OsStr::new)).is_ok(), expected, "{given:?}");
         }
     }
 

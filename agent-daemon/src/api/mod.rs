@@ -4,8 +4,10 @@
 //!
 //! Translates, limits and refuses; decides nothing.
 
+pub mod admin;
 mod agent;
 mod authority;
+pub mod convert;
 mod door;
 mod serve;
 mod status;

@@ -40,7 +40,7 @@ section! {
     struct ConfigFile {
         /// The trust domain of every SPIFFE ID that this node gives out. There is no default.
         trust_domain: Option<TrustDomain> = None, example "\"example.org\"";
-        /// Keys, sealed secrets and the audit log. Made with mode 0700 when it is not there; its parent is not made.
+        /// Keys, sealed secrets and the audit log. Made with mode 0700 when it is not there.
         state_dir: FilePath = FilePath::new(STATE_DIRECTORY);
         /// Who is who: files, or folders whose *.toml are read in the order of their names. Read again on reload.
         entries: Vec<FilePath> = vec![FilePath::new("entries.toml")];
@@ -65,7 +65,8 @@ section! {
 section! {
     /// The programs in the kernel.
     struct KernelTable {
-        /// Where programs, links and maps are pinned, in the BPF file system. They outlive the daemon.
+        /// A folder for the daemon alone below /sys/fs/bpf: what is pinned there outlives the daemon, and everything in
+        /// it is removed when another version takes over.
         pin_dir: FilePath = FilePath::new("/sys/fs/bpf/agent-daemon");
         /// Mount the BPF file system at /sys/fs/bpf when it is not mounted.
         mount_bpffs: bool = true;

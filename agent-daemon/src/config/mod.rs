@@ -34,6 +34,10 @@ use crate::{audit, kernel};
 /// `sun_path` of `unix(7)` without its terminator.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
+/// The pins of ours are removed as a folder when another version takes over. Below here a wrong path cannot make that
+/// remove files.
+const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+
 /// Everything that is configured. The parts are taken out and handed to their areas; nobody holds the whole.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -234,6 +238,16 @@ impl ConfigFile {
             (["api", "admin_socket"], Some(&api.admin_socket)),
             (["authority", "listen"], authority_socket),
         ]);
+        let pin_dir = below(&self.kernel.pin_dir);
+        if !pin_dir.starts_with(BPF_FILE_SYSTEM) || pin_dir == Path::new(BPF_FILE_SYSTEM) {
+            let message = format!("pin_dir is {}, not a folder below {BPF_FILE_SYSTEM}", pin_dir.display());
+            checks.error(&["kernel", "pin_dir"], message, format!("for example {BPF_FILE_SYSTEM}/agent-daemon"));
+        }
+        let audit = self.audit.config(base, &state_dir);
+        if audit.dir == state_dir {
+            let message = "the audit log has to have a folder of its own".to_owned();
+            checks.error(&["audit", "dir"], message, "for example dir = \"/var/lib/agent-daemon/audit\"");
+        }
         let mut warnings = Vec::new();
         if self.kernel.accept_tier != kernel::Tier::Egress {
             warnings.push(checks.warning(
@@ -252,7 +266,7 @@ impl ConfigFile {
                 policies: all(&self.policies),
             },
             kernel: kernel::Config {
-                pin_dir: below(&self.kernel.pin_dir),
+                pin_dir,
                 mount_bpffs: self.kernel.mount_bpffs,
                 max_processes: self.kernel.max_processes.map(Count::u32),
                 max_connections: self.kernel.max_connections.map(Count::u32),
@@ -277,7 +291,7 @@ impl ConfigFile {
                 cache_entries: self.measure.cache_entries.usize(),
                 concurrency: self.measure.concurrency.usize(),
             },
-            audit: self.audit.config(base, &state_dir),
+            audit,
             history: History {
                 ended_processes: self.history.ended_processes.usize(),
                 decisions: self.history.decisions.usize(),

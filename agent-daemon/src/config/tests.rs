@@ -212,6 +212,11 @@ fn keys_that_do_not_fit_each_other_are_refused() {
         ("[api]\nagent_socket = \"/a\"\nadmin_socket = \"/a\"\n", 4, "/a is the path of another socket too"),
         ("[api]\nagent_socket = \"/a\"\n[authority]\nlisten = \"unix:/./a\"\n", 5, "the path of another socket too"),
         (&format!("[api]\nagent_socket = \"/{long}\"\n"), 3, "has 121 bytes"),
+        ("state_dir = \"/s\"\n[audit]\ndir = \"/s\"\n", 4, "a folder of its own"),
+        ("[kernel]\npin_dir = \"/etc\"\n", 3, "pin_dir is /etc, not a folder below /sys/fs/bpf"),
+        ("[kernel]\npin_dir = \"/sys/fs/bpf\"\n", 3, "not a folder below /sys/fs/bpf"),
+        ("[kernel]\npin_dir = \"/sys/fs/bpf-other/a\"\n", 3, "not a folder below /sys/fs/bpf"),
+        ("[kernel]\npin_dir = \"pins\"\n", 3, "not a folder below /sys/fs/bpf"),
     ] {
         let findings = parsed(&format!("trust_domain = \"example.org\"\n{rest}")).unwrap_err();
         assert_eq!(findings.len(), 1, "{findings:?}");
@@ -370,4 +375,57 @@ fn bindings_of_nobody_are_warned_about() {
             "binding b names spiffe://example.org/nobody, which no entry gives"
         ]
     );
+}
+
+/// The fenced blocks of this language, in order.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).filter_map(|rest| Some(rest.split_once("```")?.0.to_owned())).collect()
+}
+
+#[test]
+fn what_the_documentation_shows_can_be_used() {
+    let docs = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    let domain: TrustDomain = "example.org".parse().unwrap();
+    let toml = blocks(&docs, "toml");
+    let of = |table: &str| {
+        let found: Vec<SourceFile> =
+            toml.iter().filter(|text| text.starts_with(table)).map(|text| source(text)).collect();
+        assert!(!found.is_empty(), "no {table} in the documentation");
+        found
+    };
+    assert_eq!(Entries::parse(&of("[[entry]]"), &domain).unwrap().len(), 1);
+    assert_eq!(Catalog::parse(&of("[[destination]]"), &domain).unwrap().bindings().len(), 1);
+    let policies: Vec<SourceFile> = blocks(&docs, "cedar").iter().map(|text| source(text)).collect();
+    assert_eq!(Policies::parse(&policies).unwrap().len(), 2);
+}
+
+#[test]
+fn the_documentation_names_every_selector_and_every_word_of_the_policy_schema() {
+    let docs = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    let words = crate::policy::SCHEMA.lines().filter_map(|line| {
+        let (word, _) = line.strip_prefix("  ")?.split_once(": ")?;
+        let word = word.trim().trim_end_matches('?');
+        word.chars().all(|character| character.is_ascii_lowercase() || character == '_').then_some(word)
+    });
+    let selectors = crate::identity::KNOWN_SELECTORS.iter().map(|known| known.kind);
+    for word in words.chain(selectors).filter(|word| !["principal", "resource", "context"].contains(word)) {
+        assert!(docs.contains(&format!("`{word}`")) || docs.contains(&format!("`context.{word}`")), "{word}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn hostile_values_are_refused_or_read_and_never_a_panic(value in ".{0,40}", at in 0_usize..60) {
+        let default = print_default();
+        let keys: Vec<&str> = default.lines().filter(|line| line.contains(" = ")).collect();
+        let line = keys[at % keys.len()];
+        let (key, _) = line.trim_start_matches("# ").split_once(" = ").unwrap();
+        for written in [value.clone(), format!("{value:?}")] {
+            let text = default.replacen(line, &format!("{key} = {written}"), 1);
+            if let Err(findings) = parsed(&text) {
+                proptest::prop_assert!(!findings.is_empty());
+            }
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod mounts;
 mod offsets;
 mod proc_seed;
 mod selftest;
+mod view;
 
 use std::io;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use events::Events;
 pub use load::{ProgramReport, unload};
 pub use maps::Maps;
 pub use selftest::{CHILD_ARGUMENT, Proof, Tier, prove};
+pub use view::{Assumption, KernelView, LiveKernel, ProgramView};
 
 /// Where and how the kernel half is set up.
 #[derive(Debug, Clone)]

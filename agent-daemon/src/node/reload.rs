@@ -51,6 +51,14 @@ impl Node {
         (reloads.last, reloads.last_error.clone())
     }
 
+    /// The files as they are on disk now; nothing is changed. Blocks.
+    ///
+    /// # Errors
+    /// Which could not be read, and why.
+    pub fn read_sources(&self) -> Result<Sources, Vec<Diagnostic>> {
+        self.load.load()
+    }
+
     /// Reads everything anew and swaps it in, whole or not at all. One at a time. Blocks.
     ///
     /// # Errors
