@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::admin::{Admin, AdminFacts, ServingState};
+use crate::api::admin::{Admin, AdminFacts, KeySource, NeededCapability, ServingState};
 use crate::api::{self, AuthorityAddress, AuthorityListener, Sockets};
 use crate::attest::{Attestor, Measurer, Proc};
 use crate::audit::{self, Log, Record, StartRecord, StopRecord};
@@ -35,6 +35,18 @@ use crate::snapshot::{Snapshot, Sources};
 
 /// Threads for blocking work: hashing, audit queries, resolving names.
 const BLOCKING_THREADS: usize = 32;
+
+/// What the daemon still needs once it runs.
+const NEEDED: [NeededCapability; 2] = [
+    NeededCapability {
+        capability: caps::Capability::CAP_SYS_PTRACE,
+        purpose: "looking into the processes of other users, to see what they run",
+    },
+    NeededCapability {
+        capability: caps::Capability::CAP_DAC_READ_SEARCH,
+        purpose: "measuring executables that only their owners may read",
+    },
+];
 
 /// The daemon cannot start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +139,24 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     let view = Arc::new(LiveKernel::new(Arc::clone(&maps), programs, proofs, events.rejected(), pin_dir));
     let node = Arc::new(build_node(&config, snapshot, maps, tiers)?);
     let (state, is_serving) = watch::channel(ServingState::Starting);
-    let facts = AdminFacts::new(endpoints.clone(), is_serving, &config);
+    let facts = AdminFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        endpoints: endpoints.clone(),
+        agent_socket: config.api.agent_socket.clone(),
+        agent_socket_mode: config.api.agent_socket_mode,
+        admin_socket: config.api.admin_socket.clone(),
+        state_dir: config.state_dir.clone(),
+        key_source: if config.is_key_from_systemd {
+            KeySource::SystemdCredential
+        } else {
+            KeySource::File(config.sealing_key.clone())
+        },
+        required_tier: config.accepted_tier,
+        capabilities: NEEDED.to_vec(),
+        sockets: sockets.gauges(),
+        state: is_serving,
+        tasks: supervisor.connections(),
+    };
     let admin = Admin::new(Arc::clone(&node), view, facts);
 
     let at = Arc::clone(&node);
@@ -356,7 +385,7 @@ fn harden() -> io::Result<()> {
 /// owners may read. Everything else goes, for this thread and all that it starts.
 fn drop_rights() -> anyhow::Result<()> {
     use caps::{CapSet, Capability};
-    let needed = caps::CapsHashSet::from([Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH]);
+    let needed: caps::CapsHashSet = NEEDED.iter().map(|needed| needed.capability).collect();
     let held = caps::read(None, CapSet::Permitted)?;
     let kept: caps::CapsHashSet = held.intersection(&needed).copied().collect();
     for missing in needed.difference(&kept) {

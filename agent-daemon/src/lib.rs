@@ -4,6 +4,9 @@
 //!
 //! ARCHITECTURE.md tells the story of one event and one request through these modules.
 
+// Numbers change their type by `From` and `TryFrom` here: a silent cut is how bounds are lost.
+#![warn(clippy::as_conversions)]
+
 pub mod api;
 pub mod app;
 pub mod arguments;

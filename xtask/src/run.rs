@@ -26,7 +26,6 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let environment: Vec<(&str, &OsStr)> = filter.iter().map(|filter| ("RUST_LOG", filter.as_os_str())).collect();
     let mut daemon = command::as_root("the daemon", &workspace.binaries().join("agent-daemon"), &environment)?;
     say(format_args!("starting the daemon on {}; its state is in {}", config.display(), state.display()));
-    // Relative paths in the example configuration are below the state folder.
     let error = daemon.arg("--config").arg(&config).current_dir(&state).exec();
     Err(error).context("cannot start the daemon")
 }

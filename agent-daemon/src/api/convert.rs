@@ -154,6 +154,7 @@ mod tests {
             net_ns: None,
             protocol: Protocol::TCP,
             hook: Hook::Connect6,
+            is_open: true,
         };
         let sent = connection(&seen);
         assert_eq!((sent.local_address.as_str(), sent.local_port), ("", 0));

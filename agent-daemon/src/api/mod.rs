@@ -6,8 +6,8 @@
 
 pub mod admin;
 mod agent;
-pub mod convert;
 mod authority;
+pub mod convert;
 mod door;
 mod serve;
 mod status;

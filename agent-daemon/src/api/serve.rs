@@ -22,7 +22,7 @@ use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
 use super::AGENT;
-use super::admin::Admin;
+use super::admin::{Admin, Gauges};
 use super::agent::Agent;
 use super::door::{Door, Limits};
 use super::stream::{OperatorStream, PeerStream};
@@ -62,6 +62,7 @@ pub struct Config {
 pub struct Sockets {
     agent: std::os::unix::net::UnixListener,
     admin: std::os::unix::net::UnixListener,
+    door: Door,
     config: Config,
 }
 
@@ -75,7 +76,12 @@ impl Sockets {
         // Every message from here on names its sender, those sent before accept included.
         setsockopt(&agent, PassCred, &true)?;
         let admin = bind(&config.admin_socket, 0o600)?;
-        Ok(Self { agent, admin, config })
+        Ok(Self { agent, admin, door: Door::new(config.limits), config })
+    }
+
+    /// How full the agents' socket is.
+    pub fn gauges(&self) -> Arc<dyn Gauges> {
+        Arc::new(self.door.clone())
     }
 
     /// Serves agents until cancelled, then finishes the calls in flight.
@@ -98,7 +104,7 @@ impl Sockets {
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(256 * 1024));
         let agents = builder(config).add_service(service).add_service(health).serve_with_incoming_shutdown(
-            Agents { listener: agent_listener, door: Door::new(config.limits), node },
+            Agents { listener: agent_listener, door: self.door, node },
             cancel.clone().cancelled_owned(),
         );
         let reflection = tonic_reflection::server::Builder::configure()

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
@@ -166,9 +165,6 @@ fn peer_pidfd(socket: std::os::fd::BorrowedFd<'_>, pid: rustix::process::Pid) ->
         Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EINVAL | nix::errno::Errno::ENODATA) => {
             Err(Failure::OriginatorGone("the caller's process ended before it was looked up"))
         }
-        Err(error) => Err(Failure::Io {
-            operation: "open the caller's process",
-            source: io::Error::from_raw_os_error(error as i32),
-        }),
+        Err(error) => Err(Failure::Io { operation: "open the caller's process", source: error.into() }),
     }
 }

@@ -64,7 +64,7 @@ impl ProcessDir {
 
     pub(super) fn link(&self, name: &str) -> io::Result<PathBuf> {
         let target = rustix::fs::readlinkat(&self.dir, name, Vec::new())?;
-        Ok(PathBuf::from(std::ffi::OsString::from(lossless(target))))
+        Ok(PathBuf::from(lossless(target)))
     }
 
     /// A directory behind a magic link (`root`, `cwd`).

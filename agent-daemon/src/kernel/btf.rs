@@ -54,7 +54,7 @@ const UNION: u32 = 5;
 const DEPTH: u32 = 16;
 
 /// Parsed as far as offsets need it.
-pub struct Btf<'a> {
+pub(super) struct Btf<'a> {
     data: &'a [u8],
     strings: &'a [u8],
     /// Byte offset of each type in `data`; ids start at 1.
@@ -67,7 +67,7 @@ impl<'a> Btf<'a> {
     ///
     /// # Errors
     /// When the data is not BTF of a known form.
-    pub fn parse(data: &'a [u8], wanted: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
+    pub(super) fn parse(data: &'a [u8], wanted: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
         if u16_at(data, 0)? != MAGIC {
             return Err(Error::Malformed { at: 0 });
         }
@@ -101,7 +101,7 @@ impl<'a> Btf<'a> {
     ///
     /// # Errors
     /// When the structure or all of the paths are missing, or the member is a bit field.
-    pub fn offset(&self, structure: &str, paths: &[&str]) -> Result<u32, Error> {
+    pub(super) fn offset(&self, structure: &str, paths: &[&str]) -> Result<u32, Error> {
         let ids = self.structures.get(structure.as_bytes()).map(Vec::as_slice).unwrap_or_default();
         if ids.is_empty() {
             return Err(Error::NoStructure { structure: structure.to_owned() });
@@ -270,7 +270,7 @@ mod tests {
         let data = sample();
         for length in 0..data.len() {
             if let Ok(btf) = Btf::parse(&data[..length], ["inner", "outer"]) {
-                let _ = btf.offset("outer", &["b.y"]);
+                drop(btf.offset("outer", &["b.y"]));
             }
         }
     }
@@ -282,8 +282,8 @@ mod tests {
             let at = at % data.len();
             data[at] = value;
             if let Ok(btf) = Btf::parse(&data, ["inner", "outer"]) {
-                let _ = btf.offset("outer", &["b.y"]);
-                let _ = btf.offset("inner", &["y"]);
+                drop(btf.offset("outer", &["b.y"]));
+                drop(btf.offset("inner", &["y"]));
             }
         }
     }

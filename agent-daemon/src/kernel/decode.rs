@@ -13,6 +13,9 @@ use crate::process::{
     Ancestor, BootTime, Connection, Event, ExecId, ExecInstance, FileId, Flags, Hook, Namespaces, ProcessKey, Protocol,
 };
 
+/// The programs note only this state and the end of a connection.
+const TCP_ESTABLISHED: u8 = 1;
+
 /// What is wrong with bytes that claim to come from our programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed(pub(super) &'static str);
@@ -82,6 +85,7 @@ pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malfor
         net_ns: is_complete.then_some(record.net_ns),
         protocol: Protocol(record.protocol),
         hook,
+        is_open: Protocol(record.protocol) != Protocol::TCP || record.state == TCP_ESTABLISHED,
     })
 }
 
@@ -161,13 +165,13 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..800), kind in 0u32..6) {
-            let _ = event(&bytes);
+            drop(event(&bytes));
             // Aligned, with a kind that is likely to be known.
             let mut words = vec![0u64; 100];
             let length = bytes.len().min(800);
             words.as_mut_bytes()[..length].copy_from_slice(&bytes[..length]);
             words.as_mut_bytes()[8..12].copy_from_slice(&kind.to_ne_bytes());
-            let _ = event(&words.as_bytes()[..length]);
+            drop(event(&words.as_bytes()[..length]));
         }
     }
 }

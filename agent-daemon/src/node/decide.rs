@@ -53,6 +53,8 @@ reasons! {
     ConnectionRequired = "connection_required",
     /// The kernel saw no such connection.
     ConnectionUnknown = "connection_unknown",
+    /// It was tried, but is not established (any more).
+    ConnectionNotOpen = "connection_not_open",
     /// Another exec instance opened it.
     ConnectionNotYours = "connection_not_yours",
     /// It goes to another address.
@@ -249,6 +251,12 @@ impl Node {
             return Ok(Err(Denial::new(Reason::ConnectionNotYours, detail)
                 .differing(format!("opened by {}", instance.id), format!("opened by {}", connection.exec_id))
                 .remedy("let the exec instance that uses the credential open its own connection")));
+        }
+        // The hook sees the attempt; what counts is a connection that somebody answered.
+        if !connection.is_open {
+            record.connection = Some(draft::connection(&connection, String::new()));
+            let detail = "the connection is not established";
+            return Ok(Err(Denial::new(Reason::ConnectionNotOpen, detail).remedy("ask when connect has succeeded")));
         }
         let verdict = address::evaluate(Observed::from(&connection), destination, &self.resolver).await;
         Ok(match verdict {

@@ -147,7 +147,9 @@ impl Node {
             (Err(failure), _) => failure,
             (Ok(()), None) => return Ok(()),
             (Ok(()), Some(proved)) => match self.records().connection(proved.cookie) {
-                Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote => return Ok(()),
+                Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote && now.is_open => {
+                    return Ok(());
+                }
                 Ok(_) => crate::attest::Failure::OriginatorMismatch("the connection was closed or goes elsewhere now"),
                 Err(error) => error.into(),
             },

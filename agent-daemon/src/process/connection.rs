@@ -32,6 +32,8 @@ pub struct Connection {
     pub protocol: Protocol,
     /// The hook that saw it.
     pub hook: Hook,
+    /// TCP: the handshake was completed and the connection is not closed. Others: always.
+    pub is_open: bool,
 }
 
 /// A transport protocol by its IANA number.

@@ -110,6 +110,7 @@ impl Stage {
 
     /// The daemon's own file.
     fn config_text(&self, target: &Path) -> String {
+        let demo = std::process::id();
         let (state, sockets, target) = (self.state.display(), self.sockets.display(), target.display());
         format!(
             r#"trust_domain = "{TRUST_DOMAIN}"
@@ -118,11 +119,16 @@ entries = ["{target}/entries.toml"]
 destinations = ["{target}/destinations.toml"]
 policies = ["{target}/policies/reports.cedar"]
 
+[kernel]
+pin_dir = "/sys/fs/bpf/agent-demo-{demo}"
+
 [api]
 agent_socket = "{sockets}/agent.sock"
 agent_socket_mode = "0666"
 admin_socket = "{sockets}/admin.sock"
-authority_socket = "{sockets}/authority.sock"
+
+[authority]
+listen = "unix:{sockets}/authority.sock"
 "#
         )
     }

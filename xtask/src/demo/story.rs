@@ -60,6 +60,18 @@ pub(super) fn tell(root: &Path, folder: &Path, options: &Options) -> Result<()> 
     Ok(())
 }
 
+impl Drop for World {
+    /// The kernel half outlives its daemon on purpose; the demo's must not outlive the demo.
+    fn drop(&mut self) {
+        drop(self.daemon.take());
+        let mut unload = Command::new(self.binaries.join("agent-daemon"));
+        unload.arg("--unload").arg("--config").arg(&self.stage.config);
+        if !unload.status().is_ok_and(|status| status.success()) {
+            println!("warning: the demo's programs could not be taken out of the kernel");
+        }
+    }
+}
+
 impl World {
     fn open(root: &Path, folder: &Path, options: &Options) -> Result<Self> {
         let folder = folder.canonicalize()?;
