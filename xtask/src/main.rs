@@ -11,6 +11,7 @@ mod build;
 mod ci;
 mod codegen;
 mod command;
+#[expect(clippy::print_stdout, reason = "the story is told on standard output")]
 mod demo;
 mod digest;
 mod ebpf;
