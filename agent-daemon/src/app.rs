@@ -13,10 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use caps::{CapSet, Capability, CapsHashSet};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::admin::{Admin, AdminFacts, ServingState};
+use crate::api::admin::{Admin, AdminFacts, KeySource, NeededCapability, ServingState};
 use crate::api::{self, AuthorityAddress, AuthorityListener, Sockets};
 use crate::attest::{Attestor, Measurer, Proc};
 use crate::audit::{self, Log, Record, StartRecord, StopRecord};
@@ -35,6 +36,20 @@ use crate::snapshot::{Snapshot, Sources};
 
 /// Threads for blocking work: hashing, audit queries, resolving names.
 const BLOCKING_THREADS: usize = 32;
+
+/// Where systemd puts what it hands over (`LoadCredential=`); only the unit can read it.
+const SYSTEMD_CREDENTIALS: &str = "/run/credentials";
+/// All that is still held after start.
+const NEEDED: [NeededCapability; 2] = [
+    NeededCapability {
+        capability: Capability::CAP_SYS_PTRACE,
+        purpose: "facts about processes of other users cannot be read",
+    },
+    NeededCapability {
+        capability: Capability::CAP_DAC_READ_SEARCH,
+        purpose: "executables that only their owners may read cannot be measured",
+    },
+];
 
 /// The daemon cannot start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +142,20 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     let view = Arc::new(LiveKernel::new(Arc::clone(&maps), programs, proofs, events.rejected(), pin_dir));
     let node = Arc::new(build_node(&config, snapshot, maps, tiers)?);
     let (state, is_serving) = watch::channel(ServingState::Starting);
-    let facts = AdminFacts::new(endpoints.clone(), is_serving, &config);
+    let facts = AdminFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        endpoints: endpoints.clone(),
+        agent_socket: config.api.agent_socket.clone(),
+        agent_socket_mode: config.api.agent_socket_mode,
+        admin_socket: config.api.admin_socket.clone(),
+        state_dir: config.state_dir.clone(),
+        key_source: key_source(&config.sealing_key),
+        required_tier: config.accepted_tier,
+        capabilities: NEEDED.to_vec(),
+        sockets: sockets.gauges(),
+        state: is_serving,
+        tasks: supervisor.connections(),
+    };
     let admin = Admin::new(Arc::clone(&node), view, facts);
 
     let at = Arc::clone(&node);
@@ -303,6 +331,10 @@ fn endpoints(config: &Config, verifiers: &AuthorityListener) -> Vec<(String, Str
     ]
 }
 
+fn key_source(path: &Path) -> KeySource {
+    if path.starts_with(SYSTEMD_CREDENTIALS) { KeySource::SystemdCredential } else { KeySource::File(path.to_owned()) }
+}
+
 fn api_config(config: &Config) -> api::Config {
     let api = &config.api;
     api::Config {
@@ -355,10 +387,9 @@ fn harden() -> io::Result<()> {
 /// What the daemon still needs: to look into other users' processes, and to read executables that only their
 /// owners may read. Everything else goes, for this thread and all that it starts.
 fn drop_rights() -> anyhow::Result<()> {
-    use caps::{CapSet, Capability};
-    let needed = caps::CapsHashSet::from([Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH]);
+    let needed: CapsHashSet = NEEDED.iter().map(|needed| needed.capability).collect();
     let held = caps::read(None, CapSet::Permitted)?;
-    let kept: caps::CapsHashSet = held.intersection(&needed).copied().collect();
+    let kept: CapsHashSet = held.intersection(&needed).copied().collect();
     for missing in needed.difference(&kept) {
         tracing::warn!(capability = %missing, "not held: executables of other users may not be measurable");
     }
@@ -370,7 +401,7 @@ fn drop_rights() -> anyhow::Result<()> {
         }
     }
     caps::clear(None, CapSet::Ambient)?;
-    caps::set(None, CapSet::Inheritable, &caps::CapsHashSet::new())?;
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;
     rustix::thread::set_no_new_privs(true)?;

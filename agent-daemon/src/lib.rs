@@ -25,3 +25,5 @@ pub mod process;
 pub mod shutdown;
 pub mod snapshot;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -53,6 +53,11 @@ impl Door {
         open.by_uid.insert(uid, of_uid + 1);
         Ok(Place { uid, open: Arc::clone(&self.open) })
     }
+
+    /// How many are open, and how many can be.
+    pub(super) fn usage(&self) -> (usize, usize) {
+        (self.open.lock().unwrap_or_else(PoisonError::into_inner).total, self.limits.connections)
+    }
 }
 
 impl Drop for Place {

@@ -23,6 +23,12 @@ impl Default for Proc {
 }
 
 impl Proc {
+    /// One that is laid out elsewhere, with plain files in the places of the kernel's.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
     /// One process's directory, held open: what is read through it is of this process or fails.
     pub(super) fn process(&self, tgid: u32) -> io::Result<ProcessDir> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

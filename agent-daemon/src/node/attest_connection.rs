@@ -76,7 +76,11 @@ impl Node {
         };
         let opener = self.records().process(connection.tgid).map_err(Failure::from)?;
         let opener = match opener.filter(|instance| instance.id == connection.exec_id) {
-            Some(instance) => self.attestor.attest(&snapshot, instance, None).await.ok(),
+            // By the ids it has now: what is known from before may be of the user it was then.
+            Some(instance) => match self.attestor.effective_ids(instance.process.tgid) {
+                Ok(ids) => self.attestor.attest(&snapshot, instance, Some(ids)).await.ok(),
+                Err(_) => None,
+            },
             None => None,
         };
         record.outcome = Outcome::Allow;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Happening, Node, bump};
@@ -19,6 +20,20 @@ use crate::process::ExecId;
 const SWEEP: Duration = Duration::from_secs(1);
 /// An expiry is recorded no sooner than this after the last one, so that many at once make one batch.
 const SHORTEST: Duration = Duration::from_millis(5);
+
+/// What the holder of a lease is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// It cannot be seen at this moment.
+    Unknown,
+    /// That exec instance is over.
+    Ended(Cause),
+    /// It is the same.
+    Lives {
+        /// Its effective user now.
+        uid: u32,
+    },
+}
 
 /// Which leases an operator names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +88,7 @@ impl Node {
         recorded.map(|_| leases)
     }
 
-    /// Ends what an exec instance held.
+    /// Ends what an exec instance held, because it is over.
     pub(super) fn end_exec(&self, exec_id: ExecId, cause: Cause) {
         let ended = self.leases.end_exec(exec_id, cause, self.clock.now());
         self.record_ended(ended);
@@ -82,6 +97,7 @@ impl Node {
 
     /// Ends leases as they expire and those whose holder is not what it was, until cancelled.
     pub async fn sweep(&self, cancel: CancellationToken) {
+        let mut looked = Instant::now();
         loop {
             let wait = match self.leases.next_expiry() {
                 Some(expiry) => {
@@ -95,8 +111,10 @@ impl Node {
                 () = tokio::time::sleep(wait) => {}
             }
             self.record_ended(self.leases.expire(self.clock.now()));
-            if wait == SWEEP {
+            // By its own measure: where something always expires soon, no wait is ever a whole period.
+            if looked.elapsed() >= SWEEP {
                 self.sweep_holders();
+                looked = Instant::now();
             }
         }
     }
@@ -104,34 +122,49 @@ impl Node {
     /// Looks at every holder of a lease once. Cheap: one map look-up and one small file a holder.
     pub fn sweep_holders(&self) {
         for exec_id in self.leases.holders() {
-            let Some(lease) = self.leases.of_exec(exec_id).into_iter().next() else { continue };
-            if let Some(cause) = self.cause_of_end(&lease) {
-                self.end_exec(exec_id, cause);
+            let leases = self.leases.of_exec(exec_id);
+            let Some(tgid) = leases.first().map(|lease| lease.tgid) else { continue };
+            let holder = self.holder(exec_id, tgid);
+            for lease in leases {
+                self.end_if_over(&lease, holder);
             }
         }
     }
 
-    /// Whether the holder of a lease is still what it was when it got it.
-    pub(super) fn liveness(&self, lease: &Lease) -> Liveness {
-        match self.records().current(lease.tgid) {
-            Err(_) => Liveness::Unknown,
-            Ok(_) if self.cause_of_end(lease).is_some() => Liveness::Gone,
-            Ok(_) => Liveness::Live,
+    /// Whether the holder of a lease is still what it was when it got it. Ends the lease if not.
+    pub(super) fn look_at(&self, lease: &Lease) -> Liveness {
+        self.end_if_over(lease, self.holder(lease.exec_id, lease.tgid))
+    }
+
+    fn end_if_over(&self, lease: &Lease, holder: Holder) -> Liveness {
+        match holder {
+            // Not to know is no reason to end it, nor to call it alive.
+            Holder::Unknown => Liveness::Unknown,
+            Holder::Ended(cause) => {
+                self.end_exec(lease.exec_id, cause);
+                Liveness::Gone
+            }
+            // Only this one: what the process was granted as the user that it is now stays good.
+            Holder::Lives { uid } if uid != lease.uid => {
+                let ended = self.leases.end(&lease.id, Cause::UidChanged, self.clock.now());
+                self.record_ended(ended);
+                Liveness::Gone
+            }
+            Holder::Lives { .. } => Liveness::Live,
         }
     }
 
-    /// Why a lease has to end now, if it has to.
-    pub(super) fn cause_of_end(&self, lease: &Lease) -> Option<Cause> {
-        match self.records().current(lease.tgid) {
-            // Not to know is no reason to end it, nor to call it alive: see `liveness`.
-            Err(_) => None,
-            Ok(None) => Some(Cause::Exited),
-            Ok(Some((exec_id, _))) if exec_id != lease.exec_id => Some(Cause::Exec),
-            Ok(Some(_)) => match self.attestor.effective_ids(lease.tgid) {
-                Ok((uid, _)) if uid != lease.uid => Some(Cause::UidChanged),
-                Ok(_) => None,
+    pub(super) fn holder(&self, exec_id: ExecId, tgid: u32) -> Holder {
+        match self.records().current(tgid) {
+            Err(_) => Holder::Unknown,
+            Ok(None) => Holder::Ended(Cause::Exited),
+            Ok(Some((current, _))) if current != exec_id => Holder::Ended(Cause::Exec),
+            Ok(Some(_)) => match self.attestor.effective_ids(tgid) {
+                Ok((uid, _)) => Holder::Lives { uid },
                 // It ended between the two looks.
-                Err(_) => Some(Cause::Exited),
+                Err(error) if is_gone(&error) => Holder::Ended(Cause::Exited),
+                // A daemon that has no descriptors left must not end everybody's leases.
+                Err(_) => Holder::Unknown,
             },
         }
     }
@@ -158,12 +191,11 @@ impl Node {
                 bump(&self.counters.audit_refused);
                 tracing::error!(%error, lease = lease.id.as_str(), cause, "the end of a lease could not be recorded");
             }
-            self.after_end(&Some(ended));
+            self.after_end(ended);
         }
     }
 
-    pub(super) fn after_end(&self, ended: &Option<Ended>) {
-        let Some(ended) = ended else { return };
+    fn after_end(&self, ended: Ended) {
         bump(&self.counters.leases_ended);
         if ended.last {
             self.records().unwatch(ended.lease.exec_id);
@@ -174,7 +206,7 @@ impl Node {
                 tracing::warn!(%error, "the kernel cannot watch a lease's holder");
             }
         }
-        self.tell(Happening::Lease(Arc::clone(&ended.lease)));
+        self.tell(Happening::Lease(ended.lease));
     }
 
     /// Takes up the leases that an earlier run of this boot granted and the log says are not over. Those whose
@@ -203,6 +235,10 @@ impl Node {
         self.sweep_holders();
         taken
     }
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn lease_of(granted: GrantedLease) -> Option<Lease> {

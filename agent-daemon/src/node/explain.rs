@@ -9,6 +9,7 @@ use crate::attest::{Attested, Failure};
 use crate::audit::{Caller, DecisionRecord, ExplainRecord, Outcome, Record};
 use crate::credential::address::{self, Observed, Verdict};
 use crate::process::{Connection, ExecInstance};
+use crate::snapshot::Snapshot;
 
 /// Connections of an exec instance that are looked at for one explanation.
 const CONNECTIONS: usize = 64;
@@ -35,7 +36,7 @@ impl Node {
         let snapshot = self.snapshot();
         let attested = self.attestor.attest(&snapshot, instance, None).await?;
         let instance = &attested.evidence.instance;
-        let connections = self.fitting(instance, &ask.destination).await?;
+        let connections = self.fitting(&snapshot, instance, &ask.destination).await?;
         if ask.connection.is_none() {
             ask.connection = connections.first().map(|connection| ConnectionRef::Cookie(connection.cookie));
         }
@@ -55,8 +56,12 @@ impl Node {
     }
 
     /// The connections of an exec instance that go to a destination.
-    async fn fitting(&self, instance: &ExecInstance, destination: &str) -> Result<Vec<Connection>, Refusal> {
-        let snapshot = self.snapshot();
+    async fn fitting(
+        &self,
+        snapshot: &Snapshot,
+        instance: &ExecInstance,
+        destination: &str,
+    ) -> Result<Vec<Connection>, Refusal> {
         let Some(destination) = snapshot.catalog.destination(destination) else { return Ok(Vec::new()) };
         let mut own = Vec::new();
         self.records()

@@ -11,10 +11,7 @@ impl Node {
         let Some(presented) = presented else { return Introspection::INACTIVE };
         let lease = self.leases.lease(presented.lease_id());
         let Some(lease) = lease else { return Introspection::INACTIVE };
-        let liveness = self.liveness(&lease);
-        if let Some(cause) = self.cause_of_end(&lease) {
-            self.end_exec(lease.exec_id, cause);
-        }
+        let liveness = self.look_at(&lease);
         let lease = self.leases.lease(presented.lease_id());
         Introspection::new(presented, lease.as_deref(), liveness, self.clock.now())
     }

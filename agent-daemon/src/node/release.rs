@@ -12,9 +12,10 @@ use zeroize::Zeroizing;
 
 use super::ask::{Ask, ConnectionRef, Refusal, Released};
 use super::decide::{Grounds, Reason, Verdicted};
+use super::end::Holder;
 use super::recent::Decided;
 use super::{Happening, Node, bump};
-use crate::attest::{Attested, Peer};
+use crate::attest::{Attested, Failure, Peer};
 use crate::audit::{self, DecisionRecord, Log, Outcome, Record, Slot};
 use crate::authority;
 use crate::credential::jwt::Claims;
@@ -99,16 +100,7 @@ impl Node {
         });
         let reservation = match self.leases.reserve(peer.exec_id, connection) {
             Ok(reservation) => reservation,
-            Err(error @ credential::Error::ConnectionUsed { .. }) => {
-                deny(&mut verdicted, Reason::ConnectionUsed, error.to_string());
-                return Err(self.denied(slot, verdicted).await);
-            }
-            Err(error) => {
-                verdicted.record.detail = error.to_string();
-                verdicted.record.reason = "lease_limit".to_owned();
-                self.commit_denied(slot, verdicted.record).await?;
-                return Err(Refusal::Leases(error));
-            }
+            Err(error) => return Err(self.not_granted(slot, verdicted, error).await),
         };
         let lease = lease_for(peer, attested, &grounds, &verdicted.record, now)?;
         let secret = match self.secret(&grounds, &lease).await {
@@ -125,37 +117,41 @@ impl Node {
                 return Err(Refusal::Authority(error));
             }
         };
-        let lease = self.grant(reservation, lease, replaces.as_deref(), now)?;
+        let pending = match self.grant(reservation, lease, replaces.as_deref(), now) {
+            Ok(lease) => Pending { node: self, lease: Some(lease) },
+            Err(error) => return Err(self.not_granted(slot, verdicted, error).await),
+        };
         let mut record = verdicted.record;
         record.outcome = Outcome::Allow;
-        record.lease_id = Some(lease.id.to_string());
-        record.expires_at = Some(lease.expires_at);
+        record.lease_id = pending.lease.as_ref().map(|lease| lease.id.to_string());
+        record.expires_at = pending.lease.as_ref().map(|lease| lease.expires_at);
         if let Err(error) = self.commit(slot, record, now).await {
-            let ended = self.leases.end(&lease.id, Cause::Revoked, now);
-            self.after_end(&ended);
+            pending.take_back(Cause::Revoked);
             return Err(self.audit_refused(error));
         }
         bump(&self.counters.allowed);
-        self.recheck(peer, &grounds, &lease)?;
+        let lease = self.recheck(peer, &grounds, pending)?;
         self.tell(Happening::Lease(Arc::clone(&lease)));
         Ok(Released { secret, lease, audience: Arc::clone(&grounds.destination.audience) })
     }
 
-    /// The last look before the answer leaves: same process, same image, same connection.
-    fn recheck(&self, peer: &Peer, grounds: &Grounds, lease: &Lease) -> Result<(), Refusal> {
+    /// The last look before the answer leaves: same process, same image, same connection, and not revoked.
+    fn recheck(&self, peer: &Peer, grounds: &Grounds, pending: Pending<'_>) -> Result<Arc<Lease>, Refusal> {
         let failure = match (peer.recheck(self.records()), &grounds.connection) {
-            (Err(failure), _) => failure,
-            (Ok(()), None) => return Ok(()),
+            (Err(failure), _) => Some(failure),
+            (Ok(()), None) => None,
             (Ok(()), Some(proved)) => match self.records().connection(proved.cookie) {
-                Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote && now.is_open => {
-                    return Ok(());
-                }
-                Ok(_) => crate::attest::Failure::OriginatorMismatch("the connection was closed or goes elsewhere now"),
-                Err(error) => error.into(),
+                Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote && now.is_open => None,
+                Ok(_) => Some(Failure::OriginatorMismatch("the connection was closed or goes elsewhere now")),
+                Err(error) => Some(error.into()),
             },
         };
-        let ended = self.leases.end(&lease.id, Cause::Exited, self.clock.now());
-        self.record_ended(ended);
+        let Some(failure) = failure else { return pending.deliver() };
+        let cause = match self.holder(peer.exec_id, peer.process.tgid) {
+            Holder::Ended(cause) => cause,
+            Holder::Lives { .. } | Holder::Unknown => Cause::Revoked,
+        };
+        pending.take_back(cause);
         self.refuse_peer("agent", "release", &failure, peer);
         Err(Refusal::Caller(failure))
     }
@@ -166,21 +162,16 @@ impl Node {
         lease: Lease,
         replaces: Option<&Lease>,
         now: Timestamp,
-    ) -> Result<Arc<Lease>, Refusal> {
+    ) -> Result<Arc<Lease>, credential::Error> {
         let (exec_id, id) = (lease.exec_id, lease.id.clone());
         let granted = match replaces {
-            None => self.leases.grant(reservation, lease),
-            Some(old) => self.leases.renew(reservation, lease, &old.id, now).map(|(granted, ended)| {
+            None => self.leases.grant(reservation, lease)?,
+            Some(old) => {
+                let (granted, ended) = self.leases.renew(reservation, lease, &old.id, now)?;
                 self.record_ended(Some(ended));
                 granted
-            }),
-        };
-        let granted = granted.map_err(|error| match error {
-            credential::Error::ExecEnded { .. } => {
-                Refusal::Caller(crate::attest::Failure::OriginatorGone("the exec instance ended while it was answered"))
             }
-            error => Refusal::Leases(error),
-        })?;
+        };
         if granted.first
             && let Err(error) = self.records().watch(exec_id)
         {
@@ -188,6 +179,33 @@ impl Node {
             tracing::warn!(%error, %exec_id, lease = id.as_str(), "the kernel cannot watch this lease's holder");
         }
         Ok(granted.lease)
+    }
+
+    /// Allowed, but there is no room for the lease, or its holder is over. Recorded like a denial.
+    async fn not_granted(&self, slot: Slot, mut verdicted: Verdicted, error: credential::Error) -> Refusal {
+        let detail = error.to_string();
+        let (reason, refusal) = match error {
+            credential::Error::ConnectionUsed { .. } => {
+                deny(&mut verdicted, Reason::ConnectionUsed, detail);
+                return self.denied(slot, verdicted).await;
+            }
+            // Another renewal of the same lease came first.
+            credential::Error::LeaseNotActive { .. } => {
+                deny(&mut verdicted, Reason::LeaseNotYours, detail);
+                return self.denied(slot, verdicted).await;
+            }
+            credential::Error::ExecEnded { .. } => {
+                let failure = Failure::OriginatorGone("the exec instance ended while it was answered");
+                (failure.reason(), Refusal::Caller(failure))
+            }
+            error => ("lease_limit", Refusal::Leases(error)),
+        };
+        verdicted.record.reason = reason.to_owned();
+        verdicted.record.detail = detail;
+        match self.commit_denied(slot, verdicted.record).await {
+            Ok(()) => refusal,
+            Err(unrecorded) => unrecorded,
+        }
     }
 
     async fn secret(&self, grounds: &Grounds, lease: &Lease) -> Result<Option<Zeroizing<Vec<u8>>>, authority::Error> {
@@ -231,6 +249,40 @@ impl Node {
         bump(&self.counters.audit_refused);
         tracing::error!(error = %super::peers::with_sources(&error), "refused: the audit log takes no record");
         Refusal::Audit(error)
+    }
+}
+
+/// A lease that was granted and whose answer has not left. It ends unless it is delivered: also when the caller
+/// hangs up, which drops the call wherever it waits.
+struct Pending<'a> {
+    node: &'a Node,
+    lease: Option<Arc<Lease>>,
+}
+
+impl Pending<'_> {
+    fn deliver(mut self) -> Result<Arc<Lease>, Refusal> {
+        let lease = self.lease.take().ok_or(Refusal::Bug("bug: a lease is delivered twice"))?;
+        match self.node.leases.lease(&lease.id) {
+            Some(now) if now.state == State::Active => Ok(lease),
+            // Ended between grant and answer, and recorded by whoever ended it.
+            _ => Err(Refusal::Leases(credential::Error::LeaseNotActive { lease: lease.id.clone() })),
+        }
+    }
+
+    fn take_back(mut self, cause: Cause) {
+        self.end(cause);
+    }
+
+    fn end(&mut self, cause: Cause) {
+        if let Some(lease) = self.lease.take() {
+            self.node.record_ended(self.node.leases.end(&lease.id, cause, self.node.clock.now()));
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.end(Cause::GivenBack);
     }
 }
 

@@ -1,99 +1,120 @@
-#![allow(warnings)]
-use agent_proto::admin::admin_service_server::AdminService;
-use agent_proto::admin::*;
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The API for operators (`agent.admin.v1`): from its messages to the use cases of `node` and back.
+//!
+//! It decides nothing itself. Its socket is for those who run the node, so errors say everything; who called is
+//! known all the same, because every change is recorded with it. Lists are streamed in bounded messages, and no
+//! stream ends like a whole one when it was cut short.
+
+mod audit;
+mod connections;
+mod doctor;
+mod explain;
+mod facts;
+mod failure;
+mod leases;
+mod losses;
+mod operator;
+mod outlet;
+mod policies;
+mod processes;
+mod secrets;
+mod service;
+mod status;
+mod view;
+mod watch;
+
 use std::sync::Arc;
-use tonic::{Request, Response, Status};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use tokio::sync::{Mutex, Semaphore};
+use tonic::{Response, Status};
+
+pub use self::facts::{AdminFacts, Gauges, KeySource, NeededCapability, ServingState};
+use self::losses::Baseline;
+pub use self::operator::Operator;
+use self::outlet::{Broken, Outlet, Stream};
+use crate::kernel::KernelView;
+use crate::node::Node;
+
+/// Lists and followers at once. Each list occupies a blocking thread while its reader is slow.
+const STREAMS: usize = 8;
+
+/// The service. Clones share everything.
 #[derive(Debug, Clone)]
-pub struct Operator {
-    pub uid: u32,
-    pub gid: u32,
-    pub tgid: Option<u32>,
-    pub exec_id: Option<u64>,
+pub struct Admin {
+    node: Arc<Node>,
+    kernel: Arc<dyn KernelView>,
+    facts: Arc<AdminFacts>,
+    baseline: Arc<Baseline>,
+    /// Both clocks when the service was made; they must go on together.
+    began: (Timestamp, Instant),
+    streams: Arc<Semaphore>,
+    /// One examination at a time: it opens sockets and starts a child.
+    examining: Arc<Mutex<()>>,
 }
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum ServingState {
-    Starting,
-    Serving,
-    Stopping,
-}
-#[derive(Debug)]
-pub struct AdminFacts;
-impl AdminFacts {
-    pub fn new<A, B, C>(_: A, _: B, _: C) -> Self {
-        Self
-    }
-}
-#[derive(Debug)]
-pub struct Admin;
+
 impl Admin {
-    pub fn new<A, B, C>(_: A, _: B, _: C) -> Self {
-        Self
+    /// Over a node and the kernel under it.
+    pub fn new(node: Arc<Node>, kernel: Arc<dyn KernelView>, facts: AdminFacts) -> Self {
+        let baseline = Baseline::new(&status::kernel_counts(&node, &*kernel));
+        Self {
+            began: (node.clock.now(), Instant::now()),
+            node,
+            kernel,
+            facts: Arc::new(facts),
+            baseline: Arc::new(baseline),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            examining: Arc::default(),
+        }
     }
-}
-type S<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
-#[tonic::async_trait]
-impl AdminService for Admin {
-    type ProcessesStream = S<ProcessesResponse>;
-    type ConnectionsStream = S<ConnectionsResponse>;
-    type LeasesStream = S<LeasesResponse>;
-    type QueryAuditStream = S<QueryAuditResponse>;
-    type VerifyAuditStream = S<VerifyAuditResponse>;
-    type WatchStream = S<WatchResponse>;
-    async fn status(&self, _r: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn doctor(&self, _r: Request<DoctorRequest>) -> Result<Response<DoctorResponse>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn processes(&self, _r: Request<ProcessesRequest>) -> Result<Response<Self::ProcessesStream>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn connections(&self, _r: Request<ConnectionsRequest>) -> Result<Response<Self::ConnectionsStream>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn leases(&self, _r: Request<LeasesRequest>) -> Result<Response<Self::LeasesStream>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn decisions(&self, _r: Request<DecisionsRequest>) -> Result<Response<DecisionsResponse>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn explain(&self, _r: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn validate_policy(
+
+    /// Runs what blocks where it may. It goes on to its end even when the caller leaves.
+    async fn blocking<T: Send + 'static>(
         &self,
-        _r: Request<ValidatePolicyRequest>,
-    ) -> Result<Response<ValidatePolicyResponse>, Status> {
-        Err(Status::unimplemented("wip"))
+        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let this = self.clone();
+        let done = self.facts.tasks.spawn_blocking(move || work(&this)).await;
+        done.map_err(|error| failure::task(&error))?.map(Response::new)
     }
-    async fn test_policy(&self, _r: Request<TestPolicyRequest>) -> Result<Response<TestPolicyResponse>, Status> {
-        Err(Status::unimplemented("wip"))
+
+    /// Answers with a stream that a blocking thread fills.
+    fn stream_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Node, &Outlet<T>) -> Result<(), Broken> + Send + 'static,
+    ) -> Result<Response<Stream<T>>, Status> {
+        let place = self.place()?;
+        let node = Arc::clone(&self.node);
+        let (outlet, ending, stream) = outlet::open();
+        self.facts.tasks.spawn_blocking(move || {
+            let outcome = work(&node, &outlet);
+            ending.finish(outcome);
+            drop(place);
+        });
+        Ok(Response::new(stream))
     }
-    async fn list_policies(&self, _r: Request<ListPoliciesRequest>) -> Result<Response<ListPoliciesResponse>, Status> {
-        Err(Status::unimplemented("wip"))
+
+    /// Answers with a stream that a task fills.
+    fn stream<T, F>(&self, work: impl FnOnce(Self, Outlet<T>) -> F) -> Result<Response<Stream<T>>, Status>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<(), Broken>> + Send + 'static,
+    {
+        let place = self.place()?;
+        let (outlet, ending, stream) = outlet::open();
+        let work = work(self.clone(), outlet);
+        self.facts.tasks.spawn(async move {
+            ending.finish(work.await);
+            drop(place);
+        });
+        Ok(Response::new(stream))
     }
-    async fn reload(&self, _r: Request<ReloadRequest>) -> Result<Response<ReloadResponse>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn revoke(&self, _r: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn query_audit(&self, _r: Request<QueryAuditRequest>) -> Result<Response<Self::QueryAuditStream>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn verify_audit(&self, _r: Request<VerifyAuditRequest>) -> Result<Response<Self::VerifyAuditStream>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn watch(&self, _r: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn put_secret(&self, _r: Request<PutSecretRequest>) -> Result<Response<PutSecretResponse>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn list_secrets(&self, _r: Request<ListSecretsRequest>) -> Result<Response<ListSecretsResponse>, Status> {
-        Err(Status::unimplemented("wip"))
-    }
-    async fn remove_secret(&self, _r: Request<RemoveSecretRequest>) -> Result<Response<RemoveSecretResponse>, Status> {
-        Err(Status::unimplemented("wip"))
+
+    fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.streams)
+            .try_acquire_owned()
+            .map_err(|_| Status::resource_exhausted(format!("{STREAMS} lists are being read already")))
     }
 }

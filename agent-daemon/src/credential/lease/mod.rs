@@ -129,9 +129,9 @@ pub enum Cause {
     Exec,
     /// The process changed its uid.
     UidChanged,
-    /// An operator said so.
+    /// An operator said so, or the daemon took it back before its answer left.
     Revoked,
-    /// The holder said so.
+    /// The holder said so, or hung up before it had it.
     GivenBack,
     /// Another one took its place.
     Renewed,
