@@ -70,7 +70,8 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<ProgramReport>,
     pub(super) ebpf: Ebpf,
     pub(super) cgroup_root: PathBuf,
-    pub(super) is_new: bool,
+    /// Where the counter of exec ids began; none when it was adopted.
+    pub(super) exec_ids_from: Option<u64>,
 }
 
 pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
@@ -85,6 +86,7 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
         fs::create_dir_all(dir).map_err(|source| Error::Io { operation: "create", path: dir.clone(), source })?;
     }
     let mut ebpf = object(config, &offsets)?;
+    let exec_ids_from = is_new.then(|| start_exec_ids(&mut ebpf)).transpose()?;
     let result = attach_or_adopt(&mut ebpf, dir, &cgroup_root, is_new, setup);
     let programs = match result {
         Ok(programs) => programs,
@@ -98,7 +100,7 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
     };
     let maps = Maps::take(&mut ebpf)?;
     let events = Events::take(&mut ebpf)?;
-    Ok(Loaded { maps, events, programs, ebpf, cgroup_root, is_new })
+    Ok(Loaded { maps, events, programs, ebpf, cgroup_root, exec_ids_from })
 }
 
 /// Takes down everything that is pinned in a directory of ours: programs are detached, bindings forgotten.
@@ -142,7 +144,6 @@ fn attach_or_adopt(
     setup: [u64; 4],
 ) -> Result<Vec<ProgramReport>, Error> {
     if is_new {
-        start_exec_ids(ebpf)?;
         let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
         let cgroup = fs::File::open(cgroup_root).map_err(|source| Error::Io {
             operation: "open",
@@ -244,11 +245,12 @@ fn write_setup(ebpf: &mut Ebpf, setup: [u64; 4]) -> Result<(), Error> {
 
 /// Exec ids start at the boot clock, which grows a thousand times faster than execs can: a table that is set
 /// up anew within the same boot never hands out an id of an earlier one.
-fn start_exec_ids(ebpf: &mut Ebpf) -> Result<(), Error> {
+fn start_exec_ids(ebpf: &mut Ebpf) -> Result<u64, Error> {
     let start = boot_clock().saturating_add(SEED_IDS);
     array(ebpf, "NEXT_EXEC_ID")?
         .set(0, start, 0)
-        .map_err(|source| Error::Map { map: "NEXT_EXEC_ID", source: Box::new(source) })
+        .map_err(|source| Error::Map { map: "NEXT_EXEC_ID", source: Box::new(source) })?;
+    Ok(start)
 }
 
 pub(super) fn boot_clock() -> u64 {

@@ -125,8 +125,8 @@ pub struct Kernel {
 pub fn open(config: &Config) -> Result<Kernel, Error> {
     let loaded = load::open(config)?;
     let maps = Arc::new(loaded.maps);
-    if loaded.is_new {
-        proc_seed::seed(&maps, &loaded.cgroup_root)?;
+    if let Some(start) = loaded.exec_ids_from {
+        proc_seed::seed(&maps, &loaded.cgroup_root, start)?;
     }
     let proofs = selftest::prove_with(&maps, loaded.ebpf, &loaded.cgroup_root);
     release_memory();
