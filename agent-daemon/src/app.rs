@@ -348,6 +348,8 @@ fn api_config(config: &Config) -> api::Config {
         max_streams_per_connection: api.max_streams_per_connection,
         max_message_bytes: api.max_message_bytes,
         request_timeout: api.request_timeout,
+        // The other half is for what comes after: the kernel's last events, the audit log.
+        stop_grace: config.shutdown_deadline / 2,
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Config {
     pub max_message_bytes: usize,
     /// Longest call, up to its headers.
     pub request_timeout: Duration,
+    /// How long calls in flight are given when the daemon stops.
+    pub stop_grace: Duration,
 }
 
 /// Bound, not serving yet.
@@ -104,7 +106,7 @@ impl Sockets {
         Arc::new(self.doors.clone())
     }
 
-    /// Serves agents until cancelled, then finishes the calls in flight.
+    /// Serves until cancelled, then finishes the calls in flight; what is open after the grace is cut.
     ///
     /// # Errors
     /// When the sockets cannot be polled, or the server ends by itself.
@@ -120,11 +122,12 @@ impl Sockets {
         let (admin_reporter, admin_health) = tonic_health::server::health_reporter();
         set_serving(&reporter, &admin_reporter).await;
         let config = &self.config;
+        let cut = CancellationToken::new();
         let service = AgentServiceServer::new(Agent::new(Arc::clone(&node)))
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(256 * 1024));
         let agents = builder(config).add_service(service).add_service(health).serve_with_incoming_shutdown(
-            Agents { listener: agent_listener, door: self.doors.agent, node },
+            Agents { listener: agent_listener, door: self.doors.agent, node, cut: cut.clone() },
             cancel.clone().cancelled_owned(),
         );
         let reflection = tonic_reflection::server::Builder::configure()
@@ -148,10 +151,18 @@ impl Sockets {
             .add_service(admin_health)
             .add_optional_service(reflection)
             .serve_with_incoming_shutdown(
-                Operators { listener: admin_listener, door: self.doors.admin },
+                Operators { listener: admin_listener, door: self.doors.admin, cut: cut.clone() },
                 cancel.clone().cancelled_owned(),
             );
-        let result = tokio::try_join!(agents, operators).map(|_| ()).map_err(Into::into);
+        let mut served = std::pin::pin!(async { tokio::try_join!(agents, operators) });
+        let result = tokio::select! {
+            result = &mut served => result,
+            () = async { cancel.cancelled().await; tokio::time::sleep(config.stop_grace).await } => {
+                cut.cancel();
+                served.await
+            }
+        };
+        let result = result.map(|_| ()).map_err(Into::into);
         for path in [&self.config.agent_socket, &self.config.admin_socket] {
             // The next start removes it too.
             let _gone = fs::remove_file(path);
@@ -212,6 +223,7 @@ struct Agents {
     listener: UnixListener,
     door: Door,
     node: Arc<Node>,
+    cut: CancellationToken,
 }
 
 impl Agents {
@@ -233,7 +245,7 @@ impl Agents {
         // The accepted socket inherits this; without it nothing on the connection could be trusted.
         setsockopt(&io, PassCred, &true).ok()?;
         let peer = self.node.pin(&io, AGENT).ok()?;
-        Some(PeerStream::new(io, peer, Arc::clone(&self.node), place))
+        Some(PeerStream::new(io, peer, Arc::clone(&self.node), place, self.cut.clone()))
     }
 }
 
@@ -258,6 +270,7 @@ impl Stream for Agents {
 struct Operators {
     listener: UnixListener,
     door: Door,
+    cut: CancellationToken,
 }
 
 impl Stream for Operators {
@@ -267,7 +280,7 @@ impl Stream for Operators {
         loop {
             match std::task::ready!(self.listener.poll_accept(cx)) {
                 Ok((io, _)) => {
-                    if let Some(stream) = OperatorStream::admit(io, &self.door) {
+                    if let Some(stream) = OperatorStream::admit(io, &self.door, self.cut.clone()) {
                         return Poll::Ready(Some(Ok(stream)));
                     }
                 }
