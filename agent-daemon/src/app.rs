@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use caps::{CapSet, Capability, CapsHashSet};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -36,15 +37,17 @@ use crate::snapshot::{Snapshot, Sources};
 /// Threads for blocking work: hashing, audit queries, resolving names.
 const BLOCKING_THREADS: usize = 32;
 
-/// What the daemon still needs once it runs.
+/// Where systemd puts what it hands over (`LoadCredential=`); only the unit can read it.
+const SYSTEMD_CREDENTIALS: &str = "/run/credentials";
+/// All that is still held after start.
 const NEEDED: [NeededCapability; 2] = [
     NeededCapability {
-        capability: caps::Capability::CAP_SYS_PTRACE,
-        purpose: "looking into the processes of other users, to see what they run",
+        capability: Capability::CAP_SYS_PTRACE,
+        purpose: "facts about processes of other users cannot be read",
     },
     NeededCapability {
-        capability: caps::Capability::CAP_DAC_READ_SEARCH,
-        purpose: "measuring executables that only their owners may read",
+        capability: Capability::CAP_DAC_READ_SEARCH,
+        purpose: "executables that only their owners may read cannot be measured",
     },
 ];
 
@@ -146,11 +149,7 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
         agent_socket_mode: config.api.agent_socket_mode,
         admin_socket: config.api.admin_socket.clone(),
         state_dir: config.state_dir.clone(),
-        key_source: if config.is_key_from_systemd {
-            KeySource::SystemdCredential
-        } else {
-            KeySource::File(config.sealing_key.clone())
-        },
+        key_source: key_source(&config.sealing_key),
         required_tier: config.accepted_tier,
         capabilities: NEEDED.to_vec(),
         sockets: sockets.gauges(),
@@ -332,6 +331,10 @@ fn endpoints(config: &Config, verifiers: &AuthorityListener) -> Vec<(String, Str
     ]
 }
 
+fn key_source(path: &Path) -> KeySource {
+    if path.starts_with(SYSTEMD_CREDENTIALS) { KeySource::SystemdCredential } else { KeySource::File(path.to_owned()) }
+}
+
 fn api_config(config: &Config) -> api::Config {
     let api = &config.api;
     api::Config {
@@ -384,10 +387,9 @@ fn harden() -> io::Result<()> {
 /// What the daemon still needs: to look into other users' processes, and to read executables that only their
 /// owners may read. Everything else goes, for this thread and all that it starts.
 fn drop_rights() -> anyhow::Result<()> {
-    use caps::{CapSet, Capability};
-    let needed: caps::CapsHashSet = NEEDED.iter().map(|needed| needed.capability).collect();
+    let needed: CapsHashSet = NEEDED.iter().map(|needed| needed.capability).collect();
     let held = caps::read(None, CapSet::Permitted)?;
-    let kept: caps::CapsHashSet = held.intersection(&needed).copied().collect();
+    let kept: CapsHashSet = held.intersection(&needed).copied().collect();
     for missing in needed.difference(&kept) {
         tracing::warn!(capability = %missing, "not held: executables of other users may not be measurable");
     }
@@ -399,7 +401,7 @@ fn drop_rights() -> anyhow::Result<()> {
         }
     }
     caps::clear(None, CapSet::Ambient)?;
-    caps::set(None, CapSet::Inheritable, &caps::CapsHashSet::new())?;
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;
     rustix::thread::set_no_new_privs(true)?;

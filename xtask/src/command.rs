@@ -5,6 +5,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 /// A line of progress. Standard error, so that it never mixes with what a command prints as its result.
 pub(crate) fn say(line: impl Display) {
     eprintln!("xtask: {line}");
+}
+
+/// The result of a command, on standard output.
+pub(crate) fn print(text: &str) -> Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes()).context("cannot print the result")
 }
 
 /// Runs it with our terminal; anything but success is an error.

@@ -6,10 +6,12 @@
 //! folder of it, and each says what it does before it does it.
 #![expect(clippy::print_stderr, reason = "a command-line tool")]
 
+mod bench;
 mod build;
 mod ci;
 mod codegen;
 mod command;
+#[expect(clippy::print_stdout, reason = "the story is told on standard output")]
 mod demo;
 mod digest;
 mod ebpf;
@@ -48,6 +50,8 @@ enum Task {
     Demo(DemoOptions),
     /// Run all tests, the whole-program ones as root on this kernel
     Test(test::Options),
+    /// Measure what the design budgets, in release mode (needs root; uses sudo and says so)
+    Bench(bench::Options),
     /// Check the rules that no compiler checks: dependency directions, headers, sizes, links
     Tidy,
     /// Run everything that CI runs
@@ -84,6 +88,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run => run::run(&workspace),
         Task::Demo(options) => demo(&workspace, &options),
         Task::Test(options) => test::run(&workspace, &options),
+        Task::Bench(options) => bench::run(&workspace, &options),
         Task::Tidy => tidy::run(&workspace),
         Task::Ci(options) => ci::run(&workspace, &options),
     }

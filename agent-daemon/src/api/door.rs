@@ -5,9 +5,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::admin::Gauges;
-use crate::process::{Capacity, Count};
-
 /// Bounds on connections to one socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -28,7 +25,6 @@ pub(super) struct Door {
 struct Open {
     total: usize,
     by_uid: HashMap<u32, usize>,
-    refused: u64,
 }
 
 /// A place for one connection; given back when dropped.
@@ -48,29 +44,19 @@ impl Door {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let of_uid = open.by_uid.get(&uid).copied().unwrap_or_default();
         if open.total >= self.limits.connections {
-            open.refused = open.refused.wrapping_add(1);
             return Err(format!("{} connections are open, as many as there may be", open.total));
         }
         if of_uid >= self.limits.connections_per_uid {
-            open.refused = open.refused.wrapping_add(1);
             return Err(format!("user {uid} has {of_uid} connections open, as many as one user may have"));
         }
         open.total += 1;
         open.by_uid.insert(uid, of_uid + 1);
         Ok(Place { uid, open: Arc::clone(&self.open) })
     }
-}
 
-impl Gauges for Door {
-    fn capacities(&self) -> Vec<Capacity> {
-        let number = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        vec![Capacity { name: "agent_connections", used: number(open.total), limit: number(self.limits.connections) }]
-    }
-
-    fn counts(&self) -> Vec<Count> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        vec![Count { name: "connections_refused", value: open.refused }]
+    /// How many are open, and how many can be.
+    pub(super) fn usage(&self) -> (usize, usize) {
+        (self.open.lock().unwrap_or_else(PoisonError::into_inner).total, self.limits.connections)
     }
 }
 

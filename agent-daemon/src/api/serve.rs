@@ -28,6 +28,7 @@ use super::door::{Door, Limits};
 use super::stream::{OperatorStream, PeerStream};
 use crate::audit::Caller;
 use crate::node::Node;
+use crate::process::Capacity;
 
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -62,8 +63,26 @@ pub struct Config {
 pub struct Sockets {
     agent: std::os::unix::net::UnixListener,
     admin: std::os::unix::net::UnixListener,
-    door: Door,
+    doors: Doors,
     config: Config,
+}
+
+/// Who counts the connections to the two sockets.
+#[derive(Debug, Clone)]
+struct Doors {
+    agent: Door,
+    admin: Door,
+}
+
+impl Gauges for Doors {
+    fn capacities(&self) -> Vec<Capacity> {
+        let of = |name, door: &Door| {
+            let (used, limit) = door.usage();
+            let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+            Capacity { name, used: count(used), limit: count(limit) }
+        };
+        vec![of("agent_connections", &self.agent), of("admin_connections", &self.admin)]
+    }
 }
 
 impl Sockets {
@@ -76,12 +95,13 @@ impl Sockets {
         // Every message from here on names its sender, those sent before accept included.
         setsockopt(&agent, PassCred, &true)?;
         let admin = bind(&config.admin_socket, 0o600)?;
-        Ok(Self { agent, admin, door: Door::new(config.limits), config })
+        let doors = Doors { agent: Door::new(config.limits), admin: Door::new(ADMIN_CONNECTIONS) };
+        Ok(Self { agent, admin, doors, config })
     }
 
-    /// How full the agents' socket is.
+    /// How full they are.
     pub fn gauges(&self) -> Arc<dyn Gauges> {
-        Arc::new(self.door.clone())
+        Arc::new(self.doors.clone())
     }
 
     /// Serves agents until cancelled, then finishes the calls in flight.
@@ -104,7 +124,7 @@ impl Sockets {
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(256 * 1024));
         let agents = builder(config).add_service(service).add_service(health).serve_with_incoming_shutdown(
-            Agents { listener: agent_listener, door: self.door, node },
+            Agents { listener: agent_listener, door: self.doors.agent, node },
             cancel.clone().cancelled_owned(),
         );
         let reflection = tonic_reflection::server::Builder::configure()
@@ -128,7 +148,7 @@ impl Sockets {
             .add_service(admin_health)
             .add_optional_service(reflection)
             .serve_with_incoming_shutdown(
-                Operators { listener: admin_listener, door: Door::new(ADMIN_CONNECTIONS) },
+                Operators { listener: admin_listener, door: self.doors.admin },
                 cancel.clone().cancelled_owned(),
             );
         let result = tokio::try_join!(agents, operators).map(|_| ()).map_err(Into::into);

@@ -135,7 +135,7 @@ impl Connected for OperatorStream {
     type ConnectInfo = Operator;
 
     fn connect_info(&self) -> Operator {
-        self.operator.clone()
+        self.operator
     }
 }
 

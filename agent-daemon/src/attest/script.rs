@@ -25,6 +25,8 @@ use crate::process::ExecInstance;
 
 /// Directories deeper than this are not walked.
 const DEPTH: usize = 64;
+/// Write permission for the group or for all.
+const OTHERS_WRITE: u32 = 0o022;
 /// Interpreters whose first plain argument is a script. Only ever a claim, so a short list is enough.
 const INTERPRETERS: [&str; 9] = ["python", "node", "ruby", "perl", "bash", "sh", "dash", "deno", "bun"];
 
@@ -122,10 +124,20 @@ fn note_weakness(weakness: &mut Option<String>, fd: &OwnedFd, path: &Path) {
     let why = match rustix::fs::fstat(fd) {
         Err(error) => Some(format!("cannot be examined: {error}")),
         Ok(stat) if stat.st_uid != 0 => Some(format!("belongs to user {}", stat.st_uid)),
-        Ok(stat) if stat.st_mode & 0o022 != 0 => Some("can be written by others than its owner".to_owned()),
+        Ok(stat) if stat.st_mode & OTHERS_WRITE != 0 && !is_sticky_directory(stat.st_mode) => {
+            Some("can be written by others than its owner".to_owned())
+        }
         Ok(_) => None,
     };
     *weakness = why.map(|why| format!("{} {why}", path.display()));
+}
+
+/// In `/tmp` and its like anybody may add names, but only its owner may replace one, and what comes next on the
+/// way must belong to root.
+fn is_sticky_directory(mode: u32) -> bool {
+    let mode = rustix::fs::RawMode::from(mode);
+    rustix::fs::FileType::from_raw_mode(mode).is_dir()
+        && rustix::fs::Mode::from_raw_mode(mode).contains(rustix::fs::Mode::SVTX)
 }
 
 /// The first plain argument of an interpreter.

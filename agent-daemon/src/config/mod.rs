@@ -71,8 +71,6 @@ pub struct Config {
     pub shutdown_deadline: Duration,
     /// The file with the key that seals the others.
     pub sealing_key: PathBuf,
-    /// Whether the service manager handed that file over.
-    pub is_key_from_systemd: bool,
     /// What is weaker than the default, for the log at start.
     pub warnings: Vec<Diagnostic>,
 }
@@ -299,7 +297,6 @@ impl ConfigFile {
                 decisions: self.history.decisions.usize(),
             },
             shutdown_deadline: self.shutdown.deadline.duration(),
-            is_key_from_systemd: self.seal.key_file.is_none() && systemd_key.is_some(),
             sealing_key: match (&self.seal.key_file, systemd_key) {
                 (Some(path), _) => below(path),
                 (None, Some(path)) => path.to_owned(),

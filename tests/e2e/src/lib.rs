@@ -1,1 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 
+//! The harness of the whole-program tests: the real daemon on the running kernel, processes that obey, and what
+//! the outside can see of both.
+
+mod actor;
+mod authority;
+mod control;
+mod daemon;
+mod setup;
+mod wait;
+mod world;
+
+pub use actor::Actor;
+pub use authority::Authority;
+pub use control::Control;
+pub use daemon::{Daemon, binaries};
+pub use setup::{AUDIENCE, Setup, TRUST_DOMAIN};
+pub use wait::{wait_for, wait_until};
+pub use world::{NOBODY, OTHER, Told, World};
+
+/// Runs a scene; what the daemon logged stands beside what went wrong.
+///
+/// # Errors
+/// With the scene's own error.
+pub fn with_daemon(setup: Setup, scene: impl FnOnce(&mut World) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut world = World::start(setup)?;
+    scene(&mut world).map_err(|error| match world.daemon.complaint() {
+        log if log.is_empty() => error,
+        log => error.context(format!("the daemon's log:\n{log}\nfailed")),
+    })
+}

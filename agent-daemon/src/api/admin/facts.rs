@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::kernel::Tier;
-use crate::process::{Capacity, Count};
+use crate::process::Capacity;
 
 /// Where the daemon is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,13 +50,10 @@ pub struct NeededCapability {
     pub purpose: &'static str,
 }
 
-/// What the sockets know of themselves: how full they are and what they turned away.
+/// What the sockets know of themselves.
 pub trait Gauges: Debug + Send + Sync + 'static {
-    /// Bounded things.
+    /// How full they are.
     fn capacities(&self) -> Vec<Capacity>;
-
-    /// Refusals and failures by site.
-    fn counts(&self) -> Vec<Count>;
 }
 
 /// What the admin API cannot ask the node for.

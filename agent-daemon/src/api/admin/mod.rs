@@ -39,7 +39,7 @@ use crate::kernel::KernelView;
 use crate::node::Node;
 
 /// Lists and followers at once. Each list occupies a blocking thread while its reader is slow.
-const STREAMS: usize = 16;
+const STREAMS: usize = 8;
 
 /// The service. Clones share everything.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ pub(super) fn status(node: &Node, kernel: &dyn KernelView, facts: &AdminFacts, b
     let degraded = degraded(&log, last_reload_error.as_deref(), baseline.lost_bindings(&counts));
     let state = *facts.state.borrow();
     let identity = &node.identity;
-    let counters = counts.into_iter().chain(node.counts()).chain(facts.sockets.counts());
+    let counters = counts.into_iter().chain(node.counts());
     StatusResponse {
         version: facts.version.clone(),
         state: word(state, &degraded).to_owned(),

@@ -156,7 +156,8 @@ async fn addresses_are_sorted_single_and_never_v4_mapped() {
 async fn an_answer_without_addresses_or_with_too_many_is_a_failure() {
     let texts = |count: u8| (0..count).map(|last| Ipv4Addr::new(10, 0, 0, last).to_string()).collect::<Vec<_>>();
     let (full, over) = (texts(64), texts(65));
-    let borrowed = |texts: &'_ [String]| texts.iter().map(|text| text.clone().leak() as &str).collect::<Vec<&str>>();
+    let borrowed =
+        |texts: &'_ [String]| texts.iter().map(|text| -> &str { text.clone().leak() }).collect::<Vec<&str>>();
     let (full, over) = (borrowed(&full), borrowed(&over));
     let fake = FakeResolver::knowing(&[("none", &[]), ("full", &full), ("over", &over)]);
     let (_fake, resolver) = caching(fake, Limits::default());

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The real daemon in a process of its own, with a configuration for one measurement.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agent_daemon::kernel;
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Setting, cleanup};
+
+pub(crate) const DESTINATION: &str = "bench";
+const STOP: Duration = Duration::from_secs(15);
+
+/// How a daemon is set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) name: &'static str,
+    pub(crate) durability: &'static str,
+    pub(crate) policies: usize,
+}
+
+/// What a [`Plan`] became on disk.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    binary: PathBuf,
+    folder: PathBuf,
+    pub(crate) pin_dir: PathBuf,
+}
+
+/// A running daemon. Dropped, it is stopped; its pins stay until the [`Installed`] goes.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    pub(crate) socket: PathBuf,
+    /// From its exec to the line with its socket.
+    pub(crate) ready_after: Duration,
+}
+
+impl Installed {
+    pub(crate) fn new(setting: &Setting, plan: &Plan) -> anyhow::Result<Self> {
+        let folder = setting.state.join(plan.name);
+        let policies = folder.join("policies");
+        fs::create_dir_all(&policies)?;
+        let pin_dir = cleanup::pin_dir(plan.name)?;
+        let client = std::env::current_exe()?;
+        fs::write(folder.join("config.toml"), config(plan, &pin_dir))?;
+        fs::write(folder.join("entries.toml"), entries(&client))?;
+        fs::write(folder.join("destinations.toml"), DESTINATIONS)?;
+        fs::write(policies.join("bench.cedar"), policy_set(plan.policies))?;
+        Ok(Self { binary: setting.daemon.clone(), folder, pin_dir })
+    }
+
+    /// Takes the programs out of the kernel and forgets keys and log: the next start is a first one.
+    pub(crate) fn reset(&self) -> anyhow::Result<()> {
+        kernel::unload(&self.pin_dir)?;
+        let state = self.folder.join("state");
+        if state.exists() {
+            fs::remove_dir_all(&state)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn start(&self) -> anyhow::Result<Daemon> {
+        let log = self.folder.join("log");
+        let mut command = Command::new(&self.binary);
+        command.arg("--config").arg(self.folder.join("config.toml")).args(["--log-format", "json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
+        let began = Instant::now();
+        let mut child = command.spawn().with_context(|| format!("cannot run {}", self.binary.display()))?;
+        let lines = BufReader::new(child.stdout.take().context("bug: the daemon's output is not piped")?);
+        let mut daemon = Daemon { child, socket: PathBuf::new(), ready_after: Duration::ZERO };
+        for line in lines.lines() {
+            if let Some(socket) = line?.strip_prefix("AGENT_SOCKET=unix:") {
+                daemon.ready_after = began.elapsed();
+                daemon.socket = socket.into();
+                return Ok(daemon);
+            }
+        }
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        bail!("the daemon did not become ready:\n{log}")
+    }
+}
+
+impl Daemon {
+    /// Resident bytes, as the kernel says.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let kib: u32 = kib.context("the kernel does not say how much memory is resident")?.parse()?;
+        Ok(f64::from(kib) * 1024.0)
+    }
+
+    fn has_ended_by(&mut self, deadline: Instant) -> bool {
+        while Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(5)),
+                _ => return true,
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+        if !asked || !self.has_ended_by(Instant::now() + STOP) {
+            crate::say("a daemon did not stop when asked; it is killed");
+            // Nothing is left to be done about one that cannot be killed.
+            let _killed = self.child.kill();
+            let _reaped = self.child.wait();
+        }
+    }
+}
+
+/// Limits out of the way, everything else as it comes.
+fn config(plan: &Plan, pin_dir: &Path) -> String {
+    let (durability, pin_dir) = (plan.durability, pin_dir.display());
+    format!(
+        r#"trust_domain = "bench.example"
+state_dir = "state"
+[kernel]
+pin_dir = "{pin_dir}"
+[api]
+agent_socket = "agent.sock"
+admin_socket = "admin.sock"
+rate_burst = 1000000
+rate_refill = "1us"
+[authority]
+listen = "unix:authority.sock"
+[credentials]
+max_leases = 65536
+max_leases_per_process = 65536
+[audit]
+durability = "{durability}"
+"#
+    )
+}
+
+fn entries(client: &Path) -> String {
+    let client = client.display();
+    format!(
+        r#"[[entry]]
+id = "bench-client"
+spiffe_id = "spiffe://bench.example/agent/client"
+kind = "agent"
+selectors = ["unix:uid:0", "unix:path:{client}"]
+groups = ["bench-clients"]
+"#
+    )
+}
+
+const DESTINATIONS: &str = r#"[[destination]]
+name = "bench"
+cidrs = ["127.0.0.0/8"]
+ports = [443]
+audience = "https://bench.example"
+labels = ["bench"]
+[[source]]
+name = "node-jwt"
+type = "jwt-svid"
+[[binding]]
+name = "bench-token"
+destination = "bench"
+identities = ["spiffe://bench.example/agent/client"]
+source = "node-jwt"
+observed_connect = "optional"
+ttl = "10m"
+"#;
+
+/// Three that apply to every request here; the others are for other identities or destinations.
+fn policy_set(count: usize) -> String {
+    let mut text = r#"@id("clients-may")
+permit (principal in Group::"bench-clients", action == Action::"release", resource == Destination::"bench")
+when { context.credential.ttl_seconds <= 600 && context.evidence.uid == 0 };
+@id("labelled")
+permit (principal, action == Action::"release", resource)
+when { resource.labels.contains("public") };
+@id("no-doubtful-images")
+forbid (principal, action == Action::"release", resource)
+when { context.evidence.flags.containsAny(["memfd", "deleted", "traced"]) };
+"#
+    .to_owned();
+    for number in 3..count {
+        let scope = match number % 3 {
+            0 => format!(
+                r#"principal == Workload::"spiffe://bench.example/agent/other-{number}", action == Action::"release", resource"#
+            ),
+            1 => format!(r#"principal, action == Action::"release", resource == Destination::"other-{number}""#),
+            _ => format!(
+                r#"principal in Group::"others-{number}", action == Action::"release", resource == Destination::"other-{number}""#
+            ),
+        };
+        // Writing to a text does not fail.
+        let _written = writeln!(
+            text,
+            "@id(\"other-{number}\")\npermit ({scope})\nwhen {{ context.credential.ttl_seconds <= 300 }};"
+        );
+    }
+    text
+}

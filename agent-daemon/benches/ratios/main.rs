@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The ratios that the design budgets, measured side by side in one run: the thing and the same thing without us,
+//! in turns, so that what disturbs the one disturbs the other.
+//!
+//! `cargo xtask bench` builds everything in release mode and runs this as root. What each number means is said in
+//! the table that it prints.
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command-line tool")]
+
+mod cleanup;
+mod client;
+mod daemon;
+mod echo;
+mod hooks;
+mod program;
+mod release;
+mod report;
+mod scale;
+mod startup;
+mod statistics;
+mod storm;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use clap::Parser as _;
+
+#[derive(Debug, clap::Parser)]
+#[command(about = "Measures what the design budgets; run it through `cargo xtask bench`")]
+struct Options {
+    /// The daemon's release binary
+    #[arg(long)]
+    daemon: Option<PathBuf>,
+    /// The minimal program, compiled
+    #[arg(long, requires = "daemon")]
+    program: Option<PathBuf>,
+    /// An empty folder on a disk, for the daemons' state
+    #[arg(long, requires = "daemon")]
+    state: Option<PathBuf>,
+    /// Fewer rounds: for a look, not for the record
+    #[arg(long)]
+    quick: bool,
+    /// Only these parts, by name
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = report::Format::Table)]
+    output: report::Format,
+    /// Be the bare server: answer with messages of these sizes on this socket
+    #[arg(long, hide = true, num_args = 2, value_names = ["SOCKET", "SHAPE"])]
+    echo: Option<Vec<String>>,
+    /// Be the child that the kernel half's self-test starts
+    #[arg(long, hide = true)]
+    self_test_child: bool,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// fork, exec, exit and connect with and without the hooks; the programs' run times
+    Hooks,
+    /// Bindings lost when many processes start at once
+    Storm,
+    /// Memory, size, start
+    Startup,
+    /// Releases against a bare server, and with much in the tables
+    Release,
+}
+
+/// What every part needs.
+#[derive(Debug)]
+struct Setting {
+    daemon: PathBuf,
+    program: PathBuf,
+    state: PathBuf,
+    is_quick: bool,
+}
+
+impl Setting {
+    /// The first number, or the second in a quick run.
+    fn times<T>(&self, full: T, quick: T) -> T {
+        if self.is_quick { quick } else { full }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    if options.self_test_child {
+        io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+        return Ok(());
+    }
+    if let Some([socket, shape]) = options.echo.as_deref() {
+        return echo::serve(socket.as_ref(), &shape.parse()?);
+    }
+    let (Some(daemon), Some(program), Some(state)) = (options.daemon, options.program, options.state) else {
+        eprintln!("bench: nothing is measured here: run `cargo xtask bench`");
+        return Ok(());
+    };
+    ensure!(rustix::process::geteuid().is_root(), "kernel programs can be loaded by root only");
+    let setting = Setting { daemon, program, state, is_quick: options.quick };
+    let is_asked = |part: Part| options.only.is_empty() || options.only.contains(&part);
+    cleanup::on_signals()?;
+    let mut report = report::Report::new(setting.is_quick)?;
+    if is_asked(Part::Hooks) {
+        hooks::measure(&setting, &mut report).context("measuring the hooks")?;
+    }
+    if is_asked(Part::Storm) {
+        storm::measure(&setting, &mut report).context("measuring the storm")?;
+    }
+    if is_asked(Part::Startup) {
+        startup::measure(&setting, &mut report).context("measuring the start")?;
+    }
+    if is_asked(Part::Release) {
+        release::measure(&setting, &mut report).context("measuring releases")?;
+    }
+    cleanup::run();
+    print!("{}", report.finish(options.output)?);
+    Ok(())
+}
+
+/// A line of progress.
+fn say(line: impl std::fmt::Display) {
+    eprintln!("bench: {line}");
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Size, memory, and the time from exec to ready.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use crate::daemon::{Installed, Plan};
+use crate::program::Waiting;
+use crate::report::{Budget, Report, Row};
+use crate::statistics::Sorted;
+use crate::{Setting, say};
+
+const PROCESSES: usize = 1000;
+const MB: f64 = 1e6;
+
+pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<()> {
+    let starts = setting.times(7, 3);
+    say(format_args!("size, memory, {starts} first starts and {starts} restarts with {PROCESSES} live processes"));
+    let installed = Installed::new(setting, &Plan { name: "startup", durability: "written", policies: 10 })?;
+    let waiting = Waiting::spawn(&setting.program, PROCESSES)?;
+    let (mut first, mut again) = (Vec::new(), Vec::new());
+    for _ in 0..starts {
+        installed.reset()?;
+        first.push(installed.start()?.ready_after);
+        again.push(installed.start()?.ready_after);
+    }
+    drop(waiting);
+    for (what, samples) in [
+        ("first start to ready with 1,000 live processes (all seeded, keys made)", first),
+        ("restart to ready with 1,000 live processes (programs adopted)", again),
+    ] {
+        let sorted = Sorted::of(samples);
+        let detail = format!("{} starts; slowest {:.0} ms", starts, sorted.per_mille(1000) * 1e3);
+        report.row(Row::new(what, sorted.median() * 1e3, "ms", detail, Budget::AtMost(300.0)));
+    }
+
+    installed.reset()?;
+    let daemon = installed.start()?;
+    let at_start = daemon.resident_bytes()? / MB;
+    let idle = setting.times(5, 2);
+    thread::sleep(Duration::from_secs(idle));
+    let detail = format!("{at_start:.1} MB when ready; measured {idle} s later");
+    let resident = daemon.resident_bytes()? / MB;
+    report.row(Row::new("idle resident memory of the daemon", resident, "MB", detail, Budget::AtMost(20.0)));
+    let size = f64::from(u32::try_from(fs::metadata(&setting.daemon)?.len())?) / MB;
+    report.row(Row::new("stripped release binary of the daemon", size, "MB", String::new(), Budget::AtMost(15.0)));
+    Ok(())
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The system calls that have no safe wrapper. Nothing here is a product: the actor does what attackers do.
+#![expect(unsafe_code, reason = "fork, clone3, setresuid and a thread's own exit have no safe wrapper")]
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use libc::{c_int, c_long};
+
+fn checked(result: c_long) -> io::Result<c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Forks; zero in the child. With a number, the child gets exactly that process number.
+pub(crate) fn fork(wanted: Option<u32>) -> io::Result<u32> {
+    let pid = match wanted {
+        // SAFETY: the actor is single-threaded whenever it forks.
+        None => checked(c_long::from(unsafe { libc::fork() }))?,
+        Some(pid) => {
+            let pids = [pid];
+            let mut arguments = [0_u64; 11];
+            // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, …
+            arguments[4] = libc::SIGCHLD as u64;
+            arguments[8] = pids.as_ptr() as u64;
+            arguments[9] = 1;
+            // SAFETY: the arguments are as long as said and outlive the call; without CLONE_VM this is a fork.
+            checked(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) })?
+        }
+    };
+    Ok(u32::try_from(pid).unwrap_or_default())
+}
+
+/// Ended children are gone at once, so their numbers are free.
+pub(crate) fn ignore_children() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Sets all three user ids of the process, after its groups.
+pub(crate) fn set_uid(uid: u32) -> io::Result<()> {
+    // SAFETY: plain system calls; glibc applies them to every thread.
+    unsafe {
+        if libc::geteuid() == 0 {
+            checked(c_long::from(libc::setgroups(0, std::ptr::null())))?;
+            checked(c_long::from(libc::setresgid(uid, uid, uid)))?;
+        }
+        checked(c_long::from(libc::setresuid(uid, uid, uid)))?;
+    }
+    Ok(())
+}
+
+/// Sets the effective user id of this thread alone, behind glibc's back.
+pub(crate) fn set_thread_euid(uid: u32) -> io::Result<()> {
+    // SAFETY: a plain system call; -1 leaves an id as it is.
+    checked(unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) }).map(drop)
+}
+
+/// Ends this thread and no other.
+pub(crate) fn exit_thread() -> ! {
+    loop {
+        // SAFETY: the calling thread ends here; what it owned is leaked, as another thread goes on.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+}
+
+/// Takes a descriptor over that this image was started with.
+pub(crate) fn adopt(fd: c_int) -> OwnedFd {
+    // SAFETY: the image before this one left it open for this one and said so in the environment.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Sends data in the first packet of a connection (TCP Fast Open).
+pub(crate) fn send_fast_open(fd: BorrowedFd<'_>, address: &[u8], data: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(address.len()).map_err(io::Error::other)?;
+    // SAFETY: both buffers are as long as said.
+    let sent = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            data.as_ptr().cast(),
+            data.len(),
+            libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL,
+            address.as_ptr().cast(),
+            length,
+        )
+    };
+    checked(sent as c_long).map(drop)
+}
+
+/// Lets a listener take data in the first packet.
+pub(crate) fn accept_fast_open(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let backlog: c_int = 16;
+    // SAFETY: the option's value is an int.
+    let set =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_TCP, libc::TCP_FASTOPEN, (&raw const backlog).cast(), 4) };
+    checked(c_long::from(set)).map(drop)
+}
+
+/// Moves this thread into a new network namespace, with its loopback interface up.
+pub(crate) fn own_network() -> io::Result<()> {
+    // SAFETY: a plain system call; nothing here relies on the namespace.
+    checked(c_long::from(unsafe { libc::unshare(libc::CLONE_NEWNET) }))?;
+    // SAFETY: all zeros is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is a complete ifreq and outlives the call; the socket is closed at the end.
+    unsafe {
+        let socket = checked(c_long::from(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)))?;
+        let socket = OwnedFd::from_raw_fd(socket as c_int);
+        checked(c_long::from(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))).map(drop)
+    }
+}
