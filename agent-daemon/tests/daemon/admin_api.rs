@@ -4,8 +4,8 @@
 
 use agent_daemon::testing::Setup;
 use agent_proto::admin::{
-    DecisionsRequest, LeasesRequest, ListSecretsRequest, ProcessesRequest, PutSecretRequest, QueryAuditRequest,
-    ReloadRequest, RevokeRequest, StatusRequest, VerifyAuditRequest, WatchRequest, revoke_request,
+    DecisionsRequest, DoctorRequest, LeasesRequest, ListSecretsRequest, ProcessesRequest, PutSecretRequest,
+    QueryAuditRequest, ReloadRequest, RevokeRequest, StatusRequest, VerifyAuditRequest, WatchRequest, revoke_request,
 };
 use tokio_stream::StreamExt as _;
 use tonic::Code;
@@ -20,6 +20,17 @@ async fn status_says_how_it_stands() {
     let status = served.admin().await.status(StatusRequest {}).await.unwrap().into_inner();
     let shown = format!("{status:?}");
     assert!(shown.contains("example.org") && shown.contains("serving"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_hook_that_stopped_working_after_start_is_found_by_doctor() {
+    let served = Served::new(Setup::default());
+    let mut admin = served.admin().await;
+    let whole = format!("{:?}", admin.doctor(DoctorRequest {}).await.unwrap().into_inner());
+    assert!(!whole.contains("the link is gone"), "{whole}");
+    served.view.break_egress("the link is gone");
+    let broken = format!("{:?}", admin.doctor(DoctorRequest {}).await.unwrap().into_inner());
+    assert!(broken.contains("the link is gone"), "{broken}");
 }
 
 #[tokio::test]
@@ -49,7 +60,6 @@ async fn an_operator_revokes_and_is_named_in_the_record() {
     let request = RevokeRequest {
         what: Some(revoke_request::What::LeaseId(released.lease.id.to_string())),
         reason: "leaked".to_owned(),
-        ..RevokeRequest::default()
     };
     served.admin().await.revoke(request).await.unwrap();
     assert!(!is_active(&served.t, &released));
@@ -82,7 +92,7 @@ async fn a_secret_goes_in_and_never_comes_out() {
     let catalog = Setup::catalog("enforce", "required", "key");
     let served = Served::new(Setup { catalog, ..Setup::default() });
     let mut admin = served.admin().await;
-    let put = PutSecretRequest { name: "api-key".to_owned(), secret: b"canary-77aa".to_vec(), ..Default::default() };
+    let put = PutSecretRequest { name: "api-key".to_owned(), secret: b"canary-77aa".to_vec() };
     assert!(!format!("{put:?}").contains("canary"), "the message's Debug");
     admin.put_secret(put).await.unwrap();
     let listed = admin.list_secrets(ListSecretsRequest {}).await.unwrap().into_inner();
@@ -116,7 +126,11 @@ async fn the_audit_log_is_read_and_verified_over_the_socket() {
 async fn a_watcher_sees_decisions_and_does_not_hold_up_the_end() {
     let served = Served::new(Setup::default());
     let mut admin = served.admin().await;
-    let mut watching = admin.watch(WatchRequest::default()).await.unwrap().into_inner();
+    let mut watching = admin
+        .watch(WatchRequest { decisions: true, leases: true, ..WatchRequest::default() })
+        .await
+        .unwrap()
+        .into_inner();
     let released = release(&served.t).await;
     let mut seen = String::new();
     while !seen.contains(released.lease.id.as_str()) {

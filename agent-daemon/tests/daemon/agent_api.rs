@@ -27,7 +27,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
 use super::counts;
-use super::served::{Served, channel, channel_over, soon, until};
+use super::served::{Served, channel, soon, until};
 
 #[tokio::test]
 async fn a_caller_learns_who_it_is() {
@@ -76,7 +76,15 @@ async fn a_denial_tells_its_id_and_nothing_else() {
     for told in ["payroll", "no_destination", "example.org", "agent/a", "reports"] {
         assert!(!status.message().contains(told), "{}", status.message());
     }
-    assert!(status.details().is_empty() && status.metadata().keys().all(|key| format!("{key:?}").contains("date") || format!("{key:?}").contains("content-")), "{:?}", status.metadata());
+    assert!(
+        status.details().is_empty()
+            && status
+                .metadata()
+                .keys()
+                .all(|key| format!("{key:?}").contains("date") || format!("{key:?}").contains("content-")),
+        "{:?}",
+        status.metadata()
+    );
 }
 
 #[tokio::test]
@@ -99,10 +107,13 @@ async fn a_malformed_request_names_its_field_and_decides_nothing() {
         ("binding", ReleaseRequest { binding: "x".repeat(129), ..good.clone() }),
         ("spiffe_id", ReleaseRequest { spiffe_id: "x".repeat(2049), ..good.clone() }),
         ("traceparent", ReleaseRequest { traceparent: "0".repeat(65), ..good.clone() }),
-        ("connection.cookie", ReleaseRequest {
-            connection: Some(ConnectionRef { by: Some(connection_ref::By::Cookie(0)) }),
-            ..good.clone()
-        }),
+        (
+            "connection.cookie",
+            ReleaseRequest {
+                connection: Some(ConnectionRef { by: Some(connection_ref::By::Cookie(0)) }),
+                ..good.clone()
+            },
+        ),
         ("connection.tuple", ReleaseRequest { connection: Some(tuple("nonsense", 1)), ..good.clone() }),
         ("connection.tuple", ReleaseRequest { connection: Some(tuple("192.0.2.9", 65536)), ..good.clone() }),
     ] {
@@ -140,7 +151,10 @@ async fn exec_after_accept_leaves_a_dead_channel_that_answers_nothing() {
     let statuses = [
         old.attest(AttestRequest {}).await.map(|_| ()).unwrap_err(),
         old.release(served.ask()).await.map(|_| ()).unwrap_err(),
-        old.renew(RenewRequest { lease_id: lease_id.clone(), ..RenewRequest::default() }).await.map(|_| ()).unwrap_err(),
+        old.renew(RenewRequest { lease_id: lease_id.clone(), ..RenewRequest::default() })
+            .await
+            .map(|_| ())
+            .unwrap_err(),
         old.give_back(GiveBackRequest { lease_id }).await.map(|_| ()).unwrap_err(),
     ];
     for status in statuses {
@@ -172,18 +186,7 @@ async fn one_user_cannot_take_all_connections() {
     assert_eq!(served.t.last("caller_refused")["reason"], "connection_limit");
     second.attest(AttestRequest {}).await.unwrap();
     drop(first);
-    // Its place is free as soon as the daemon has seen it go.
-    soon("there is a place again", async {
-        loop {
-            if let Ok(channel) = channel_over(UnixStream::connect(&served.agent).await.unwrap()).await
-                && AgentServiceClient::new(channel).attest(AttestRequest {}).await.is_ok()
-            {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    served.until_admitted().await;
 }
 
 async fn health(path: &std::path::Path, service: &str) -> Result<ServingStatus, Code> {
@@ -265,6 +268,7 @@ async fn a_caller_that_hangs_up_leaves_no_lease_and_no_place_taken() {
         () = until("the look-up is under way", || served.t.resolver.lookups() > 0) => {}
     }
     drop(agent);
+    until("the daemon has seen it go", || served.connections() == 0).await;
     served.t.resolver.let_go();
     served.agent().await.release(ask).await.unwrap();
     assert_eq!(counts(&served.t).0, 1);

@@ -11,13 +11,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_daemon::api::admin::{Admin, AdminFacts, KeySource, ServingState};
+use agent_daemon::api::admin::{Admin, AdminFacts, Gauges, KeySource, ServingState};
 use agent_daemon::api::{AuthorityAddress, AuthorityConfig, AuthorityListener, Config, Limits, Sockets};
 use agent_daemon::kernel::Tier;
 use agent_daemon::testing::{FakeView, PrivateDirectory, Setup, TestNode, while_none_is_built};
 use agent_proto::admin::admin_service_client::AdminServiceClient;
 use agent_proto::v1::agent_service_client::AgentServiceClient;
-use agent_proto::v1::{ConnectionRef, ReleaseRequest, connection_ref};
+use agent_proto::v1::{AttestRequest, ConnectionRef, ReleaseRequest, connection_ref};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -37,6 +37,7 @@ pub(crate) struct Served {
     pub(crate) admin: PathBuf,
     pub(crate) verifiers: PathBuf,
     pub(crate) cancel: CancellationToken,
+    gauges: Arc<dyn Gauges>,
     tasks: JoinSet<()>,
     state: watch::Sender<ServingState>,
     tracker: TaskTracker,
@@ -51,7 +52,8 @@ impl Served {
     pub(crate) fn with(setup: Setup, change: impl FnOnce(&mut Config)) -> Self {
         let t = Arc::new(setup.build());
         let directory = PrivateDirectory::new();
-        let [agent, admin, verifiers] = ["agent.sock", "admin.sock", "http.sock"].map(|name| directory.path().join(name));
+        let [agent, admin, verifiers] =
+            ["agent.sock", "admin.sock", "http.sock"].map(|name| directory.path().join(name));
         let mut config = Config {
             agent_socket: agent.clone(),
             agent_socket_mode: 0o666,
@@ -67,6 +69,7 @@ impl Served {
             let listener = AuthorityListener::bind(&AuthorityConfig { address, max_connections: 8 });
             (Sockets::bind(config).unwrap(), listener.unwrap())
         });
+        let gauges = sockets.gauges();
         let view = Arc::new(FakeView::default());
         let (state, is_serving) = watch::channel(ServingState::Serving);
         let tracker = TaskTracker::new();
@@ -80,7 +83,7 @@ impl Served {
             key_source: KeySource::SystemdCredential,
             required_tier: Tier::Egress,
             capabilities: Vec::new(),
-            sockets: sockets.gauges(),
+            sockets: Arc::clone(&gauges),
             state: is_serving,
             tasks: tracker.clone(),
         };
@@ -91,7 +94,7 @@ impl Served {
         tasks.spawn(async move { sockets.serve(node, admin_service, token).await.unwrap() });
         let (node, token, connections) = (Arc::clone(&t.node), cancel.clone(), tracker.clone());
         tasks.spawn(async move { listener.run(node, token, connections).await.unwrap() });
-        Self { t, view, agent, admin, verifiers, cancel, tasks, state, tracker, _directory: directory }
+        Self { t, view, agent, admin, verifiers, cancel, gauges, tasks, state, tracker, _directory: directory }
     }
 
     pub(crate) async fn agent(&self) -> AgentServiceClient<Channel> {
@@ -110,6 +113,28 @@ impl Served {
             connection: Some(ConnectionRef { by: Some(connection_ref::By::Cookie(cookie)) }),
             ..ReleaseRequest::default()
         }
+    }
+
+    /// Connections that the agents' socket holds.
+    pub(crate) fn connections(&self) -> u64 {
+        let gauges = self.gauges.capacities();
+        gauges.iter().find(|gauge| gauge.name == "agent_connections").unwrap().used
+    }
+
+    /// Waits until there is a place for one more caller, and it is answered.
+    pub(crate) async fn until_admitted(&self) {
+        let admitted = async {
+            loop {
+                let stream = UnixStream::connect(&self.agent).await.unwrap();
+                if let Ok(channel) = channel_over(stream).await
+                    && AgentServiceClient::new(channel).attest(AttestRequest {}).await.is_ok()
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        soon("a caller is let in", admitted).await;
     }
 
     /// Tells everything to stop, and waits until it has.
