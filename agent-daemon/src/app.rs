@@ -113,7 +113,10 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
     let verifiers =
         AuthorityListener::bind(&api::AuthorityConfig { address, max_connections: config.authority.max_connections })
             .context("cannot bind the endpoint for verifiers")?;
-    let kernel = kernel::open(&config.kernel).map_err(Error::Kernel)?;
+    let kernel = kernel::open(&config.kernel).map_err(|error| match error {
+        kernel::Error::InUse { .. } => Error::Other(error.into()),
+        error => Error::Kernel(error),
+    })?;
     check_tiers(&kernel, config.accepted_tier)?;
     drop_rights().context("cannot drop capabilities")?;
     Ok(Prepared { config, snapshot, kernel, sockets, verifiers })

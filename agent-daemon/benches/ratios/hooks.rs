@@ -2,14 +2,18 @@
 
 //! What the kernel programs cost the host: the same work with and without them, and what the kernel itself counts.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use agent_daemon::kernel::{self, Kernel, ProgramReport};
-use anyhow::{Context as _, ensure};
+use agent_daemon::kernel::{self, Kernel, Maps, ProgramReport};
+use anyhow::{Context as _, anyhow, ensure};
 use aya::programs::{ProgramInfo, loaded_programs};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio_util::sync::CancellationToken;
 
 use crate::cleanup::{self, ProgramTimes};
 use crate::report::{Budget, Report, Row};
@@ -19,11 +23,14 @@ use crate::{Setting, program, say};
 /// Taking programs out is finished in the background.
 const DETACH: Duration = Duration::from_secs(10);
 
-/// Our programs in the kernel.
+/// Our programs in the kernel, with somebody who reads their events as a daemon does.
 pub(crate) struct Attached {
-    pub(crate) kernel: Kernel,
+    pub(crate) maps: Arc<Maps>,
+    programs: Vec<ProgramReport>,
     dir: PathBuf,
     ids: Vec<u32>,
+    stop_reading: CancellationToken,
+    reader: JoinHandle<io::Result<()>>,
 }
 
 impl Attached {
@@ -35,18 +42,28 @@ impl Attached {
             max_connections: None,
             event_buffer_bytes: None,
         };
-        let kernel = kernel::open(&config).context("cannot attach the kernel programs")?;
+        let Kernel { maps, events, programs, .. } =
+            kernel::open(&config).context("cannot attach the kernel programs")?;
         let id = |program: &ProgramReport| -> anyhow::Result<u32> {
             Ok(ProgramInfo::from_pin(dir.join(format!("program_{}", program.name)))?.id())
         };
-        let ids = kernel.programs.iter().map(id).collect::<anyhow::Result<_>>()?;
-        Ok(Self { kernel, dir, ids })
+        let ids = programs.iter().map(id).collect::<anyhow::Result<_>>()?;
+        let stop_reading = CancellationToken::new();
+        let stopped = stop_reading.clone();
+        let reader = thread::Builder::new().name("events".to_owned()).spawn(move || {
+            on_every_cpu()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(events.run(stopped, drop))
+        })?;
+        Ok(Self { maps, programs, dir, ids, stop_reading, reader })
     }
 
     /// Takes them out and waits until they are.
     pub(crate) fn detach(self) -> anyhow::Result<()> {
-        let Self { kernel, dir, ids } = self;
-        drop(kernel);
+        let Self { maps, programs, dir, ids, stop_reading, reader } = self;
+        stop_reading.cancel();
+        reader.join().map_err(|_| anyhow!("bug: the reader of events panicked"))??;
+        drop((maps, programs));
         kernel::unload(&dir)?;
         let deadline = Instant::now() + DETACH;
         while loaded_programs().filter_map(Result::ok).any(|program| ids.contains(&program.id())) {
@@ -55,6 +72,13 @@ impl Attached {
         }
         Ok(())
     }
+}
+
+/// The thread that asks may run anywhere, whatever its parent may.
+fn on_every_cpu() -> io::Result<()> {
+    let mut every = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| every.set(cpu));
+    Ok(sched_setaffinity(None, &every)?)
 }
 
 /// Sets of our programs that somebody else attached: the side "without" carries them too.
@@ -76,7 +100,6 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
 
 /// Parent and child on one CPU: where the scheduler would put them differs more than what is measured.
 fn pinned_to_one_cpu<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let before = sched_getaffinity(None)?;
     let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| before.is_set(*cpu)).context("no CPU may be used")?;
     let mut one = CpuSet::new();
@@ -167,7 +190,7 @@ fn run_times(setting: &Setting, report: &mut Report, dir: PathBuf) -> anyhow::Re
     say(format_args!("mean run times of the kernel programs: {rounds} rounds of {count}"));
     let _times = ProgramTimes::keep()?;
     let attached = Attached::new(dir)?;
-    let programs = &attached.kernel.programs;
+    let programs = &attached.programs;
     let (v4, v6) = (TcpListener::bind((Ipv4Addr::new(127, 0, 88, u8::MAX), 0))?, TcpListener::bind("[::1]:0")?);
     let mut means = vec![Vec::new(); programs.len()];
     for _ in 0..rounds {

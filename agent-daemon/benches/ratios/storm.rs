@@ -26,7 +26,7 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
     let total = THREADS * batches * BATCH;
     say(format_args!("a storm of {total} fork+exec from {THREADS} threads, each looked up"));
     let attached = Attached::new(cleanup::pin_dir("storm")?)?;
-    let maps = &*attached.kernel.maps;
+    let maps = &*attached.maps;
     let before = maps.counts();
     let lost = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| storm(setting, maps, batches))).collect();
@@ -38,7 +38,7 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
         .counts()
         .iter()
         .zip(&before)
-        // A full event buffer loses hints, never bindings, and nobody reads it here.
+        // A full event buffer loses hints, never bindings.
         .filter(|(after, before)| after.name != "events_dropped" && after.value > before.value)
         .map(|(after, before)| format!("{} {}", after.name, after.value - before.value))
         .collect();

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::evidence::{Evidence, Lineage, LineageEntry, fact};
 use super::measure::Measurer;
-use super::proc::Proc;
+use super::proc::{Home, Proc};
 use super::{Failure, binary, cgroup, script, unix};
 use crate::identity::{Entries, Entry, Fact, NearMiss, Provenance, SpiffeId};
 use crate::policy::{EvidenceContext, PreparedPrincipal, Principal, ProgramContext};
@@ -56,6 +56,7 @@ pub struct Attestor {
     history: Arc<History>,
     proc: Proc,
     measurer: Measurer,
+    home: Option<Home>,
     cache: Mutex<HashMap<ExecId, Arc<Attested>>>,
     slots: Semaphore,
 }
@@ -63,7 +64,8 @@ pub struct Attestor {
 impl Attestor {
     /// Over these records.
     pub fn new(records: Arc<dyn Records>, history: Arc<History>, proc: Proc, measurer: Measurer) -> Self {
-        Self { records, history, proc, measurer, cache: Mutex::default(), slots: Semaphore::new(CONCURRENCY) }
+        let (home, slots) = (Home::own(), Semaphore::new(CONCURRENCY));
+        Self { records, history, proc, measurer, home, cache: Mutex::default(), slots }
     }
 
     /// The kernel's records.
@@ -209,8 +211,9 @@ impl Attestor {
         let process = self.proc.process(tgid).map_err(|_| gone())?;
         let ids = unix::ids(&process).map_err(|_| gone())?;
         let mut missing = Vec::new();
-        let exe = binary::read(&process, &instance.exe, &self.measurer).map_err(|why| missing.push(why)).ok();
-        let script = script::read(&process, &instance, ids.uid, &self.measurer);
+        let is_home = self.home.is_some_and(|home| home.holds(&instance.namespaces));
+        let exe = binary::read(&process, &instance.exe, is_home, &self.measurer).map_err(|why| missing.push(why)).ok();
+        let script = script::read(&process, &instance, ids.uid, is_home, &self.measurer);
         let cgroup = cgroup::path(&process).unwrap_or_else(|error| {
             missing.push(format!("the cgroup cannot be read: {error}"));
             None
@@ -222,12 +225,8 @@ impl Attestor {
         }
         missing.extend([&exe, &script].into_iter().flatten().filter_map(|program| program.note.clone()));
         let mut facts = unix::facts(&ids);
-        facts.extend(exe.iter().flat_map(|exe| program_facts("unix", exe, Provenance::Kernel)));
-        facts.extend(script.iter().flat_map(|script| {
-            let of_path =
-                if script.provenance == Provenance::Claimed { Provenance::Claimed } else { Provenance::Kernel };
-            program_facts("script", script, of_path)
-        }));
+        facts.extend(exe.iter().flat_map(|exe| program_facts("unix", exe)));
+        facts.extend(script.iter().flat_map(|script| program_facts("script", script)));
         facts.extend(cgroup.iter().filter_map(|path| fact("cgroup:path", path, Provenance::Kernel)));
         facts.extend(instance.flags.names().filter_map(|name| fact("exec", name, Provenance::Kernel)));
         Ok(Evidence {
@@ -299,8 +298,8 @@ impl Attestor {
     }
 }
 
-fn program_facts(kind: &str, program: &super::Program, of_path: Provenance) -> impl Iterator<Item = Fact> {
-    let path = fact(&format!("{kind}:path"), &program.path, of_path);
+fn program_facts(kind: &str, program: &super::Program) -> impl Iterator<Item = Fact> {
+    let path = fact(&format!("{kind}:path"), &program.path, program.path_provenance);
     let sha256 = program.sha256.as_ref().and_then(|digest| fact(&format!("{kind}:sha256"), digest, program.provenance));
     path.into_iter().chain(sha256)
 }
@@ -310,7 +309,11 @@ fn evidence_context(evidence: &Evidence, lineage: &Lineage, facts: &[Fact]) -> E
     let program = |program: &super::Program| ProgramContext {
         path: program.path.clone(),
         sha256: program.sha256.clone(),
-        provenance: program.provenance,
+        // Of the weakest part: policy reads one word for name and content.
+        provenance: match program.path_provenance {
+            Provenance::Claimed => Provenance::Claimed,
+            _ => program.provenance,
+        },
     };
     EvidenceContext {
         exec_id: instance.id.0,

@@ -17,7 +17,14 @@ const OVERLAYFS: u64 = 0x794c_7630;
 const BTRFS: u64 = 0x9123_683e;
 
 /// The program, or why it is not known.
-pub(super) fn read(process: &ProcessDir, recorded: &FileId, measurer: &Measurer) -> Result<Program, String> {
+///
+/// The content is measured wherever it runs; the name counts only where names mean what they mean to us.
+pub(super) fn read(
+    process: &ProcessDir,
+    recorded: &FileId,
+    is_home: bool,
+    measurer: &Measurer,
+) -> Result<Program, String> {
     let path = process.link("exe").map_err(|error| format!("the executable has no name: {error}"))?;
     let path = path.to_str().ok_or("the executable's path is not UTF-8")?.to_owned();
     let mut file = process.open("exe").map_err(|error| format!("the executable cannot be opened: {error}"))?;
@@ -28,8 +35,11 @@ pub(super) fn read(process: &ProcessDir, recorded: &FileId, measurer: &Measurer)
         Ok(digest) => (Some(digest.to_string()), None),
         Err(error) => (None, Some(format!("not measured: {error}"))),
     };
-    let provenance = if sha256.is_some() { Provenance::Measured } else { Provenance::Kernel };
-    Ok(Program { path, sha256, provenance, note })
+    let path_provenance = if is_home { Provenance::Kernel } else { Provenance::Claimed };
+    let provenance = if sha256.is_some() { Provenance::Measured } else { path_provenance };
+    let elsewhere = || "the path is of another mount or user namespace, where it may name anything".to_owned();
+    let note = note.or_else(|| (!is_home).then(elsewhere));
+    Ok(Program { path, path_provenance, sha256, provenance, note })
 }
 
 /// Whether an open file is the inode in the record, unchanged since.

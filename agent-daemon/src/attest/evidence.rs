@@ -33,6 +33,9 @@ pub struct Evidence {
 pub struct Program {
     /// As the kernel resolved it.
     pub path: String,
+    /// How far the path can be believed: only a name resolved in the daemon's own mount namespace is the
+    /// kernel's word, and a script's only while nobody else could have put the file there.
+    pub path_provenance: Provenance,
     /// 64 lower-case hexadecimal digits, when it was measured.
     pub sha256: Option<String>,
     /// Of the measurement where there is one, else of the path.

@@ -12,6 +12,7 @@ mod cgroup;
 mod evidence;
 mod measure;
 mod peer;
+mod pidfd;
 mod proc;
 mod script;
 mod unix;

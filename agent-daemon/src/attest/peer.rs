@@ -10,7 +10,7 @@ use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use nix::sys::socket::{GetSockOpt as _, getsockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Failure, Proc, unix};
+use super::{Failure, Proc, pidfd, unix};
 use crate::process::{ExecId, ExecInstance, ProcessKey, Records};
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -114,6 +114,9 @@ impl Peer {
     /// When the process is gone.
     pub(crate) fn ids(&self) -> Result<(u32, u32), Failure> {
         let gone = |_| Failure::OriginatorGone("the caller's process ended");
+        if let Some(ids) = pidfd::effective_ids(&self.pidfd).map_err(gone)? {
+            return Ok(ids);
+        }
         let mut buffer = [0; STATUS_BYTES];
         let length = self.status.read_at(&mut buffer, 0).map_err(gone)?;
         let ids = unix::parse(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()));

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 
+use crate::process::Namespaces;
+
 /// No file that is read here is larger, whatever its process does.
 const LIMIT: u64 = 256 * 1024;
 
@@ -42,6 +44,32 @@ impl Proc {
         let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed stat");
         let (_, rest) = text.rsplit_once(") ").ok_or_else(malformed)?;
         rest.split(' ').nth(19).and_then(|field| field.parse().ok()).ok_or_else(malformed)
+    }
+}
+
+/// The mount and user namespace in which names mean what they mean to the daemon.
+///
+/// Whoever owns a user namespace can mount anything over any name in it, execute that name and undo it, so a
+/// name resolved elsewhere proves nothing here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Home {
+    mnt: u32,
+    user: u32,
+}
+
+impl Home {
+    /// The daemon's own. None when it cannot be read: then no name is believed.
+    pub(super) fn own() -> Option<Self> {
+        let namespace = |name: &str| -> Option<u32> {
+            let link = std::fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
+            link.to_str()?.split_once('[')?.1.strip_suffix(']')?.parse().ok()
+        };
+        Some(Self { mnt: namespace("mnt")?, user: namespace("user")? })
+    }
+
+    /// Whether an exec instance began there.
+    pub(super) fn holds(self, namespaces: &Namespaces) -> bool {
+        namespaces.mnt == self.mnt && namespaces.user == self.user
     }
 }
 

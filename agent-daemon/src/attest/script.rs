@@ -4,7 +4,7 @@
 //!
 //! Under `#!` the kernel itself resolved the name that was executed, so the path is its word. The interpreter
 //! then opens that name a second time, so the content is `measured` only if nobody but root could have put
-//! another file there in between: every directory on the way, and the file, belong to root and cannot be
+//! another file there in between: the name was resolved in the daemon's own namespaces, and every directory on the way, and the file, belong to root and cannot be
 //! written by others. Anything else is `claimed`, as is a script that only stands in the arguments
 //! (`python file`).
 
@@ -30,61 +30,56 @@ const OTHERS_WRITE: u32 = 0o022;
 /// Interpreters whose first plain argument is a script. Only ever a claim, so a short list is enough.
 const INTERPRETERS: [&str; 9] = ["python", "node", "ruby", "perl", "bash", "sh", "dash", "deno", "bun"];
 
-/// The script, if this is an interpreter that runs one.
-pub(super) fn read(process: &ProcessDir, instance: &ExecInstance, uid: u32, measurer: &Measurer) -> Option<Program> {
+/// The script, if this is an interpreter that runs one. `is_home`: names mean to it what they mean to us.
+pub(super) fn read(
+    process: &ProcessDir,
+    instance: &ExecInstance,
+    uid: u32,
+    is_home: bool,
+    measurer: &Measurer,
+) -> Option<Program> {
     let (name, by_kernel) = if instance.flags.has(flags::SCRIPT) && !instance.flags.has(flags::FILENAME_TRUNCATED) {
         (PathBuf::from(OsStr::from_bytes(&instance.filename)), true)
     } else {
         (argument(process)?, false)
     };
-    // `fexecve` of a script: the descriptor is gone or another by now.
-    if name.starts_with("/dev/fd") || name.starts_with("/proc") {
-        return Some(Program {
-            path: name.to_str()?.to_owned(),
-            sha256: None,
-            provenance: Provenance::Claimed,
-            note: Some("a script executed by descriptor has no name to measure it by".to_owned()),
-        });
-    }
     // A relative name was relative to the directory the process had then; we know the one it has now.
     let is_absolute = name.is_absolute();
     let path = if is_absolute { name } else { process.link("cwd").ok()?.join(name) };
-    let text = path.to_str()?.to_owned();
-    let provenance_of_path = if by_kernel && is_absolute { Provenance::Kernel } else { Provenance::Claimed };
+    let claimed = |sha256: Option<String>, why: String| {
+        let path = path.to_str()?.to_owned();
+        let provenance = Provenance::Claimed;
+        Some(Program { path, path_provenance: provenance, sha256, provenance, note: Some(why) })
+    };
+    // `fexecve` of a script: the descriptor is gone or another by now.
+    if path.starts_with("/dev/fd") || path.starts_with("/proc") {
+        return claimed(None, "a script executed by descriptor has no name to measure it by".to_owned());
+    }
     let opened = match open(process, &path) {
         Ok(opened) => opened,
-        Err(why) => return Some(Program { path: text, sha256: None, provenance: provenance_of_path, note: Some(why) }),
+        Err(why) => return claimed(None, why),
     };
     let mut file = opened.file;
-    Some(match measurer.measure(&mut file) {
-        Ok(digest) => {
-            let weakness = weakness(by_kernel, is_absolute, opened.weakness, uid);
-            Program {
-                path: text,
-                sha256: Some(digest.to_string()),
-                provenance: if weakness.is_none() { Provenance::Measured } else { Provenance::Claimed },
-                note: weakness,
-            }
-        }
-        Err(error) => Program {
-            path: text,
-            sha256: None,
-            provenance: provenance_of_path,
-            note: Some(format!("not measured: {error}")),
-        },
-    })
-}
-
-/// Why a measured script is only the process's word; none when it is not.
-fn weakness(by_kernel: bool, is_absolute: bool, on_the_way: Option<String>, uid: u32) -> Option<String> {
-    if !by_kernel {
-        Some("the script stands only in the arguments".to_owned())
-    } else if !is_absolute {
-        Some("the script was executed by a relative name".to_owned())
-    } else if uid == 0 {
-        Some("a process of root can replace its own script".to_owned())
-    } else {
-        on_the_way
+    let digest = match measurer.measure(&mut file) {
+        Ok(digest) => digest.to_string(),
+        Err(error) => return claimed(None, format!("not measured: {error}")),
+    };
+    let weakness = [
+        (!by_kernel).then(|| "the script stands only in the arguments".to_owned()),
+        (!is_absolute).then(|| "the script was executed by a relative name".to_owned()),
+        (!is_home).then(|| "the script was executed in another mount or user namespace".to_owned()),
+        (uid == 0).then(|| "a process of root can replace its own script".to_owned()),
+        opened.weakness,
+    ];
+    match weakness.into_iter().flatten().next() {
+        Some(why) => claimed(Some(digest), why),
+        None => Some(Program {
+            path: path.to_str()?.to_owned(),
+            path_provenance: Provenance::Kernel,
+            sha256: Some(digest),
+            provenance: Provenance::Measured,
+            note: None,
+        }),
     }
 }
 

@@ -15,7 +15,7 @@ use agent_ebpf::{ExecRecord, flags};
 use zerocopy::FromZeros as _;
 
 use super::Error;
-use super::load::{SEED_IDS, boot_clock};
+use super::load::SEED_IDS;
 use super::maps::Maps;
 
 /// A process that forks while the list is read may leave a child behind: read again until nothing is new.
@@ -28,9 +28,9 @@ struct Known {
     record: ExecRecord,
 }
 
-pub(super) fn seed(maps: &Maps, cgroup_root: &Path) -> Result<usize, Error> {
-    // The programs' counter started `SEED_IDS` above the boot clock of a moment ago; these stay below it.
-    let mut next_id = boot_clock().saturating_sub(SEED_IDS / 2);
+/// `start` is where the programs' counter of exec ids began.
+pub(super) fn seed(maps: &Maps, cgroup_root: &Path, start: u64) -> Result<usize, Error> {
+    let mut ids = seed_ids(start);
     let mut known: HashMap<u32, Known> = HashMap::new();
     let mut seeded = 0;
     for _ in 0..PASSES {
@@ -44,7 +44,8 @@ pub(super) fn seed(maps: &Maps, cgroup_root: &Path) -> Result<usize, Error> {
                 continue;
             }
             let Some(mut record) = read(&stat, cgroup_root) else { continue };
-            next_id = next_id.saturating_add(1);
+            // More processes than ids: the rest has no record and gets nothing, which is the safe side.
+            let Some(next_id) = ids.next() else { break };
             record.exec_id = next_id;
             record.exec_id_check = next_id;
             if let Some(parent) = known.get(&stat.parent) {
@@ -68,6 +69,11 @@ pub(super) fn seed(maps: &Maps, cgroup_root: &Path) -> Result<usize, Error> {
         }
     }
     Ok(seeded)
+}
+
+/// Ids that no program hands out: those just below the start of its counter.
+fn seed_ids(start: u64) -> std::ops::Range<u64> {
+    start.saturating_sub(SEED_IDS)..start
 }
 
 fn inherit(record: &mut ExecRecord, parent_tgid: u32, parent: &Known) {
@@ -194,4 +200,17 @@ fn cgroup_id(proc: &str, root: &Path) -> Option<u64> {
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_seeded_id_is_one_that_the_programs_hand_out() {
+        let start = 5_000_000_000;
+        let ids = seed_ids(start);
+        assert_eq!(u64::try_from(ids.clone().count()).unwrap(), SEED_IDS);
+        assert!(ids.into_iter().all(|id| id < start && id > 0));
+    }
 }

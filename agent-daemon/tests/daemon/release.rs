@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use agent_daemon::clock::Clock as _;
 use agent_daemon::node::{Ask, ConnectionRef, Refusal};
-use agent_daemon::process::{ExecId, Protocol};
+use agent_daemon::process::{ExecId, Namespaces, Protocol};
 use agent_daemon::testing::{Call, Fault, Setup, TestNode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -183,6 +183,20 @@ async fn a_changed_executable_has_no_path_and_so_no_identity() {
     t.kernel.change(t.tgid, |instance| instance.exe.inode += 1);
     assert_eq!(denied(&t, t.node.release(&t.peer(), t.ask()).await), "no_identity");
     assert!(t.last("decision")["exec"].get("sha256").is_none(), "another file's hash is not its hash");
+}
+
+#[tokio::test]
+async fn a_name_in_another_mount_or_user_namespace_is_only_a_claim() {
+    let elsewhere: [fn(&mut Namespaces); 2] = [|namespaces| namespaces.mnt += 1, |namespaces| namespaces.user += 1];
+    for change in elsewhere {
+        let t = Setup::default().build();
+        t.kernel.change(t.tgid, |instance| change(&mut instance.namespaces));
+        assert_eq!(denied(&t, t.node.release(&t.peer(), t.ask()).await), "no_identity");
+        let record = t.last("decision");
+        assert!(record["exec"]["sha256"].is_string(), "the content is measured wherever it runs: {record}");
+        let note = record["near_misses"][0]["differences"][0]["note"].as_str().unwrap_or_default().to_owned();
+        assert!(note.contains("claimed"), "{record}");
+    }
 }
 
 #[tokio::test]
