@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::process::Namespaces;
 
+const SYSTEM: &str = "/proc";
 /// No file that is read here is larger, whatever its process does.
 const LIMIT: u64 = 256 * 1024;
 
@@ -20,11 +21,16 @@ pub struct Proc {
 
 impl Default for Proc {
     fn default() -> Self {
-        Self { root: "/proc".into() }
+        Self { root: SYSTEM.into() }
     }
 }
 
 impl Proc {
+    /// Whether it is the kernel's own.
+    pub(super) fn is_system(&self) -> bool {
+        self.root == Path::new(SYSTEM)
+    }
+
     /// One that is laid out elsewhere, with plain files in the places of the kernel's.
     #[cfg(any(test, feature = "testing"))]
     pub fn at(root: impl Into<PathBuf>) -> Self {

@@ -142,7 +142,9 @@ fn install_scripts(world: &World, entries: &str) -> Result<()> {
     let interpreter = world.install("interpreter")?;
     world.install("python3")?;
     let work = format!("#!{interpreter}\n# the work\n");
-    for (name, text) in [("bin/work.agent", &work), ("open/work.agent", &work), ("bin/idle.agent", &format!("{work}\n"))] {
+    for (name, text) in
+        [("bin/work.agent", &work), ("open/work.agent", &work), ("bin/idle.agent", &format!("{work}\n"))]
+    {
         fs::write(world.path(name), text)?;
         fs::set_permissions(world.path(name), fs::Permissions::from_mode(0o755))?;
     }
