@@ -173,7 +173,8 @@ fn a_thread_that_changes_its_user_does_not_get_the_leaders_credential() -> Resul
     with_daemon(Setup::default(), |world| {
         // The program of the agent, by root: one thread becomes the agent's user, the process does not.
         let mut agent = world.spawn(&world.program("agent"), 0, &[])?;
-        let opened = agent.act(&json!({"do": "connect", "as": "api", "to": world.api("127.0.0.1"), "thread_euid": NOBODY}))?;
+        let opened =
+            agent.act(&json!({"do": "connect", "as": "api", "to": world.api("127.0.0.1"), "thread_euid": NOBODY}))?;
         assert!(opened["failed"].is_null());
         world.open_channel(&mut agent)?;
         denied(world, &mut agent, &release_loose(), "no_identity")?;
