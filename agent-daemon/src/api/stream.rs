@@ -3,7 +3,6 @@
 //! A caller's connection. The kernel puts the sender's process and ids on every message (`SO_PASSCRED`), so a
 //! socket that was inherited or passed on is found out by the first byte that somebody else writes.
 
-use std::future::Future as _;
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
@@ -14,7 +13,6 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::AGENT;
@@ -37,26 +35,13 @@ pub(super) struct PeerStream {
     /// Real ids of the first message; a later message with others is by a process that changed them.
     ids: Option<(u32, u32)>,
     control: Vec<u8>,
-    cut: Cut,
     _place: Place,
 }
 
-/// Ready when connections that are still open have to end.
-type Cut = Pin<Box<WaitForCancellationFutureOwned>>;
-
-/// A peer that answers nothing keeps HTTP/2 from ending a connection in order, so in the end it is cut.
-fn check(cut: &mut Cut, cx: &mut Context<'_>) -> io::Result<()> {
-    match cut.as_mut().poll(cx) {
-        Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the daemon is stopping")),
-        Poll::Pending => Ok(()),
-    }
-}
-
 impl PeerStream {
-    pub(super) fn new(io: UnixStream, peer: Peer, node: Arc<Node>, place: Place, cut: CancellationToken) -> Self {
+    pub(super) fn new(io: UnixStream, peer: Peer, node: Arc<Node>, place: Place) -> Self {
         let control = nix::cmsg_space!(UnixCredentials);
-        let cut = Box::pin(cut.cancelled_owned());
-        Self { io, peer: Arc::new(peer), node, ids: None, control, cut, _place: place }
+        Self { io, peer: Arc::new(peer), node, ids: None, control, _place: place }
     }
 
     fn receive(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
@@ -113,7 +98,6 @@ impl Connected for PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        check(&mut self.cut, cx)?;
         loop {
             ready!(self.io.poll_read_ready(cx))?;
             match self.receive(buf) {
@@ -129,13 +113,12 @@ impl AsyncRead for PeerStream {
 pub(super) struct OperatorStream {
     io: UnixStream,
     operator: Operator,
-    cut: Cut,
     _place: Place,
 }
 
 impl OperatorStream {
     /// None for anyone but root and the daemon's own user.
-    pub(super) fn admit(io: UnixStream, door: &Door, cut: CancellationToken) -> Option<Self> {
+    pub(super) fn admit(io: UnixStream, door: &Door) -> Option<Self> {
         let credentials = getsockopt(&io, PeerCredentials).ok()?;
         let uid = credentials.uid();
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
@@ -144,7 +127,7 @@ impl OperatorStream {
         }
         let operator =
             Operator { uid, gid: credentials.gid(), tgid: u32::try_from(credentials.pid()).ok(), exec_id: None };
-        Some(Self { io, operator, cut: Box::pin(cut.cancelled_owned()), _place: door.enter(uid).ok()? })
+        Some(Self { io, operator, _place: door.enter(uid).ok()? })
     }
 }
 
@@ -158,7 +141,6 @@ impl Connected for OperatorStream {
 
 impl AsyncRead for OperatorStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        check(&mut self.cut, cx)?;
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
