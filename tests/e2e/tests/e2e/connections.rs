@@ -193,7 +193,7 @@ fn a_socket_that_is_connected_anew_by_a_child_is_the_childs() -> Result<()> {
         let mut child = agent.fork(None)?;
         // Already connected: the kernel says no, and nothing changes hands.
         let again = child.tell(&json!({"do": "reopen", "socket": "api", "to": world.api("127.0.0.1")}))?;
-        assert_eq!(again["errno"], libc::EISCONN);
+        assert_eq!(again["errno"], libc::EISCONN, "{again}");
         released(&mut agent, &release_for(cookie))?;
         released(&mut agent, &release_loose()).map(drop)
     })

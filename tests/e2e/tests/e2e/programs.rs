@@ -141,9 +141,12 @@ accept_claimed = true
 fn install_scripts(world: &World, entries: &str) -> Result<()> {
     let interpreter = world.install("interpreter")?;
     world.install("python3")?;
+    // Everybody's: whoever runs a script here could have put another one at its name.
+    fs::create_dir(world.path("loose"))?;
+    fs::set_permissions(world.path("loose"), fs::Permissions::from_mode(0o777))?;
     let work = format!("#!{interpreter}\n# the work\n");
     for (name, text) in
-        [("bin/work.agent", &work), ("open/work.agent", &work), ("bin/idle.agent", &format!("{work}\n"))]
+        [("bin/work.agent", &work), ("loose/work.agent", &work), ("bin/idle.agent", &format!("{work}\n"))]
     {
         fs::write(world.path(name), text)?;
         fs::set_permissions(world.path(name), fs::Permissions::from_mode(0o755))?;
@@ -179,7 +182,7 @@ fn the_interpreter_alone_is_nobody_whatever_else_it_runs() -> Result<()> {
             // The same one, named by the arguments only.
             (world.program("interpreter"), vec![work.as_str()]),
             // The same content where its user could have changed it.
-            (world.text("open/work.agent"), vec![]),
+            (world.text("loose/work.agent"), vec![]),
         ] {
             let mut script = world.spawn(&program, NOBODY, &arguments)?;
             world.open_channel(&mut script)?;
@@ -197,7 +200,7 @@ fn a_claimed_script_counts_only_for_an_entry_that_accepts_claims() -> Result<()>
             let work = world.program("work.agent");
             // `python file`, and a script where its user could have changed it.
             for (program, arguments) in
-                [(world.program("python3"), vec![work.as_str()]), (world.text("open/work.agent"), vec![])]
+                [(world.program("python3"), vec![work.as_str()]), (world.text("loose/work.agent"), vec![])]
             {
                 let mut script = world.spawn(&program, NOBODY, &arguments)?;
                 world.open_channel(&mut script)?;
@@ -214,4 +217,44 @@ fn a_claimed_script_counts_only_for_an_entry_that_accepts_claims() -> Result<()>
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn a_script_that_was_only_mounted_over_the_right_one_is_not_taken_for_it() -> Result<()> {
+    let by_content = SCRIPTS.replace(r#""script:path:@BIN@/work.agent", "#, "");
+    for entries in [SCRIPTS, &by_content] {
+        with_daemon(Setup::default(), |world| {
+            install_scripts(world, entries)?;
+            let (work, idle) = (world.program("work.agent"), world.program("idle.agent"));
+            let mut agent = world.spawn(&world.program("other"), NOBODY, &[])?;
+            agent.act(&json!({"do": "own_mounts"}))?;
+            agent.act(&json!({"do": "bind", "from": idle, "over": work}))?;
+            agent.exec(&work, &[])?;
+            // It runs; now it shows the right one at its name.
+            agent.act(&json!({"do": "unbind", "at": work}))?;
+            world.open_channel(&mut agent)?;
+            let record = denied(world, &mut agent, &release_loose(), "no_identity")?;
+            assert_eq!(record["exec"]["uid"], NOBODY, "{record}");
+            assert_eq!(record["exec"]["script_provenance"], "claimed", "{record}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_script_whose_name_is_mounted_over_after_exec_is_not_taken_for_another() -> Result<()> {
+    with_daemon(Setup::default(), |world| {
+        install_scripts(world, &SCRIPTS.replace(r#""script:path:@BIN@/work.agent", "#, ""))?;
+        // Under the same last name, so that a folder of root's can be mounted over the one it was run in.
+        let bad = fs::read(world.path("bin/idle.agent"))?;
+        fs::write(world.path("loose/work.agent"), bad)?;
+        let mut agent = world.spawn(&world.text("loose/work.agent"), NOBODY, &[])?;
+        agent.act(&json!({"do": "own_mounts"}))?;
+        agent.act(&json!({"do": "bind", "from": world.text("bin"), "over": world.text("loose")}))?;
+        world.open_channel(&mut agent)?;
+        let record = denied(world, &mut agent, &release_loose(), "no_identity")?;
+        assert_eq!(record["exec"]["script_provenance"], "claimed", "{record}");
+        Ok(())
+    })
 }
