@@ -69,6 +69,8 @@ pub(super) struct Loaded {
     pub(super) events: Events,
     pub(super) programs: Vec<ProgramReport>,
     pub(super) ebpf: Ebpf,
+    /// Of the running kernel. Reading it takes tens of milliseconds, so it is done once.
+    pub(super) btf: Btf,
     pub(super) cgroup_root: PathBuf,
     /// Where the counter of exec ids began; none when it was adopted.
     pub(super) exec_ids_from: Option<u64>,
@@ -85,9 +87,10 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
         unload(dir)?;
         fs::create_dir_all(dir).map_err(|source| Error::Io { operation: "create", path: dir.clone(), source })?;
     }
-    let mut ebpf = object(config, &offsets)?;
+    let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
+    let mut ebpf = object(config, &offsets, &btf)?;
     let exec_ids_from = is_new.then(|| start_exec_ids(&mut ebpf)).transpose()?;
-    let result = attach_or_adopt(&mut ebpf, dir, &cgroup_root, is_new, setup);
+    let result = attach_or_adopt(&mut ebpf, &btf, dir, &cgroup_root, is_new, setup);
     let programs = match result {
         Ok(programs) => programs,
         Err(error) => {
@@ -100,7 +103,7 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
     };
     let maps = Maps::take(&mut ebpf)?;
     let events = Events::take(&mut ebpf)?;
-    Ok(Loaded { maps, events, programs, ebpf, cgroup_root, exec_ids_from })
+    Ok(Loaded { maps, events, programs, ebpf, btf, cgroup_root, exec_ids_from })
 }
 
 /// Takes down everything that is pinned in a directory of ours: programs are detached, bindings forgotten.
@@ -120,8 +123,9 @@ pub fn unload(dir: &Path) -> Result<(), Error> {
     fs::remove_dir(dir).map_err(|source| Error::Io { operation: "remove", path: dir.to_owned(), source })
 }
 
-fn object(config: &Config, offsets: &Offsets) -> Result<Ebpf, Error> {
+fn object(config: &Config, offsets: &Offsets, btf: &Btf) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
+    loader.btf(Some(btf));
     loader.default_map_pin_directory(&config.pin_dir);
     loader.override_global("OFFSETS", offsets.as_bytes(), true);
     if let Some(entries) = config.max_processes {
@@ -138,13 +142,13 @@ fn object(config: &Config, offsets: &Offsets) -> Result<Ebpf, Error> {
 
 fn attach_or_adopt(
     ebpf: &mut Ebpf,
+    btf: &Btf,
     dir: &Path,
     cgroup_root: &Path,
     is_new: bool,
     setup: [u64; 4],
 ) -> Result<Vec<ProgramReport>, Error> {
     if is_new {
-        let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
         let cgroup = fs::File::open(cgroup_root).map_err(|source| Error::Io {
             operation: "open",
             path: cgroup_root.to_owned(),
@@ -152,7 +156,7 @@ fn attach_or_adopt(
         })?;
         for (name, guarantee) in PROGRAMS {
             let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
-            let link = attach(program, name, &btf, &cgroup).map_err(|source| Error::Program {
+            let link = attach(program, name, btf, &cgroup).map_err(|source| Error::Program {
                 program: name,
                 guarantee,
                 source,

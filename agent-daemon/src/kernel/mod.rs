@@ -128,7 +128,8 @@ pub fn open(config: &Config) -> Result<Kernel, Error> {
     if let Some(start) = loaded.exec_ids_from {
         proc_seed::seed(&maps, &loaded.cgroup_root, start)?;
     }
-    let proofs = selftest::prove_with(&maps, loaded.ebpf, &loaded.cgroup_root);
+    let proofs = selftest::prove_with(&maps, loaded.ebpf, &loaded.btf, &loaded.cgroup_root);
+    drop(loaded.btf);
     release_memory();
     Ok(Kernel { maps, events: loaded.events, programs: loaded.programs, proofs })
 }
