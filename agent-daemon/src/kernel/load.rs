@@ -70,6 +70,8 @@ pub(super) struct Loaded {
     pub(super) events: Events,
     pub(super) programs: Vec<ProgramReport>,
     pub(super) ebpf: Ebpf,
+    /// Of the running kernel. Reading it takes tens of milliseconds, so it is done once.
+    pub(super) btf: Btf,
     pub(super) cgroup_root: PathBuf,
     /// Where the counter of exec ids began; none when it was adopted.
     pub(super) exec_ids_from: Option<u64>,
@@ -93,9 +95,10 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
     if is_new {
         clear(dir)?;
     }
-    let mut ebpf = object(config, &offsets)?;
+    let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
+    let mut ebpf = object(config, &offsets, &btf)?;
     let exec_ids_from = is_new.then(|| start_exec_ids(&mut ebpf)).transpose()?;
-    let programs = match attach_or_adopt(&mut ebpf, dir, &cgroup_root, is_new) {
+    let programs = match attach_or_adopt(&mut ebpf, &btf, dir, &cgroup_root, is_new) {
         Ok(programs) => programs,
         Err(error) => {
             // Nothing of half a setup may go on running.
@@ -108,7 +111,7 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
     let marker = is_new.then(|| take_array(&mut ebpf, "SETUP")).transpose()?.map(|map| Marker { map, setup });
     let maps = Maps::take(&mut ebpf)?;
     let events = Events::take(&mut ebpf, lock)?;
-    Ok(Loaded { maps, events, programs, ebpf, cgroup_root, exec_ids_from, marker })
+    Ok(Loaded { maps, events, programs, ebpf, btf, cgroup_root, exec_ids_from, marker })
 }
 
 /// Marks a new setup as whole, so that the next start adopts it.
@@ -160,8 +163,9 @@ fn clear(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn object(config: &Config, offsets: &Offsets) -> Result<Ebpf, Error> {
+fn object(config: &Config, offsets: &Offsets, btf: &Btf) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
+    loader.btf(Some(btf));
     loader.default_map_pin_directory(&config.pin_dir);
     loader.override_global("OFFSETS", offsets.as_bytes(), true);
     if let Some(entries) = config.max_processes {
@@ -176,9 +180,14 @@ fn object(config: &Config, offsets: &Offsets) -> Result<Ebpf, Error> {
     loader.load(OBJECT).map_err(|source| Error::Load(Box::new(source)))
 }
 
-fn attach_or_adopt(ebpf: &mut Ebpf, dir: &Path, cgroup_root: &Path, is_new: bool) -> Result<Vec<ProgramReport>, Error> {
+fn attach_or_adopt(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    dir: &Path,
+    cgroup_root: &Path,
+    is_new: bool,
+) -> Result<Vec<ProgramReport>, Error> {
     if is_new {
-        let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
         let cgroup = fs::File::open(cgroup_root).map_err(|source| Error::Io {
             operation: "open",
             path: cgroup_root.to_owned(),
@@ -186,7 +195,7 @@ fn attach_or_adopt(ebpf: &mut Ebpf, dir: &Path, cgroup_root: &Path, is_new: bool
         })?;
         for (name, guarantee) in PROGRAMS {
             let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
-            let link = attach(program, name, &btf, &cgroup).map_err(|source| Error::Program {
+            let link = attach(program, name, btf, &cgroup).map_err(|source| Error::Program {
                 program: name,
                 guarantee,
                 source,
