@@ -222,7 +222,7 @@ impl Attestor {
         let mut missing = Vec::new();
         let home = self.home.filter(|home| home.holds(&instance.namespaces));
         let exe =
-            binary::read(&process, &instance.exe, home.is_some(), &self.measurer).map_err(|why| missing.push(why)).ok();
+            binary::read(&process, &instance, home.is_some(), &self.measurer).map_err(|why| missing.push(why)).ok();
         let script = script::read(&process, &instance, ids.uid, home, &self.measurer);
         let cgroup = cgroup::path(&process).unwrap_or_else(|error| {
             missing.push(format!("the cgroup cannot be read: {error}"));
