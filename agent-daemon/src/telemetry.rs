@@ -72,9 +72,9 @@ pub enum Error {
     Twice(#[source] TryInitError),
 }
 
-/// Without `RUST_LOG`. Of HTTP/2 only errors: it warns of what any caller can send as often as it likes, and of the
-/// answers to pings that `api` sends beneath it.
-const DEFAULT: &str = "info,h2=error";
+/// Of HTTP/2 only errors, unless `RUST_LOG` names it: it warns of what any caller can send as often as it likes, and
+/// of the answers to pings that `api` sends beneath it.
+const QUIET: &str = "h2=error";
 
 /// Sets the log up for the whole process. `RUST_LOG` filters it; without it, everything from `info` on is written.
 ///
@@ -86,10 +86,10 @@ pub fn init(format: Format) -> Result<(), Error> {
 }
 
 fn filter(given: Option<&OsStr>) -> Result<EnvFilter, Error> {
-    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(EnvFilter::new(DEFAULT)) };
+    let given = given.filter(|given| !given.is_empty()).unwrap_or(OsStr::new("info"));
     let text = given.to_str().ok_or_else(|| Error::Filter("it is not UTF-8".into()))?;
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    builder.parse(text).map_err(|error| Error::Filter(error.into()))
+    builder.parse(format!("{QUIET},{text}")).map_err(|error| Error::Filter(error.into()))
 }
 
 fn subscriber<W>(
@@ -167,6 +167,23 @@ mod tests {
             [(None, true), (Some(""), true), (Some("agent_daemon=debug,warn"), true), (Some("a=loud"), false)]
         {
             assert_eq!(filter(given.map(OsStr::new)).is_ok(), expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn what_callers_can_write_at_will_is_left_out_unless_it_is_asked_for() {
+        for (given, is_written) in [(None, false), (Some("info"), false), (Some("warn,h2=warn"), true)] {
+            let memory = Memory::default();
+            let writer = memory.clone();
+            let filter = filter(given.map(OsStr::new)).unwrap();
+            let log = subscriber(Format::Text, filter, false, move || writer.clone());
+            tracing::subscriber::with_default(log, || {
+                tracing::warn!(target: "h2::proto::ping_pong", "recv PING ack that we never sent");
+                tracing::warn!("always");
+            });
+            let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.contains("PING"), is_written, "{given:?}: {text}");
+            assert!(text.contains("always"), "{given:?}: {text}");
         }
     }
 
