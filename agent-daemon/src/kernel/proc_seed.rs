@@ -3,7 +3,8 @@
 //! Records for processes that are older than the programs, read from `/proc` and marked so.
 //!
 //! The programs are attached first: whatever they record wins over the seed. What they cannot know of a
-//! seeded process (its `#!` script, dead ancestors, the exact start) stays unknown.
+//! seeded process (its `#!` script, dead ancestors, the exact start) stays unknown. A process that the daemon may
+//! not look into gets a record without an executable: nothing is released to it, and what it starts has a parent.
 
 use std::collections::HashMap;
 use std::fs;
@@ -148,6 +149,13 @@ fn read(stat: &Stat, cgroup_root: &Path) -> Option<ExecRecord> {
     for (at, byte) in record.comm.iter_mut().zip(stat.comm.bytes()) {
         *at = byte;
     }
+    record.cgroup_id = cgroup_id(&proc, cgroup_root).unwrap_or_default();
+    // Still there, and closed to us: otherwise it ended meanwhile, which the caller finds out.
+    Some(inside(&proc, stat, record).unwrap_or(record))
+}
+
+/// What only those may read who may trace the process: all of it or nothing.
+fn inside(proc: &str, stat: &Stat, mut record: ExecRecord) -> Option<ExecRecord> {
     let namespace = |name: &str| -> Option<u32> {
         let link = fs::read_link(format!("{proc}/ns/{name}")).ok()?;
         link.to_str()?.split_once('[')?.1.strip_suffix(']')?.parse().ok()
@@ -156,11 +164,10 @@ fn read(stat: &Stat, cgroup_root: &Path) -> Option<ExecRecord> {
     record.mnt_ns = namespace("mnt")?;
     record.net_ns = namespace("net")?;
     record.user_ns = namespace("user")?;
-    record.cgroup_id = cgroup_id(&proc, cgroup_root).unwrap_or_default();
     if stat.task_flags & PF_KTHREAD != 0 {
         record.flags |= flags::KERNEL_THREAD;
     } else {
-        image(&proc, &mut record)?;
+        image(proc, &mut record)?;
     }
     Some(record)
 }
