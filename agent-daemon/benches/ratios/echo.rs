@@ -107,7 +107,7 @@ impl AgentService for Bare {
     }
 
     async fn give_back(&self, _: Request<v1::GiveBackRequest>) -> Result<Response<v1::GiveBackResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
+        Ok(Response::new(v1::GiveBackResponse {}))
     }
 }
 

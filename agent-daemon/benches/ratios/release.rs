@@ -29,6 +29,7 @@ impl Contender {
         let mut client = Client::connect(socket).await?;
         // The first call collects evidence and measures the caller's program; it is not what is measured here.
         client.in_turn(block.min(200)).await?;
+        client.give_back().await?;
         Ok(Self { client, block, p50: Vec::new(), all: Vec::new() })
     }
 
@@ -36,7 +37,7 @@ impl Contender {
         let samples = self.client.in_turn(self.block).await?;
         self.p50.push(Sorted::of(samples.iter().copied()).median());
         self.all.extend(samples);
-        Ok(())
+        self.client.give_back().await
     }
 
     fn per_mille(&self, share: usize) -> f64 {
@@ -119,7 +120,6 @@ async fn in_turn(setting: &Setting, report: &mut Report, servers: &Servers) -> a
 }
 
 async fn at_once(setting: &Setting, report: &mut Report, servers: &Servers) -> anyhow::Result<()> {
-    // The daemons hold at most 65,536 leases, and none of these ends during the run.
     let (rounds, count) = setting.times((5, 3200), (2, 1600));
     for number in [8, 64] {
         say(format_args!("requests a second, {number} clients, {rounds} rounds of {count}"));
@@ -131,11 +131,11 @@ async fn at_once(setting: &Setting, report: &mut Report, servers: &Servers) -> a
             for _ in 0..number {
                 of_socket.push(Client::connect(socket).await?);
             }
-            client::at_once(&of_socket, number).await?;
+            client::at_once(&mut of_socket, number).await?;
             clients.push(of_socket);
         }
         for _ in 0..rounds {
-            for (clients, rates) in clients.iter().zip(&mut rates) {
+            for (clients, rates) in clients.iter_mut().zip(&mut rates) {
                 let took = client::at_once(clients, count).await?;
                 rates.push(f64::from(u32::try_from(count)?) / took.as_secs_f64());
             }

@@ -4,11 +4,13 @@
 //!
 //! Translates, limits and refuses; decides nothing.
 
+mod accept;
 pub mod admin;
 mod agent;
 mod authority;
 pub mod convert;
 mod door;
+mod presence;
 mod serve;
 mod status;
 mod stream;

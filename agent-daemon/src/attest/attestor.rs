@@ -58,13 +58,13 @@ pub struct Attestor {
     measurer: Measurer,
     home: Option<Home>,
     cache: Mutex<HashMap<ExecId, Arc<Attested>>>,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
 }
 
 impl Attestor {
     /// Over these records.
     pub fn new(records: Arc<dyn Records>, history: Arc<History>, proc: Proc, measurer: Measurer) -> Self {
-        let (home, slots) = (Home::own(), Semaphore::new(CONCURRENCY));
+        let (home, slots) = (Home::own(), Arc::new(Semaphore::new(CONCURRENCY)));
         Self { records, history, proc, measurer, home, cache: Mutex::default(), slots }
     }
 
@@ -103,12 +103,18 @@ impl Attestor {
         if let Some(known) = self.cached(instance.id, snapshot.number, ids) {
             return Ok(known);
         }
-        let _slot = self.slots.acquire().await.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let slot = slot.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
         let this = Arc::clone(self);
         let snapshot = Arc::clone(snapshot);
-        tokio::task::spawn_blocking(move || this.attest_blocking(&snapshot, instance, ids)).await.unwrap_or_else(
-            |error| Err(Failure::Io { operation: "collect evidence", source: std::io::Error::other(error) }),
-        )
+        let collected = tokio::task::spawn_blocking(move || {
+            // The thread goes on when the caller hangs up, so the slot is the thread's and not the call's.
+            let _slot = slot;
+            this.attest_blocking(&snapshot, instance, ids)
+        });
+        collected.await.unwrap_or_else(|error| {
+            Err(Failure::Io { operation: "collect evidence", source: std::io::Error::other(error) })
+        })
     }
 
     /// What [`Attestor::attest`] does, on the calling thread.
@@ -144,6 +150,15 @@ impl Attestor {
     pub fn effective_ids(&self, tgid: u32) -> std::io::Result<(u32, u32)> {
         let ids = unix::ids(&self.proc.process(tgid)?)?;
         Ok((ids.uid, ids.gid))
+    }
+
+    /// The network namespace that a process is in now. The kernel recorded the one at exec; a process may have
+    /// moved since, and the same addresses are another connection there.
+    ///
+    /// # Errors
+    /// When it is gone, or its first thread is.
+    pub fn network(&self, tgid: u32) -> std::io::Result<u32> {
+        self.proc.process(tgid)?.namespace("net")
     }
 
     /// What is known of the exec instances above one. Never fails: what cannot be read is unknown.
@@ -211,9 +226,10 @@ impl Attestor {
         let process = self.proc.process(tgid).map_err(|_| gone())?;
         let ids = unix::ids(&process).map_err(|_| gone())?;
         let mut missing = Vec::new();
-        let is_home = self.home.is_some_and(|home| home.holds(&instance.namespaces));
-        let exe = binary::read(&process, &instance.exe, is_home, &self.measurer).map_err(|why| missing.push(why)).ok();
-        let script = script::read(&process, &instance, ids.uid, is_home, &self.measurer);
+        let home = self.home.filter(|home| home.holds(&instance.namespaces));
+        let exe =
+            binary::read(&process, &instance, home.is_some(), &self.measurer).map_err(|why| missing.push(why)).ok();
+        let script = script::read(&process, &instance, ids.uid, home, &self.measurer);
         let cgroup = cgroup::path(&process).unwrap_or_else(|error| {
             missing.push(format!("the cgroup cannot be read: {error}"));
             None

@@ -33,6 +33,8 @@ pub struct Peer {
     pub gid: u32,
     pidfd: OwnedFd,
     status: File,
+    /// Whether `status` is of the kernel's own process file system.
+    is_live: bool,
     broken: OnceLock<&'static str>,
 }
 
@@ -69,6 +71,7 @@ impl Peer {
                 .process(tgid)
                 .and_then(|process| process.open("status"))
                 .map_err(|_| Failure::OriginatorGone("the caller's process ended while it was looked up"))?,
+            is_live: proc.is_live(),
             pidfd,
             broken: OnceLock::new(),
         };
@@ -114,7 +117,9 @@ impl Peer {
     /// When the process is gone.
     pub(crate) fn ids(&self) -> Result<(u32, u32), Failure> {
         let gone = |_| Failure::OriginatorGone("the caller's process ended");
-        if let Some(ids) = pidfd::effective_ids(&self.pidfd).map_err(gone)? {
+        if self.is_live
+            && let Some(ids) = pidfd::effective_ids(&self.pidfd).map_err(gone)?
+        {
             return Ok(ids);
         }
         let mut buffer = [0; STATUS_BYTES];

@@ -12,6 +12,8 @@ use crate::process::Namespaces;
 /// No file that is read here is larger, whatever its process does.
 const LIMIT: u64 = 256 * 1024;
 
+const PROC: &str = "/proc";
+
 /// The process file system; elsewhere than `/proc` only in tests.
 #[derive(Debug, Clone)]
 pub struct Proc {
@@ -20,7 +22,7 @@ pub struct Proc {
 
 impl Default for Proc {
     fn default() -> Self {
-        Self { root: "/proc".into() }
+        Self { root: PROC.into() }
     }
 }
 
@@ -29,6 +31,11 @@ impl Proc {
     #[cfg(any(test, feature = "testing"))]
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
+    }
+
+    /// Whether it is the kernel's own, so that pidfds speak of the same processes.
+    pub(super) fn is_live(&self) -> bool {
+        self.root == Path::new(PROC)
     }
 
     /// One process's directory, held open: what is read through it is of this process or fails.

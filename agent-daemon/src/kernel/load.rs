@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use agent_ebpf::{ABI_VERSION, Offsets};
@@ -22,6 +23,10 @@ static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-ebpf/prebuilt/agent-ebpf.o"));
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+const BPF_FS: u64 = 0xcafe_4a11;
+const OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 
 /// Exec ids below the counter's start that the seed may hand out: one millisecond of boot time.
 pub(super) const SEED_IDS: u64 = 1_000_000;
@@ -70,6 +75,8 @@ pub(super) struct Loaded {
     pub(super) events: Events,
     pub(super) programs: Vec<ProgramReport>,
     pub(super) ebpf: Ebpf,
+    /// Of the running kernel. Reading it takes tens of milliseconds, so it is done once.
+    pub(super) btf: Btf,
     pub(super) cgroup_root: PathBuf,
     /// Where the counter of exec ids began; none when it was adopted.
     pub(super) exec_ids_from: Option<u64>,
@@ -93,9 +100,10 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
     if is_new {
         clear(dir)?;
     }
-    let mut ebpf = object(config, &offsets)?;
+    let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
+    let mut ebpf = object(config, &offsets, &btf)?;
     let exec_ids_from = is_new.then(|| start_exec_ids(&mut ebpf)).transpose()?;
-    let programs = match attach_or_adopt(&mut ebpf, dir, &cgroup_root, is_new) {
+    let programs = match attach_or_adopt(&mut ebpf, &btf, dir, &cgroup_root, is_new) {
         Ok(programs) => programs,
         Err(error) => {
             // Nothing of half a setup may go on running.
@@ -108,7 +116,7 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
     let marker = is_new.then(|| take_array(&mut ebpf, "SETUP")).transpose()?.map(|map| Marker { map, setup });
     let maps = Maps::take(&mut ebpf)?;
     let events = Events::take(&mut ebpf, lock)?;
-    Ok(Loaded { maps, events, programs, ebpf, cgroup_root, exec_ids_from, marker })
+    Ok(Loaded { maps, events, programs, ebpf, btf, cgroup_root, exec_ids_from, marker })
 }
 
 /// Marks a new setup as whole, so that the next start adopts it.
@@ -140,8 +148,42 @@ pub fn unload(dir: &Path) -> Result<(), Error> {
     fs::remove_dir(dir).map_err(|source| Error::Io { operation: "remove", path: dir.to_owned(), source })
 }
 
+/// Refuses a directory that is not on the BPF file system (what is in it would be removed), or into which or on
+/// whose way somebody else could put something: our programs would be detached, or a stranger's maps be taken for
+/// ours. The BPF file system is everybody's to write unless it was mounted with another mode.
+fn check_pin_dir(dir: &Path) -> Result<(), Error> {
+    let refused = |path: &Path, why: &str| {
+        let source = io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned());
+        Err(Error::Io { operation: "trust", path: path.to_owned(), source })
+    };
+    for (level, at) in dir.ancestors().enumerate() {
+        let failed = |source| Error::Io { operation: "examine", path: at.to_owned(), source };
+        let metadata = match fs::symlink_metadata(at) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(failed(source)),
+        };
+        let system = rustix::fs::statfs(at).map_err(|errno| failed(errno.into()))?;
+        if u64::try_from(system.f_type) != Ok(BPF_FS) {
+            return if level == 0 { refused(at, "it is not on the BPF file system") } else { Ok(()) };
+        }
+        if !metadata.is_dir() {
+            return refused(at, "it is not a directory");
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return refused(at, "it belongs to another user");
+        }
+        let is_sticky = level > 0 && metadata.mode() & STICKY != 0;
+        if metadata.mode() & OTHERS_WRITE != 0 && !is_sticky {
+            return refused(at, "others can write to it");
+        }
+    }
+    Ok(())
+}
+
 /// One daemon a directory: two readers of one event buffer would each lose what the other takes.
 fn lock(dir: &Path) -> Result<OwnedFd, Error> {
+    check_pin_dir(dir)?;
     let failed = |operation, source| Error::Io { operation, path: dir.to_owned(), source };
     let file = fs::File::open(dir).map_err(|source| failed("open", source))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
@@ -160,8 +202,9 @@ fn clear(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn object(config: &Config, offsets: &Offsets) -> Result<Ebpf, Error> {
+fn object(config: &Config, offsets: &Offsets, btf: &Btf) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
+    loader.btf(Some(btf));
     loader.default_map_pin_directory(&config.pin_dir);
     loader.override_global("OFFSETS", offsets.as_bytes(), true);
     if let Some(entries) = config.max_processes {
@@ -176,9 +219,14 @@ fn object(config: &Config, offsets: &Offsets) -> Result<Ebpf, Error> {
     loader.load(OBJECT).map_err(|source| Error::Load(Box::new(source)))
 }
 
-fn attach_or_adopt(ebpf: &mut Ebpf, dir: &Path, cgroup_root: &Path, is_new: bool) -> Result<Vec<ProgramReport>, Error> {
+fn attach_or_adopt(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    dir: &Path,
+    cgroup_root: &Path,
+    is_new: bool,
+) -> Result<Vec<ProgramReport>, Error> {
     if is_new {
-        let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
         let cgroup = fs::File::open(cgroup_root).map_err(|source| Error::Io {
             operation: "open",
             path: cgroup_root.to_owned(),
@@ -186,7 +234,7 @@ fn attach_or_adopt(ebpf: &mut Ebpf, dir: &Path, cgroup_root: &Path, is_new: bool
         })?;
         for (name, guarantee) in PROGRAMS {
             let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
-            let link = attach(program, name, &btf, &cgroup).map_err(|source| Error::Program {
+            let link = attach(program, name, btf, &cgroup).map_err(|source| Error::Program {
                 program: name,
                 guarantee,
                 source,

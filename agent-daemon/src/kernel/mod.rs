@@ -137,7 +137,8 @@ pub fn open(config: &Config) -> Result<Kernel, Error> {
     if let Some(marker) = loaded.marker {
         marker.set()?;
     }
-    let proofs = selftest::prove_with(&maps, loaded.ebpf, &loaded.cgroup_root);
+    let proofs = selftest::prove_with(&maps, loaded.ebpf, &loaded.btf, &loaded.cgroup_root);
+    drop(loaded.btf);
     release_memory();
     Ok(Kernel { maps, events: loaded.events, programs: loaded.programs, proofs })
 }

@@ -3,8 +3,7 @@
 //! Records for processes that are older than the programs, read from `/proc` and marked so.
 //!
 //! The programs are attached first: whatever they record wins over the seed. What they cannot know of a
-//! seeded process (its `#!` script, dead ancestors, the exact start) stays unknown. A process that the daemon may
-//! not look into gets a record without an executable: nothing is released to it, and what it starts has a parent.
+//! seeded process (its `#!` script, dead ancestors, the exact start) stays unknown.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +11,7 @@ use std::os::linux::fs::MetadataExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use agent_ebpf::{ExecRecord, flags};
+use agent_ebpf::{ExecRecord, flags, limits};
 use zerocopy::FromZeros as _;
 
 use super::Error;
@@ -116,7 +115,11 @@ fn stat(tgid: u32) -> Option<Stat> {
     let (head, rest) = text.rsplit_once(") ")?;
     let (_, comm) = head.split_once(" (")?;
     let mut fields = rest.split(' ');
-    let parent = fields.nth(1)?.parse().ok()?;
+    // What has ended already is never told to end again: a record of it would stay for ever.
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return None;
+    }
+    let parent = fields.next()?.parse().ok()?;
     let task_flags = fields.nth(4)?.parse().ok()?;
     let start_ticks = fields.nth(12)?.parse().ok()?;
     Some(Stat { tgid, parent, start_ticks, task_flags, comm: comm.to_owned() })
@@ -149,25 +152,26 @@ fn read(stat: &Stat, cgroup_root: &Path) -> Option<ExecRecord> {
     for (at, byte) in record.comm.iter_mut().zip(stat.comm.bytes()) {
         *at = byte;
     }
-    record.cgroup_id = cgroup_id(&proc, cgroup_root).unwrap_or_default();
-    // Still there, and closed to us: otherwise it ended meanwhile, which the caller finds out.
-    Some(inside(&proc, stat, record).unwrap_or(record))
-}
-
-/// What only those may read who may trace the process: all of it or nothing.
-fn inside(proc: &str, stat: &Stat, mut record: ExecRecord) -> Option<ExecRecord> {
     let namespace = |name: &str| -> Option<u32> {
         let link = fs::read_link(format!("{proc}/ns/{name}")).ok()?;
         link.to_str()?.split_once('[')?.1.strip_suffix(']')?.parse().ok()
     };
-    record.pid_ns = namespace("pid")?;
-    record.mnt_ns = namespace("mnt")?;
-    record.net_ns = namespace("net")?;
-    record.user_ns = namespace("user")?;
+    // Those of a process that may not be looked at stay zero, which is no namespace of ours.
+    record.pid_ns = namespace("pid").unwrap_or_default();
+    record.mnt_ns = namespace("mnt").unwrap_or_default();
+    record.net_ns = namespace("net").unwrap_or_default();
+    record.user_ns = namespace("user").unwrap_or_default();
+    // `/proc` does not tell in whose namespace the file system was mounted, so the worse is taken.
+    if record.user_ns != limits::INITIAL_USER_NAMESPACE {
+        record.flags |= flags::USER_MOUNTED;
+    }
+    record.cgroup_id = cgroup_id(&proc, cgroup_root).unwrap_or_default();
     if stat.task_flags & PF_KTHREAD != 0 {
         record.flags |= flags::KERNEL_THREAD;
     } else {
-        image(proc, &mut record)?;
+        // An executable that may not be looked at (the first process of some machines) leaves the image unknown:
+        // nothing about it can match, but what it starts has a lineage.
+        let _unknown = image(&proc, &mut record);
     }
     Some(record)
 }

@@ -73,7 +73,7 @@ pub fn prove(maps: &Maps) -> Vec<Proof> {
 }
 
 /// The same, and the probes that need to load a program for a moment.
-pub(super) fn prove_with(maps: &Maps, mut ebpf: Ebpf, cgroup_root: &Path) -> Vec<Proof> {
+pub(super) fn prove_with(maps: &Maps, mut ebpf: Ebpf, btf: &Btf, cgroup_root: &Path) -> Vec<Proof> {
     let mut proofs = prove(maps);
     proofs.push(Proof {
         id: "tier.egress",
@@ -85,7 +85,7 @@ pub(super) fn prove_with(maps: &Maps, mut ebpf: Ebpf, cgroup_root: &Path) -> Vec
         id: "tier.lsm",
         tier: Tier::Lsm,
         guarantee: "refusing exec, ptrace and AF_UNIX connections in the kernel",
-        result: lsm(&mut ebpf),
+        result: lsm(&mut ebpf, btf),
     });
     proofs
 }
@@ -228,13 +228,12 @@ fn deny(ebpf: &mut Ebpf, cgroup_root: &Path) -> Result<String, String> {
 }
 
 /// Whether the kernel takes LSM programs at all, and would run them.
-fn lsm(ebpf: &mut Ebpf) -> Result<String, String> {
+fn lsm(ebpf: &mut Ebpf, btf: &Btf) -> Result<String, String> {
     let active = std::fs::read_to_string("/sys/kernel/security/lsm");
-    let btf = Btf::from_sys_fs().map_err(|error| error.to_string())?;
     let program = ebpf.program_mut("probe_lsm").ok_or("the object has no program probe_lsm")?;
     let program: &mut Lsm = program.try_into().map_err(|error: aya::programs::ProgramError| error.to_string())?;
     program
-        .load("bprm_committed_creds", &btf)
+        .load("bprm_committed_creds", btf)
         .map_err(|error| format!("this kernel refuses LSM programs: {}", chain(&error)))?;
     let loaded = program.attach().map_err(|error| chain(&error));
     program.unload().map_err(|error| chain(&error))?;

@@ -326,5 +326,7 @@ fn lease_for(
 pub(super) fn decision_id() -> Result<String, Refusal> {
     let mut bytes = [0; DECISION_ID_BYTES];
     authority::fill_random(&mut bytes).map_err(Refusal::Authority)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    // Digit by digit: formatting each byte would make a text of its own of each.
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    Ok(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
 }

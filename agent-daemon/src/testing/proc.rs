@@ -19,11 +19,16 @@ impl FakeProc {
         let proc = Self { root: PrivateDirectory::new() };
         let own = proc.process(tgid());
         fs::create_dir(&own).expect("a directory");
-        for name in ["stat", "status", "cgroup"] {
+        for name in ["stat", "status", "cgroup", "mountinfo"] {
             fs::write(own.join(name), fs::read(format!("/proc/self/{name}")).expect("a file of /proc")).expect(name);
         }
         symlink(exe_path(), own.join("exe")).expect("a link");
         symlink("/", own.join("root")).expect("a link");
+        fs::create_dir(own.join("ns")).expect("a directory");
+        for kind in ["mnt", "user", "net"] {
+            let namespace = fs::read_link(format!("/proc/self/ns/{kind}")).expect("a namespace");
+            symlink(namespace, own.join("ns").join(kind)).expect("a link");
+        }
         proc
     }
 

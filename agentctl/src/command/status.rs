@@ -47,7 +47,8 @@ fn render(status: &StatusResponse, now: Timestamp, output: &mut Output<'_>) -> R
     for reason in &status.degraded {
         output.line(&Line::painted(Style::Warn, format!("  - {reason}")))?;
     }
-    let mut row = |name: &str, value: &str| output.text(format!("  {name:<18}  {value}"));
+    let width = status.endpoints.iter().map(|endpoint| endpoint.name.len()).max().unwrap_or_default().max(12);
+    let mut row = |name: &str, value: &str| output.text(format!("  {name:<width$}  {value}"));
     row("trust domain", dash(&status.trust_domain))?;
     let up = time::since(status.started_at.as_ref(), now);
     row(
@@ -85,10 +86,10 @@ fn render(status: &StatusResponse, now: Timestamp, output: &mut Output<'_>) -> R
 
 fn audit(status: &StatusResponse, output: &mut Output<'_>) -> Result<(), Error> {
     let Some(audit) = &status.audit else {
-        return output.line(&Line::painted(Style::Bad, "  audit               unknown: the daemon does not say"));
+        return output.line(&Line::painted(Style::Bad, "  audit         unknown: the daemon does not say"));
     };
     let line = Line::new(format!(
-        "  audit               {} in {}, {}, head {}, ",
+        "  audit         {} in {}, {}, head {}, ",
         count(audit.records, "record", "records"),
         count(audit.segments, "segment", "segments"),
         audit.durability,
@@ -179,7 +180,7 @@ mod tests {
         });
         for expected in [
             "is degraded\n  - the ring buffer lost events\n",
-            "hook tiers          none proved",
+            "hook tiers    none proved",
             "last reload failed",
             "not writable: every request is refused",
             "ringbuf_dropped",
