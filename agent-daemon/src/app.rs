@@ -65,8 +65,10 @@ pub enum Error {
     #[error("this kernel is not suitable")]
     Kernel(#[source] kernel::Error),
     /// A tier was not proved, and the configuration does not accept a lower one.
-    #[error("tier {tier} is not proved on this kernel: {why}; lost is {guarantee}")]
+    #[error("tier {tier} is not proved on this kernel: {hook}: {why}; lost is {guarantee}")]
     Tier {
+        /// The self-test that failed.
+        hook: &'static str,
         /// Which.
         tier: &'static str,
         /// What the self-test saw.
@@ -117,7 +119,15 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
         kernel::Error::InUse { .. } => Error::Other(error.into()),
         error => Error::Kernel(error),
     })?;
-    check_tiers(&kernel, config.accepted_tier)?;
+    if let Err(error) = check_tiers(&kernel, config.accepted_tier) {
+        let is_new = kernel.programs.iter().all(|program| !program.is_adopted);
+        drop(kernel);
+        // What an earlier daemon left may still be good for it; what was made for nothing must not go on running.
+        if is_new && let Err(error) = kernel::unload(&config.kernel.pin_dir) {
+            tracing::warn!(error = %node::with_sources(&error), "the programs cannot be taken down again");
+        }
+        return Err(error);
+    }
     drop_rights().context("cannot drop capabilities")?;
     Ok(Prepared { config, snapshot, kernel, sockets, verifiers })
 }
@@ -293,7 +303,12 @@ async fn reload_on_signal(
 fn check_tiers(kernel: &Kernel, accepted: Tier) -> Result<(), Error> {
     for proof in kernel.proofs.iter().filter(|proof| proof.tier <= accepted) {
         if let Err(why) = &proof.result {
-            return Err(Error::Tier { tier: proof.tier.as_str(), why: why.clone(), guarantee: proof.guarantee });
+            return Err(Error::Tier {
+                hook: proof.id,
+                tier: proof.tier.as_str(),
+                why: why.clone(),
+                guarantee: proof.guarantee,
+            });
         }
     }
     for proof in kernel.proofs.iter().filter(|proof| proof.tier > accepted) {

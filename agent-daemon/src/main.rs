@@ -46,7 +46,7 @@ fn run(arguments: &Arguments) -> ExitCode {
         Err(Error::Config(diagnostics)) => refuse(&diagnostics),
         Err(error @ (Error::Kernel(_) | Error::Tier { .. })) => {
             complain(&error);
-            say("hint: `agentctl doctor` names every hook; a lower tier is accepted with `kernel.accept_tier`");
+            say(&format!("hint: {}", what_to_do(&error)));
             ExitCode::from(EXIT_KERNEL)
         }
         Err(error) => {
@@ -88,6 +88,21 @@ fn refuse(diagnostics: &[Diagnostic]) -> ExitCode {
     }
     say("nothing was started: mend the errors above");
     ExitCode::from(EXIT_USAGE)
+}
+
+/// About a kernel half that does not start. `agentctl` is no help here: it asks a daemon that runs.
+fn what_to_do(error: &Error) -> &'static str {
+    if !rustix::process::geteuid().is_root() {
+        return "start it as root: it has to load programs into the kernel, and gives its rights up afterwards";
+    }
+    match error {
+        Error::Tier { tier: "egress", .. } => "`kernel.accept_tier = \"observe\"` accepts to start without it",
+        Error::Tier { .. } => {
+            "if an earlier daemon left its programs in the kernel, `agent-daemon --unload` takes them down, and the \
+             next start sets them up anew; docs/hook-coverage.md says what each hook needs"
+        }
+        _ => "docs/hook-coverage.md says what it needs of a kernel",
+    }
 }
 
 /// The whole chain of an error, once.

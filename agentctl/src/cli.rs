@@ -85,7 +85,7 @@ pub(crate) enum Command {
     Audit(AuditCommand),
     /// End leases; exit 1 when none matched
     Revoke(RevokeArgs),
-    /// Read configuration, entries, destinations, bindings and policies anew; whole or not at all
+    /// Read entries, destinations, bindings and policies anew, whole or not at all; exit 1 when refused
     Reload,
     /// Test every assumption the daemon rests on; exit 1 when one fails
     Doctor,
@@ -242,7 +242,7 @@ pub(crate) struct AuditFilter {
     /// Process; a pid is used again, an exec id never
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pid: Option<u32>,
-    /// For example decision, lease_ended, reload
+    /// For example decision, lease_ended, reload, caller_refused, revoke, secret
     #[arg(long)]
     pub(crate) kind: Option<String>,
     /// How it was decided

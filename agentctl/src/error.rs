@@ -60,6 +60,9 @@ impl Error {
                         "the admin socket is for its owner alone: try sudo agentctl --admin-socket {path}"
                     ));
                 }
+                io::ErrorKind::ConnectionRefused if !is_socket(path) => {
+                    "that is no socket: --admin-socket and AGENT_ADMIN_SOCKET take the path of the daemon's admin socket"
+                }
                 io::ErrorKind::ConnectionRefused => {
                     "the socket is there but nothing listens: agent-daemon has ended, start it again"
                 }
@@ -106,6 +109,12 @@ impl From<Status> for Error {
     }
 }
 
+fn is_socket(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    // Of one that is gone meanwhile nothing is known, so nothing is claimed.
+    std::fs::metadata(path).map_or(true, |metadata| metadata.file_type().is_socket())
+}
+
 /// The operating system's words in our spelling: lower case, without the error number.
 fn plain(error: &(dyn std::error::Error + 'static)) -> String {
     let text = error.to_string();
@@ -149,14 +158,16 @@ fn explain_status(status: &Status) -> String {
 
 fn status_hint(status: &Status) -> Option<&'static str> {
     if is_local(status) {
-        return Some("it ended or was restarted: look at its log, then try again");
+        return Some("it ended or was restarted (look at its log), or the path is not that of the admin socket");
     }
     match status.code() {
         Code::NotFound => Some("list what there is with `agentctl ps`, `agentctl leases` or `agentctl decisions`"),
         Code::PermissionDenied | Code::Unauthenticated => {
             Some("the admin socket is for those who run the node: try sudo")
         }
-        Code::Unimplemented => Some("compare `agentctl --version` with the daemon's version in `agentctl status`"),
+        Code::Unimplemented => Some(
+            "is the path that of the agents' socket? if not, the daemon is of another version than `agentctl --version`",
+        ),
         Code::Internal | Code::Unknown | Code::DataLoss => {
             Some("this is a bug or a broken disk: look at the daemon's log")
         }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+use std::collections::HashSet;
+
 use crate::identity::{Fact, Provenance, Selector, SpiffeId};
 use crate::process::{ExecId, ExecInstance};
 
@@ -59,9 +61,12 @@ impl Lineage {
         self.entries.iter().filter_map(|entry| entry.spiffe_id.as_ref())
     }
 
-    /// The identities as selectors.
+    /// The identities as selectors, each once.
     pub(super) fn facts(&self) -> impl Iterator<Item = Fact> {
-        self.identities().filter_map(|id| fact("lineage:spiffe_id", id.as_str(), Provenance::Kernel))
+        let mut seen = HashSet::new();
+        self.identities()
+            .filter(move |id| seen.insert(*id))
+            .filter_map(|id| fact("lineage:spiffe_id", id.as_str(), Provenance::Kernel))
     }
 }
 

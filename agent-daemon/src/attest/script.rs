@@ -161,7 +161,38 @@ fn argument(process: &ProcessDir) -> Option<PathBuf> {
     if !is_interpreter {
         return None;
     }
-    let arguments = process.bytes("cmdline").ok()?;
-    let script = arguments.split(|byte| *byte == 0).skip(1).find(|argument| !argument.starts_with(b"-"))?;
-    (!script.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(script)))
+    named_script(&process.bytes("cmdline").ok()?)
+}
+
+/// The first plain argument, unless an option before it says that what runs is no file.
+fn named_script(arguments: &[u8]) -> Option<PathBuf> {
+    for argument in arguments.split(|byte| *byte == 0).skip(1) {
+        if matches!(argument, b"-c" | b"-m" | b"-e" | b"-") {
+            return None;
+        }
+        if !argument.starts_with(b"-") {
+            return (!argument.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(argument)));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_or_a_program_in_the_arguments_is_no_script() {
+        let check = |arguments: &str, expected: Option<&str>| {
+            let found = named_script(arguments.replace(' ', "\0").as_bytes());
+            assert_eq!(found, expected.map(PathBuf::from), "{arguments}");
+        };
+        check("python3 agent.py --fast", Some("agent.py"));
+        check("python3 -u agent.py", Some("agent.py"));
+        check("python3 -m http.server", None);
+        check("python3 -u -c import", None);
+        check("perl -e print x", None);
+        check("bash", None);
+        check("bash -", None);
+    }
 }

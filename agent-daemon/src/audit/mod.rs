@@ -34,7 +34,7 @@ pub use self::log::{Config, Durability, Log, Receipt, Slot, Status};
 pub use self::query::{MAX_LAST, Query, QuerySummary};
 pub use self::record::{
     Caller, CallerRefusedRecord, CheckpointRecord, Connection, DecisionRecord, Difference, ExecFacts, ExplainRecord,
-    LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss, Record, RecoveredRecord, RecoveryCause,
+    KINDS, LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss, Record, RecoveredRecord, RecoveryCause,
     ReloadRecord, RevokeRecord, SecretOperation, SecretRecord, SegmentRecord, StartRecord, StopRecord, text,
 };
 pub use self::verify::{Problem, Progress, VerifyReport, verify};

@@ -38,7 +38,7 @@ pub enum Record {
 }
 
 /// Every `kind` there is; a line of another kind is not ours.
-pub(super) const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 12] = [
     "start",
     "stop",
     "segment",

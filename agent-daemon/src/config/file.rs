@@ -109,7 +109,8 @@ section! {
 }
 
 section! {
-    /// JWKS and token introspection over HTTP, for services on this machine that check tokens.
+    /// JWKS (GET /jwks.json) and token introspection (POST /introspect, RFC 7662) over HTTP, for services on this
+    /// machine that check tokens.
     struct AuthorityTable {
         /// "unix:PATH" or the address and port of the loopback interface. Nothing else is accepted.
         listen: Endpoint = Endpoint::Unix(FilePath::new(concat!(runtime_directory!(), "/authority.sock")));

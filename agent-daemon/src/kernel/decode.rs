@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use agent_ebpf::{
-    CloseEvent, ConnectEvent, ConnectionRecord, EventHeader, ExecEvent, ExecRecord, ExitEvent, hook, kind,
+    CloseEvent, ConnectEvent, ConnectionRecord, EventHeader, ExecEvent, ExecRecord, ExitEvent, flags, hook, kind,
 };
 use zerocopy::FromBytes as _;
 
@@ -23,6 +23,13 @@ pub(super) struct Malformed(pub(super) &'static str);
 /// Whether the programs are done with a record, and it is the one of this process.
 pub(super) fn is_at_rest(record: &ExecRecord, tgid: u32) -> bool {
     record.tgid == tgid && record.exec_id != 0 && record.exec_id == record.exec_id_check
+}
+
+/// A process that is older than the programs, and that the daemon may not look into, is recorded without its executable
+/// for the sake of those below it. It is as good as any other record that lacks a fact.
+fn whole(record: &ExecRecord) -> Flags {
+    let is_blank = record.exe_inode == 0 && record.flags & flags::KERNEL_THREAD == 0;
+    Flags(if is_blank { record.flags | flags::INCOMPLETE } else { record.flags })
 }
 
 pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
@@ -56,7 +63,7 @@ pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
         egid: record.egid,
         capabilities: record.cap_effective,
         namespaces: Namespaces { pid: record.pid_ns, mnt: record.mnt_ns, net: record.net_ns, user: record.user_ns },
-        flags: Flags(record.flags),
+        flags: whole(record),
         comm: comm(&record.comm),
         filename: filename.into(),
     })
@@ -160,6 +167,18 @@ mod tests {
         record.ancestors_len = 0;
         record.filename_len = 257;
         assert_eq!(instance(&record).unwrap_err(), Malformed("file name too long"));
+    }
+
+    #[test]
+    fn a_record_without_an_executable_is_incomplete_unless_it_is_of_the_kernel() {
+        let mut record = ExecRecord::new_zeroed();
+        record.flags = flags::SEEDED;
+        for (inode, more, expected) in [(0, 0, true), (1, 0, false), (0, flags::KERNEL_THREAD, false)] {
+            record.exe_inode = inode;
+            record.flags = flags::SEEDED | more;
+            let found = instance(&record).unwrap().flags.has(flags::INCOMPLETE);
+            assert_eq!(found, expected, "inode {inode}, flags {more}");
+        }
     }
 
     proptest! {

@@ -311,7 +311,7 @@ fn principal<'a>(
     match wanted {
         None => own.next().map(|(principal, entry)| (&**principal, entry)).ok_or_else(|| {
             Denial::new(Reason::NoIdentity, "no registration entry matches this process")
-                .remedy("compare the nearest entry with the facts of the process (agentctl explain)")
+                .remedy("give it a registration entry, or see what keeps the nearest one from matching (agentctl ps, with its exec id)")
         }),
         Some(wanted) if attested.entries.is_empty() => Err(Denial::new(
             Reason::NoIdentity,

@@ -106,7 +106,11 @@ impl Node {
         let secret = match self.secret(&grounds, &lease).await {
             Ok(Some(secret)) => secret,
             Ok(None) => {
-                deny(&mut verdicted, Reason::SecretMissing, "the source's secret is not there".to_owned());
+                deny(
+                    &mut verdicted,
+                    Reason::SecretMissing,
+                    "the secret of the binding's source is not there: put it with agentctl secret set".to_owned(),
+                );
                 verdicted.is_passing = true;
                 return Err(self.denied(slot, verdicted).await);
             }

@@ -74,8 +74,8 @@ impl Node {
             Err(diagnostics) => (Arc::clone(&old), diagnostics),
         };
         let error = diagnostics.first().map(|first| match diagnostics.len() {
-            1 => first.to_string(),
-            more => format!("{first} (and {} more)", more.saturating_sub(1)),
+            1 => one_line(first),
+            more => format!("{} (and {} more)", one_line(first), more.saturating_sub(1)),
         });
         let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
         let record = ReloadRecord {
@@ -106,4 +106,9 @@ impl Node {
         }
         Ok(ReloadOutcome { is_changed: diagnostics.is_empty(), snapshot, diagnostics })
     }
+}
+
+/// For a log line, a record and a status; the report to whoever asked for the reload has the advice on its own line.
+fn one_line(diagnostic: &Diagnostic) -> String {
+    diagnostic.to_string().replace("\n  help: ", "; ")
 }

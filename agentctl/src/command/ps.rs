@@ -23,8 +23,8 @@ const COLUMNS: &[Column] = &[
     Column::Right("UID"),
     Column::Left("COMM"),
     Column::Left("IDENTITY"),
-    Column::Left("WHY"),
     Column::Left("FLAGS"),
+    Column::Left("WHY"),
 ];
 /// A tree must be held to be drawn. More processes than a kernel has pids by default on 64 bits (4,194,304) cannot
 /// be; a quarter of that is some gigabytes of facts, which nobody reads as a tree.
@@ -157,8 +157,8 @@ fn row(process: &Process, prefix: &str) -> Vec<Cell> {
         Cell::new(process.uid.to_string()),
         Cell::new(format!("{prefix}{}", instance.comm)),
         Cell::painted(Style::Good, identity),
-        Cell::painted(style, why),
         Cell::painted(if is_warning(&process.flags) { Style::Warn } else { Style::Plain }, flags),
+        Cell::painted(style, why),
     ]
 }
 
@@ -208,11 +208,9 @@ mod tests {
         impostor.leases = 2;
         let text = printed(&[agent, impostor]);
         let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("x42") && lines[1].contains("└─ agent") && lines[1].ends_with("  report-writer"));
         assert!(
-            lines[1].contains("x42") && lines[1].contains("└─ agent") && lines[1].contains("writer  report-writer  ")
-        );
-        assert!(
-            lines[2].ends_with("report-writer: script:sha256 expected aaaaaaaaaaaa… got bbbbbbbbbbbb…  memfd,leases=2"),
+            lines[2].ends_with("memfd,leases=2  report-writer: script:sha256 expected aaaaaaaaaaaa… got bbbbbbbbbbbb…"),
             "{text}"
         );
     }

@@ -80,16 +80,18 @@ fn render(status: &StatusResponse, now: Timestamp, output: &mut Output<'_>) -> R
             ),
         ))?;
     }
-    audit(status, output)?;
+    audit(status, width, output)?;
     tables(status, output)
 }
 
-fn audit(status: &StatusResponse, output: &mut Output<'_>) -> Result<(), Error> {
+fn audit(status: &StatusResponse, width: usize, output: &mut Output<'_>) -> Result<(), Error> {
     let Some(audit) = &status.audit else {
-        return output.line(&Line::painted(Style::Bad, "  audit         unknown: the daemon does not say"));
+        return output
+            .line(&Line::painted(Style::Bad, format!("  {:<width$}  unknown: the daemon does not say", "audit")));
     };
     let line = Line::new(format!(
-        "  audit         {} in {}, {}, head {}, ",
+        "  {:<width$}  {} in {}, {}, head {}, ",
+        "audit",
         count(audit.records, "record", "records"),
         count(audit.segments, "segment", "segments"),
         audit.durability,

@@ -112,7 +112,11 @@ pub(super) fn policy(decision: &Decision, output: &mut Output<'_>) -> Result<(),
     output.title("policy")?;
     output.text(format!("  generation {}", dash(&decision.policy_generation)))?;
     if decision.policy_ids.is_empty() {
-        output.text("  no policy decided: what nothing permits is denied")?;
+        output.text(if decision.reason.starts_with("policy_") {
+            "  no policy decided: what nothing permits is denied"
+        } else {
+            "  not asked: it was decided before"
+        })?;
     } else {
         let policies = count(u64::try_from(decision.policy_ids.len()).unwrap_or(u64::MAX), "policy", "policies");
         output.text(format!("  decided by {policies}: {}", decision.policy_ids.join(", ")))?;

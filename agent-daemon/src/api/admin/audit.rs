@@ -16,7 +16,7 @@ use super::failure;
 use super::outlet::{Broken, Outlet};
 use super::processes::{PAGE, PAGE_BYTES};
 use crate::api::convert;
-use crate::audit::{Log, MAX_LAST, Progress, Query, VerifyReport, seq_of};
+use crate::audit::{KINDS, Log, MAX_LAST, Progress, Query, VerifyReport, seq_of};
 
 /// Records between two messages of progress.
 const PROGRESS_RECORDS: u64 = 50_000;
@@ -44,6 +44,10 @@ pub(super) fn query(asked: QueryAuditRequest) -> Result<Query, Status> {
     if outcome.as_deref().is_some_and(|outcome| !matches!(outcome, "allow" | "deny")) {
         return Err(Status::invalid_argument("outcome: `allow` or `deny`"));
     }
+    let kind = text("kind", asked.kind)?;
+    if kind.as_deref().is_some_and(|kind| !KINDS.contains(&kind)) {
+        return Err(Status::invalid_argument(format!("kind: one of {}", KINDS.join(", "))));
+    }
     Ok(Query {
         last,
         since: moment("since", asked.since)?,
@@ -54,7 +58,7 @@ pub(super) fn query(asked: QueryAuditRequest) -> Result<Query, Status> {
         decision_id: text("decision_id", asked.decision_id)?,
         exec_id: (asked.exec_id != 0).then_some(asked.exec_id),
         tgid: (asked.tgid != 0).then_some(asked.tgid),
-        kind: text("kind", asked.kind)?,
+        kind,
         outcome,
     })
 }
@@ -248,6 +252,7 @@ mod tests {
                 "since",
             ),
             (QueryAuditRequest { outcome: "maybe".into(), ..asked.clone() }, "outcome"),
+            (QueryAuditRequest { kind: "decisions".into(), ..asked.clone() }, "kind"),
             (QueryAuditRequest { spiffe_id: "x".repeat(5000), ..asked.clone() }, "spiffe_id"),
         ] {
             let status = query(asked).unwrap_err();
