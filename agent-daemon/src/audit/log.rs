@@ -16,8 +16,8 @@ use super::chain::{MAX_HEADER_BYTES, MAX_LINE_BYTES, encode, is_boot_id};
 use super::query::{Query, QuerySummary};
 use super::record::Record;
 use super::segment::{Disk, Storage};
-use super::sidecar::keep_key;
-use super::verify::{Progress, VerifyReport, verify};
+use super::sidecar::{Head, keep_key};
+use super::verify::{Progress, VerifyReport, verify_up_to};
 use super::writer::{State, Writer};
 use super::{Error, directory, query, recovery, sync};
 use crate::authority::SigningKey;
@@ -298,8 +298,10 @@ impl Log {
 
     /// Checks the whole log as it stands on the disk. Blocks on the disk; memory is bounded.
     pub fn verify(&self, progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<VerifyReport, Error> {
-        let key = self.shared.with_writer(|writer| writer.key().public_jwk())?;
-        verify(&self.shared.config.dir, &key, progress)
+        let (key, written) = self
+            .shared
+            .with_writer(|writer| (writer.key().public_jwk(), Head::new(writer.segments().1, &writer.position())))?;
+        verify_up_to(&self.shared.config.dir, &key, Some(&written), progress)
     }
 
     #[cfg(test)]

@@ -93,6 +93,17 @@ impl From<Error> for Failure {
 pub fn verify(
     directory: &Path,
     key: &Jwk,
+    progress: impl FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<VerifyReport, Error> {
+    verify_up_to(directory, key, None, progress)
+}
+
+/// The same, where the writer says itself how far the log went before it was asked: nothing that stands on the
+/// disk can be made to fit that.
+pub(super) fn verify_up_to(
+    directory: &Path,
+    key: &Jwk,
+    written: Option<&Head>,
     mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, Error> {
     let mut attempt = 1;
@@ -101,7 +112,18 @@ pub fn verify(
         let mut report = VerifyReport::default();
         let read = Head::read(directory).and_then(|head| Ok((head, Retained::read(directory, key)?)));
         let outcome = match &read {
-            Ok((head, retained)) => check(directory, key, head.as_ref(), retained.as_ref(), &mut report, &mut progress),
+            Ok((head, retained)) => {
+                let synced = head.iter().map(|head| Expected { head, known: "head.json names", was: "synced" });
+                let written = written.iter().map(|head| Expected { head, known: "this daemon wrote", was: "written" });
+                let expected: Vec<Expected<'_>> = synced.chain(written).collect();
+                check(directory, key, &expected, retained.as_ref(), &mut report, &mut progress).and_then(|()| {
+                    let is_begun = report.progress.records > 1 || retained.is_some();
+                    match head {
+                        None if is_begun => Err(Failure::Problem(problem(HEAD_FILE, 0, "it is missing"))),
+                        Some(_) | None => Ok(()),
+                    }
+                })
+            }
             Err(_) => Ok(()),
         };
         let outcome = match read {
@@ -127,10 +149,18 @@ pub fn verify(
     }
 }
 
+/// A record that the log has to hold.
+struct Expected<'a> {
+    head: &'a Head,
+    /// Who says so.
+    known: &'static str,
+    was: &'static str,
+}
+
 fn check(
     directory: &Path,
     key: &Jwk,
-    head: Option<&Head>,
+    expected: &[Expected<'_>],
     retained: Option<&Retained>,
     report: &mut VerifyReport,
     progress: &mut impl FnMut(&Progress) -> ControlFlow<()>,
@@ -149,10 +179,11 @@ fn check(
     segments.retain(|segment| *segment >= first_segment);
     let last = segments.last().copied().unwrap_or(0);
     // Retention may have gone beyond a head that was read before it; what it removed is vouched for by its signature.
-    let mut head_seen = retained.is_some() && head.is_some_and(|head| head.seq < report.first_seq);
-    for (segment, expected) in segments.into_iter().zip(first_segment..) {
-        if segment != expected {
-            return Err(Failure::Problem(problem(segment_name(expected), 0, "the segment is missing")));
+    let first_held = if retained.is_some() { report.first_seq } else { 0 };
+    let mut unseen: Vec<&Expected<'_>> = expected.iter().filter(|one| one.head.seq >= first_held).collect();
+    for (segment, due) in segments.into_iter().zip(first_segment..) {
+        if segment != due {
+            return Err(Failure::Problem(problem(segment_name(due), 0, "the segment is missing")));
         }
         report.progress.segments = report.progress.segments.saturating_add(1);
         let path = segment_path(directory, segment);
@@ -189,11 +220,11 @@ fn check(
             position = position.after(line);
             report.last_seq = seq;
             report.head = position.head.hex();
-            if let Some(head) = head.filter(|head| head.seq == seq) {
+            for Expected { head, known, .. } in unseen.extract_if(.., |one| one.head.seq == seq) {
                 if head.segment != segment || Hash::from_hex(&head.hash) != Some(position.head) {
-                    return Err(wrong(lines.number(), "the line is not the one that head.json names"));
+                    let what = format!("the line is not the one that {known}");
+                    return Err(Failure::Problem(problem(segment_name(segment), lines.number(), what)));
                 }
-                head_seen = true;
             }
             report.progress.records = report.progress.records.saturating_add(1);
             if report.progress.records.is_multiple_of(PROGRESS_RECORDS) && progress(&report.progress).is_break() {
@@ -204,16 +235,13 @@ fn check(
             return Err(wrong(0, "the segment is empty, but is not the last"));
         }
     }
-    match head {
-        Some(head) if !head_seen => Err(Failure::Problem(problem(
-            HEAD_FILE,
+    match unseen.first() {
+        Some(Expected { head, was, .. }) => Err(Failure::Problem(problem(
+            segment_name(head.segment),
             0,
-            format!("the log does not hold record {}, which was synced: lines were removed", head.seq),
+            format!("the log does not hold record {}, which was {was}: lines were removed", head.seq),
         ))),
-        None if report.progress.records > 1 || retained.is_some() => {
-            Err(Failure::Problem(problem(HEAD_FILE, 0, "it is missing")))
-        }
-        Some(_) | None => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -165,7 +165,7 @@ impl Drop for Daemon {
             drop(child.wait());
         }
         let mut unload = Command::new(&self.binary);
-        unload.arg("--unload").arg("--config").arg(&self.config).stdin(Stdio::null());
+        unload.arg("--unload").arg("--config").arg(&self.config).stdin(Stdio::null()).stderr(Stdio::null());
         if let Ok(log) = File::options().append(true).open(&self.log) {
             unload.stderr(log);
         }

@@ -2,12 +2,17 @@
 
 //! The harness of the whole-program tests: the real daemon on the running kernel, processes that obey, and what
 //! the outside can see of both.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "an index into JSON gives null, and what is not as expected ends the test"
+)]
 
 mod actor;
 mod authority;
 mod control;
 mod daemon;
 mod setup;
+mod tiny;
 mod wait;
 mod world;
 

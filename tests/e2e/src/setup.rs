@@ -117,6 +117,10 @@ impl Setup {
         self
     }
 
+    pub(crate) fn value(&self, key: &str) -> Option<&str> {
+        self.settings.get(key).map(String::as_str)
+    }
+
     pub(crate) fn set_default(mut self, key: &str, value: String) -> Self {
         self.settings.entry(key.to_owned()).or_insert(value);
         self

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+use std::collections::VecDeque;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
@@ -28,6 +29,8 @@ pub const OTHER: u32 = 65533;
 /// Root's alone down from the top, so that scripts in it can be measured; `/tmp` is everybody's.
 const SCRATCH: &str = "/var/lib";
 const PINS: &str = "/sys/fs/bpf";
+/// Connections that the destination keeps open.
+const KEPT: usize = 256;
 const PREFIX: &str = "agent-e2e-";
 
 /// A daemon, a destination, and a place for programs.
@@ -38,9 +41,9 @@ pub struct World {
     /// What services see.
     pub authority: Authority,
     control: Arc<Control>,
+    audit_dir: PathBuf,
     dir: TempDir,
     port: u16,
-    _tcp: TcpListener,
     _udp: UdpSocket,
 }
 
@@ -83,6 +86,7 @@ impl World {
         let tcp = TcpListener::bind("[::]:0").context("this machine has no IPv6")?;
         let port = tcp.local_addr()?.port();
         let udp = UdpSocket::bind(("::", port))?;
+        std::thread::spawn(move || keep(&tcp));
         let control = Arc::new(Control::bind(&dir.path().join("sockets/control"))?);
         let path = |name: &str| format!("{:?}", dir.path().join(name));
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -99,7 +103,11 @@ impl World {
         }
         let daemon = Daemon::new(dir.path().join("config/config.toml"), dir.path().join("daemon.log"))?;
         let authority = Authority::new(dir.path().join("sockets/authority.sock"))?;
-        let world = Self { daemon, authority, control, dir, port, _tcp: tcp, _udp: udp };
+        let audit_dir = match setup.value("audit.dir") {
+            Some(dir) => PathBuf::from(dir.trim_matches('"')),
+            None => dir.path().join("state/audit"),
+        };
+        let world = Self { daemon, authority, control, audit_dir, dir, port, _udp: udp };
         for name in ["agent", "gateway", "other"] {
             world.install(name)?;
         }
@@ -126,8 +134,10 @@ impl World {
         self.write("config/entries.toml", &setup.entries)?;
         let reloads = self.audit()?.iter().filter(|record| record["kind"] == "reload").count();
         self.daemon.signal(rustix::process::Signal::HUP)?;
-        wait_for("a reload", || Ok(self.audit()?.into_iter().filter(|record| record["kind"] == "reload").nth(reloads)))
-            .and_then(|record| Ok(ensure!(record["outcome"] == "allow", "not taken: {record}")))
+        let next = || Ok(self.audit()?.into_iter().filter(|record| record["kind"] == "reload").nth(reloads));
+        let record = wait_for("a reload", next)?;
+        ensure!(record["outcome"] == "allow", "not taken: {record}");
+        Ok(())
     }
 
     /// Writes a file below the test's folder, blanks filled in.
@@ -177,6 +187,17 @@ impl World {
         fs::copy(actor_program()?, &target).with_context(|| format!("cannot install {}", target.display()))?;
         fs::set_permissions(&target, fs::Permissions::from_mode(0o755))?;
         Ok(self.program(name))
+    }
+
+    /// The smallest program there can be: it ends with 0.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn install_tiny(&self) -> Result<String> {
+        let target = self.path("bin/tiny");
+        fs::write(&target, crate::tiny::program())?;
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o755))?;
+        Ok(self.program("tiny"))
     }
 
     /// The destination, at this address.
@@ -306,7 +327,7 @@ impl World {
     /// When the folder cannot be read.
     pub fn segments(&self) -> Result<Vec<PathBuf>> {
         let mut segments = Vec::new();
-        for entry in fs::read_dir(self.path("state/audit"))? {
+        for entry in fs::read_dir(&self.audit_dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "jsonl") {
                 segments.push(path);
@@ -327,6 +348,17 @@ impl World {
         wait_for(&format!("a record {kind} with {members:?}"), || {
             Ok(self.audit()?.into_iter().find(|record| fits(record)))
         })
+    }
+}
+
+/// Keeps the newest connections open until the test program ends.
+fn keep(listener: &TcpListener) {
+    let mut kept = VecDeque::new();
+    while let Ok((connection, _)) = listener.accept() {
+        kept.push_back(connection);
+        if kept.len() > KEPT {
+            kept.pop_front();
+        }
     }
 }
 

@@ -189,9 +189,9 @@ fn an_answer_that_races_with_an_exec_never_leaves_a_good_token_with_the_new_imag
             let mut tokens: Vec<String> = tokens(read["text"].as_str().unwrap_or_default());
             tokens.extend(before["ok"]["token"].as_str().map(str::to_owned));
             if tokens.is_empty() {
-                silent += 1
+                silent += 1;
             } else {
-                told += 1
+                told += 1;
             }
             for token in tokens {
                 ensure!(!world.authority.is_active(&token)?, "round {round}: a token outlived the image it was for");

@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! The whole program as root on the running kernel: every test starts the real daemon and real processes.
-#![allow(clippy::tests_outside_test_module, reason = "every function here is part of a test")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "an index into JSON gives null, and what is not as expected ends the test"
+)]
 
 mod adversary;
+mod auditing;
+mod bounds;
 mod callers;
 mod calls;
+mod configuring;
 mod connections;
 mod gateways;
+mod hostile;
 mod leases;
+mod operators;
 mod programs;
 mod restart;
 mod slice;

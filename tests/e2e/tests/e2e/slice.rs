@@ -104,3 +104,39 @@ fn requests_that_are_malformed_or_too_large_are_refused_and_the_next_one_is_answ
         Ok(())
     })
 }
+
+#[test]
+fn a_static_secret_reaches_the_agent_and_no_file_or_record() -> Result<()> {
+    const SECRET: &str = "canary-5f1d7c0a9e";
+    let mut setup = Setup::default();
+    setup.destinations.push_str(
+        "\n[[source]]\nname = \"key\"\ntype = \"static\"\nsecret = \"api-key\"\n\n[[binding]]\nname = \"key\"\n\
+         destination = \"api\"\nidentities = [\"spiffe://example.org/*\"]\nsource = \"key\"\nttl = \"5m\"\n",
+    );
+    with_daemon(setup, |world| {
+        let mut agent = world.agent_with_channel()?;
+        let cookie = agent.connect("api", &world.api("127.0.0.1"))?;
+        let mut call = release_for(cookie);
+        call["binding"] = "key".into();
+        // Declared, and not there yet.
+        refused(&mut agent, &call, "Unavailable")?;
+        world.write("config/secret", &format!("{SECRET}\n"))?;
+        world.ask(&["secret", "set", "api-key", "--file", &world.text("config/secret")])?;
+        std::fs::remove_file(world.path("config/secret"))?;
+        let got = released(&mut agent, &call)?;
+        assert_eq!(got.token, SECRET);
+        // Another identity, another program: nothing.
+        let mut impostor = world.spawn(&world.program("other"), NOBODY, &[])?;
+        world.open_channel(&mut impostor)?;
+        call["cookie"] = impostor.connect("api", &world.api("127.0.0.1"))?.into();
+        denied(world, &mut impostor, &call, "no_identity")?;
+        world.daemon.kill9()?;
+        world.daemon.start()?;
+        world.open_channel(&mut agent)?;
+        call["cookie"] = agent.connect("api", &world.api("127.0.0.1"))?.into();
+        assert_eq!(released(&mut agent, &call)?.token, SECRET, "it is sealed, not lost");
+        let found = std::process::Command::new("grep").args(["-rlF", SECRET]).arg(world.path("")).output()?;
+        ensure!(found.status.code() == Some(1), "the secret stands in {}", String::from_utf8_lossy(&found.stdout));
+        Ok(())
+    })
+}
