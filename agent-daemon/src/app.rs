@@ -36,6 +36,10 @@ use crate::snapshot::{Snapshot, Sources};
 
 /// Threads for blocking work: hashing, audit queries, resolving names.
 const BLOCKING_THREADS: usize = 32;
+/// The socket, the caller's pidfd, and its status.
+const DESCRIPTORS_PER_CONNECTION: usize = 3;
+/// Maps, the log, files being measured, and some to spare.
+const OTHER_DESCRIPTORS: usize = 512;
 
 /// Where systemd puts what it hands over (`LoadCredential=`); only the unit can read it.
 const SYSTEMD_CREDENTIALS: &str = "/run/credentials";
@@ -99,6 +103,7 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
     let sources = config.sources.read().map_err(Error::Config)?;
     let snapshot = Snapshot::parse(1, &sources, &config.trust_domain).map_err(Error::Config)?;
     harden().context("cannot protect the daemon's memory")?;
+    raise_descriptor_limit(&config).context("cannot raise the limit of open files")?;
     make_directories(&config)?;
     let sockets = Sockets::bind(api_config(&config)).context("cannot bind the gRPC sockets")?;
     let address = match &config.authority.listen {
@@ -108,7 +113,10 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
     let verifiers =
         AuthorityListener::bind(&api::AuthorityConfig { address, max_connections: config.authority.max_connections })
             .context("cannot bind the endpoint for verifiers")?;
-    let kernel = kernel::open(&config.kernel).map_err(Error::Kernel)?;
+    let kernel = kernel::open(&config.kernel).map_err(|error| match error {
+        kernel::Error::InUse { .. } => Error::Other(error.into()),
+        error => Error::Kernel(error),
+    })?;
     check_tiers(&kernel, config.accepted_tier)?;
     drop_rights().context("cannot drop capabilities")?;
     Ok(Prepared { config, snapshot, kernel, sockets, verifiers })
@@ -381,6 +389,25 @@ fn harden() -> io::Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
+}
+
+/// The usual soft limit of 1024 is fewer descriptors than the connections that are allowed need, and a daemon
+/// without descriptors can neither look at callers nor at holders of leases.
+fn raise_descriptor_limit(config: &Config) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let held = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: held.maximum, maximum: held.maximum })?;
+    let needed = config
+        .api
+        .max_connections
+        .saturating_mul(DESCRIPTORS_PER_CONNECTION)
+        .saturating_add(config.authority.max_connections)
+        .saturating_add(OTHER_DESCRIPTORS);
+    let needed = u64::try_from(needed).unwrap_or(u64::MAX);
+    if let Some(maximum) = held.maximum.filter(|maximum| *maximum < needed) {
+        tracing::warn!(maximum, needed, "fewer files may be open than max_connections can take (LimitNOFILE=)");
+    }
     Ok(())
 }
 

@@ -230,7 +230,8 @@ pub(crate) struct AuditFilter {
     #[arg(long, value_name = "NAME")]
     pub(crate) destination: Option<String>,
     /// Everything about one lease
-    #[arg(long, value_name = "LEASE-ID")]
+    // Its 64 letters have a hyphen among them, which may come first.
+    #[arg(long, value_name = "LEASE-ID", allow_hyphen_values = true)]
     pub(crate) lease: Option<String>,
     /// One decision: the id that a refused caller was given
     #[arg(long, value_name = "DECISION-ID")]
@@ -262,7 +263,8 @@ pub(crate) enum AuditOutcome {
 #[command(group = ArgGroup::new("what").required(true).multiple(false))]
 pub(crate) struct RevokeArgs {
     /// One lease
-    #[arg(long, group = "what", value_name = "LEASE-ID")]
+    // Its 64 letters have a hyphen among them, which may come first.
+    #[arg(long, group = "what", value_name = "LEASE-ID", allow_hyphen_values = true)]
     pub(crate) lease: Option<String>,
     /// All leases of an exec instance, for example x123
     #[arg(long, group = "what", value_name = "EXEC-ID")]
@@ -396,6 +398,8 @@ mod tests {
             "audit query --since 15m --until 2026-01-01 --exec x5 --pid 4 --kind decision --outcome deny --raw",
             "audit verify",
             "revoke --lease l --reason because",
+            "revoke --lease -nZfuKRPqnLsOKQbPW9dSg",
+            "audit query --lease -nZfuKRPqnLsOKQbPW9dSg",
             "revoke --exec x1",
             "reload",
             "doctor --timeout 2m",

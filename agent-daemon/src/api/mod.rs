@@ -4,6 +4,7 @@
 //!
 //! Translates, limits and refuses; decides nothing.
 
+mod accept;
 pub mod admin;
 mod agent;
 mod authority;

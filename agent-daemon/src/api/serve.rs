@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use agent_proto::admin::admin_service_server::AdminServiceServer;
@@ -22,6 +22,7 @@ use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
 use super::AGENT;
+use super::accept::{self, Acceptor, Prompt};
 use super::admin::{Admin, Gauges};
 use super::agent::Agent;
 use super::door::{Door, Limits};
@@ -36,8 +37,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Admin messages may carry policy files.
 const ADMIN_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 const ADMIN_CONNECTIONS: Limits = Limits { connections: 64, connections_per_uid: 64 };
-/// A failing accept (out of descriptors) would otherwise spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Calls are over long before. A client that does not answer the goodbye in this time must not hold up the end.
+const DRAIN: Duration = Duration::from_secs(3);
 
 /// Where and within which bounds.
 #[derive(Debug, Clone)]
@@ -124,7 +125,7 @@ impl Sockets {
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(256 * 1024));
         let agents = builder(config).add_service(service).add_service(health).serve_with_incoming_shutdown(
-            Agents { listener: agent_listener, door: self.doors.agent, node },
+            Agents { acceptor: Acceptor::new(agent_listener), door: self.doors.agent, node, cancel: cancel.clone() },
             cancel.clone().cancelled_owned(),
         );
         let reflection = tonic_reflection::server::Builder::configure()
@@ -148,10 +149,21 @@ impl Sockets {
             .add_service(admin_health)
             .add_optional_service(reflection)
             .serve_with_incoming_shutdown(
-                Operators { listener: admin_listener, door: self.doors.admin },
+                Operators { acceptor: Acceptor::new(admin_listener), door: self.doors.admin, cancel: cancel.clone() },
                 cancel.clone().cancelled_owned(),
             );
-        let result = tokio::try_join!(agents, operators).map(|_| ()).map_err(Into::into);
+        let served = async { tokio::try_join!(agents, operators).map(|_| ()).map_err(Into::into) };
+        let overdue = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        let result = tokio::select! {
+            result = served => result,
+            () = overdue => {
+                tracing::warn!("connections that do not close are cut");
+                Ok(())
+            }
+        };
         for path in [&self.config.agent_socket, &self.config.admin_socket] {
             // The next start removes it too.
             let _gone = fs::remove_file(path);
@@ -204,14 +216,15 @@ pub(super) fn bind(path: &Path, mode: u32) -> io::Result<std::os::unix::net::Uni
 /// Waits a moment after a failed accept, and says so.
 pub(super) async fn after_accept_error(error: &io::Error) {
     tracing::warn!(%error, "a connection could not be accepted");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    tokio::time::sleep(accept::PAUSE).await;
 }
 
 /// Agents as they come in, attested at the door.
 struct Agents {
-    listener: UnixListener,
+    acceptor: Acceptor,
     door: Door,
     node: Arc<Node>,
+    cancel: CancellationToken,
 }
 
 impl Agents {
@@ -238,17 +251,13 @@ impl Agents {
 }
 
 impl Stream for Agents {
-    type Item = io::Result<PeerStream>;
+    type Item = io::Result<Prompt<PeerStream>>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match std::task::ready!(self.listener.poll_accept(cx)) {
-                Ok((io, _)) => {
-                    if let Some(stream) = self.admit(io) {
-                        return Poll::Ready(Some(Ok(stream)));
-                    }
-                }
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            let io = ready!(self.acceptor.poll_accept(cx));
+            if let Some(stream) = self.admit(io) {
+                return Poll::Ready(Some(Ok(Prompt::new(stream, &self.cancel))));
             }
         }
     }
@@ -256,22 +265,19 @@ impl Stream for Agents {
 
 /// Operators as they come in.
 struct Operators {
-    listener: UnixListener,
+    acceptor: Acceptor,
     door: Door,
+    cancel: CancellationToken,
 }
 
 impl Stream for Operators {
-    type Item = io::Result<OperatorStream>;
+    type Item = io::Result<Prompt<OperatorStream>>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match std::task::ready!(self.listener.poll_accept(cx)) {
-                Ok((io, _)) => {
-                    if let Some(stream) = OperatorStream::admit(io, &self.door) {
-                        return Poll::Ready(Some(Ok(stream)));
-                    }
-                }
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            let io = ready!(self.acceptor.poll_accept(cx));
+            if let Some(stream) = OperatorStream::admit(io, &self.door) {
+                return Poll::Ready(Some(Ok(Prompt::new(stream, &self.cancel))));
             }
         }
     }

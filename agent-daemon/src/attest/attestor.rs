@@ -146,6 +146,15 @@ impl Attestor {
         Ok((ids.uid, ids.gid))
     }
 
+    /// The network namespace that a process is in now. The kernel recorded the one at exec; a process may have
+    /// moved since, and the same addresses are another connection there.
+    ///
+    /// # Errors
+    /// When it is gone, or its first thread is.
+    pub fn network(&self, tgid: u32) -> std::io::Result<u32> {
+        self.proc.process(tgid)?.namespace("net")
+    }
+
     /// What is known of the exec instances above one. Never fails: what cannot be read is unknown.
     pub fn lineage(&self, snapshot: &Snapshot, instance: &ExecInstance) -> Lineage {
         let mut above = Lineage { entries: Vec::new(), is_complete: !instance.flags.has(flags::LINEAGE_TRUNCATED) };
@@ -211,9 +220,10 @@ impl Attestor {
         let process = self.proc.process(tgid).map_err(|_| gone())?;
         let ids = unix::ids(&process).map_err(|_| gone())?;
         let mut missing = Vec::new();
-        let is_home = self.home.is_some_and(|home| home.holds(&instance.namespaces));
-        let exe = binary::read(&process, &instance.exe, is_home, &self.measurer).map_err(|why| missing.push(why)).ok();
-        let script = script::read(&process, &instance, ids.uid, is_home, &self.measurer);
+        let home = self.home.filter(|home| home.holds(&instance.namespaces));
+        let exe =
+            binary::read(&process, &instance.exe, home.is_some(), &self.measurer).map_err(|why| missing.push(why)).ok();
+        let script = script::read(&process, &instance, ids.uid, home, &self.measurer);
         let cgroup = cgroup::path(&process).unwrap_or_else(|error| {
             missing.push(format!("the cgroup cannot be read: {error}"));
             None

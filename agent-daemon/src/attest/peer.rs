@@ -32,6 +32,8 @@ pub struct Peer {
     /// Effective group id at connect.
     pub gid: u32,
     pidfd: OwnedFd,
+    /// Not where another process file system is the authority, as in tests.
+    is_pidfd_asked: bool,
     status: File,
     broken: OnceLock<&'static str>,
 }
@@ -69,6 +71,7 @@ impl Peer {
                 .process(tgid)
                 .and_then(|process| process.open("status"))
                 .map_err(|_| Failure::OriginatorGone("the caller's process ended while it was looked up"))?,
+            is_pidfd_asked: proc.is_system(),
             pidfd,
             broken: OnceLock::new(),
         };
@@ -114,7 +117,9 @@ impl Peer {
     /// When the process is gone.
     pub(crate) fn ids(&self) -> Result<(u32, u32), Failure> {
         let gone = |_| Failure::OriginatorGone("the caller's process ended");
-        if let Some(ids) = pidfd::effective_ids(&self.pidfd).map_err(gone)? {
+        if self.is_pidfd_asked
+            && let Some(ids) = pidfd::effective_ids(&self.pidfd).map_err(gone)?
+        {
             return Ok(ids);
         }
         let mut buffer = [0; STATUS_BYTES];

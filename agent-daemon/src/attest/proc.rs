@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::process::Namespaces;
 
+const SYSTEM: &str = "/proc";
 /// No file that is read here is larger, whatever its process does.
 const LIMIT: u64 = 256 * 1024;
 
@@ -20,11 +21,16 @@ pub struct Proc {
 
 impl Default for Proc {
     fn default() -> Self {
-        Self { root: "/proc".into() }
+        Self { root: SYSTEM.into() }
     }
 }
 
 impl Proc {
+    /// Whether it is the kernel's own.
+    pub(super) fn is_system(&self) -> bool {
+        self.root == Path::new(SYSTEM)
+    }
+
     /// One that is laid out elsewhere, with plain files in the places of the kernel's.
     #[cfg(any(test, feature = "testing"))]
     pub fn at(root: impl Into<PathBuf>) -> Self {
@@ -60,17 +66,19 @@ pub(super) struct Home {
 impl Home {
     /// The daemon's own. None when it cannot be read: then no name is believed.
     pub(super) fn own() -> Option<Self> {
-        let namespace = |name: &str| -> Option<u32> {
-            let link = std::fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
-            link.to_str()?.split_once('[')?.1.strip_suffix(']')?.parse().ok()
-        };
-        Some(Self { mnt: namespace("mnt")?, user: namespace("user")? })
+        let own = |name: &str| inode(&std::fs::read_link(format!("/proc/self/ns/{name}")).ok()?);
+        Some(Self { mnt: own("mnt")?, user: own("user")? })
     }
 
     /// Whether an exec instance began there.
     pub(super) fn holds(self, namespaces: &Namespaces) -> bool {
         namespaces.mnt == self.mnt && namespaces.user == self.user
     }
+}
+
+/// The inode number in the text of a link such as `net:[4026531840]`.
+fn inode(link: &Path) -> Option<u32> {
+    link.to_str()?.split_once('[')?.1.strip_suffix(']')?.parse().ok()
 }
 
 /// `/proc/PID`, held open.
@@ -99,6 +107,17 @@ impl ProcessDir {
     pub(super) fn link(&self, name: &str) -> io::Result<PathBuf> {
         let target = rustix::fs::readlinkat(&self.dir, name, Vec::new())?;
         Ok(PathBuf::from(lossless(target)))
+    }
+
+    /// The namespace that it is in now, of a kind such as `net`; the record has the one at exec.
+    pub(super) fn namespace(&self, kind: &str) -> io::Result<u32> {
+        let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed namespace");
+        inode(&self.link(&format!("ns/{kind}"))?).ok_or_else(malformed)
+    }
+
+    /// The namespaces of names that it is in now; none when they cannot be read.
+    pub(super) fn home(&self) -> Option<Home> {
+        Some(Home { mnt: self.namespace("mnt").ok()?, user: self.namespace("user").ok()? })
     }
 
     /// A directory behind a magic link (`root`, `cwd`).

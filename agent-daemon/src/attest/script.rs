@@ -4,9 +4,9 @@
 //!
 //! Under `#!` the kernel itself resolved the name that was executed, so the path is its word. The interpreter
 //! then opens that name a second time, so the content is `measured` only if nobody but root could have put
-//! another file there in between: the name was resolved in the daemon's own namespaces, and every directory on the way, and the file, belong to root and cannot be
-//! written by others. Anything else is `claimed`, as is a script that only stands in the arguments
-//! (`python file`).
+//! another file there in between: the name was resolved in the daemon's own namespaces, the process is still
+//! there, and every directory on the way, and the file, belong to root and cannot be written by others. Anything
+//! else is `claimed`, as is a script that only stands in the arguments (`python file`).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,7 +19,7 @@ use rustix::fs::OFlags;
 
 use super::evidence::Program;
 use super::measure::Measurer;
-use super::proc::{ProcessDir, open_plain, plain_components};
+use super::proc::{Home, ProcessDir, open_plain, plain_components};
 use crate::identity::Provenance;
 use crate::process::ExecInstance;
 
@@ -30,12 +30,12 @@ const OTHERS_WRITE: u32 = 0o022;
 /// Interpreters whose first plain argument is a script. Only ever a claim, so a short list is enough.
 const INTERPRETERS: [&str; 9] = ["python", "node", "ruby", "perl", "bash", "sh", "dash", "deno", "bun"];
 
-/// The script, if this is an interpreter that runs one. `is_home`: names mean to it what they mean to us.
+/// The script, if this is an interpreter that runs one. `home`: our own namespaces, if it was executed in them.
 pub(super) fn read(
     process: &ProcessDir,
     instance: &ExecInstance,
     uid: u32,
-    is_home: bool,
+    home: Option<Home>,
     measurer: &Measurer,
 ) -> Option<Program> {
     let (name, by_kernel) = if instance.flags.has(flags::SCRIPT) && !instance.flags.has(flags::FILENAME_TRUNCATED) {
@@ -67,7 +67,9 @@ pub(super) fn read(
     let weakness = [
         (!by_kernel).then(|| "the script stands only in the arguments".to_owned()),
         (!is_absolute).then(|| "the script was executed by a relative name".to_owned()),
-        (!is_home).then(|| "the script was executed in another mount or user namespace".to_owned()),
+        home.is_none().then(|| "the script was executed in another mount or user namespace".to_owned()),
+        // Asked last: it may have left before the name was looked up, and there is no way back.
+        (process.home() != home).then(|| "its process has left for another mount or user namespace".to_owned()),
         (uid == 0).then(|| "a process of root can replace its own script".to_owned()),
         opened.weakness,
     ];

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +26,8 @@ const PERIOD: Duration = Duration::from_millis(50);
 pub struct Events {
     buffer: RingBuf<MapData>,
     rejected: Arc<AtomicU64>,
+    /// Held as long as we are the reader.
+    _lock: OwnedFd,
 }
 
 impl fmt::Debug for Events {
@@ -34,10 +37,10 @@ impl fmt::Debug for Events {
 }
 
 impl Events {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn take(ebpf: &mut Ebpf, lock: OwnedFd) -> Result<Self, Error> {
         let map = ebpf.take_map("EVENTS").ok_or(Error::Bug("bug: a map is missing from the object"))?;
         let buffer = RingBuf::try_from(map).map_err(|source| Error::Map { map: "EVENTS", source: Box::new(source) })?;
-        Ok(Self { buffer, rejected: Arc::default() })
+        Ok(Self { buffer, rejected: Arc::default(), _lock: lock })
     }
 
     /// Entries that could not be decoded.

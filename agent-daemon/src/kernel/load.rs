@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 use std::fs;
-use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use agent_ebpf::{ABI_VERSION, Offsets};
@@ -74,53 +75,92 @@ pub(super) struct Loaded {
     pub(super) cgroup_root: PathBuf,
     /// Where the counter of exec ids began; none when it was adopted.
     pub(super) exec_ids_from: Option<u64>,
+    /// For a new setup, to be set when the table is seeded.
+    pub(super) marker: Option<Marker>,
 }
 
 pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
     mounts::ensure_bpffs(config.mount_bpffs)?;
     let cgroup_root = mounts::cgroup_root()?;
     let offsets = offsets::resolve(Path::new(BTF))?;
-    let setup = setup_words(&offsets);
+    let setup = setup_words(&offsets, config);
     let dir = &config.pin_dir;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| Error::Io {
+        operation: "create",
+        path: dir.clone(),
+        source,
+    })?;
+    let lock = lock(dir)?;
     let is_new = !is_adoptable(dir, setup);
     if is_new {
-        unload(dir)?;
-        fs::create_dir_all(dir).map_err(|source| Error::Io { operation: "create", path: dir.clone(), source })?;
+        clear(dir)?;
     }
     let btf = Btf::from_sys_fs().map_err(Error::KernelBtf)?;
     let mut ebpf = object(config, &offsets, &btf)?;
     let exec_ids_from = is_new.then(|| start_exec_ids(&mut ebpf)).transpose()?;
-    let result = attach_or_adopt(&mut ebpf, &btf, dir, &cgroup_root, is_new, setup);
-    let programs = match result {
+    let programs = match attach_or_adopt(&mut ebpf, &btf, dir, &cgroup_root, is_new) {
         Ok(programs) => programs,
         Err(error) => {
-            // Half a setup must not look like a whole one to the next start.
+            // Nothing of half a setup may go on running.
             if is_new {
-                unload(dir)?;
+                clear(dir)?;
             }
             return Err(error);
         }
     };
+    let marker = is_new.then(|| take_array(&mut ebpf, "SETUP")).transpose()?.map(|map| Marker { map, setup });
     let maps = Maps::take(&mut ebpf)?;
-    let events = Events::take(&mut ebpf)?;
-    Ok(Loaded { maps, events, programs, ebpf, btf, cgroup_root, exec_ids_from })
+    let events = Events::take(&mut ebpf, lock)?;
+    Ok(Loaded { maps, events, programs, ebpf, btf, cgroup_root, exec_ids_from, marker })
+}
+
+/// Marks a new setup as whole, so that the next start adopts it.
+pub(super) struct Marker {
+    map: Array<MapData, u64>,
+    setup: [u64; 4],
+}
+
+impl Marker {
+    pub(super) fn set(mut self) -> Result<(), Error> {
+        for (index, word) in (0..).zip(self.setup) {
+            let set = self.map.set(index, word, 0);
+            set.map_err(|source| Error::Map { map: "SETUP", source: Box::new(source) })?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes down everything that is pinned in a directory of ours: programs are detached, bindings forgotten.
 ///
 /// # Errors
-/// When a pin cannot be removed.
+/// When a daemon is running on it, or a pin cannot be removed.
 pub fn unload(dir: &Path) -> Result<(), Error> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(Error::Io { operation: "list", path: dir.to_owned(), source }),
-    };
-    for entry in entries {
-        let path = entry.map_err(|source| Error::Io { operation: "list", path: dir.to_owned(), source })?.path();
+    if !dir.exists() {
+        return Ok(());
+    }
+    let _lock = lock(dir)?;
+    clear(dir)?;
+    fs::remove_dir(dir).map_err(|source| Error::Io { operation: "remove", path: dir.to_owned(), source })
+}
+
+/// One daemon a directory: two readers of one event buffer would each lose what the other takes.
+fn lock(dir: &Path) -> Result<OwnedFd, Error> {
+    let failed = |operation, source| Error::Io { operation, path: dir.to_owned(), source };
+    let file = fs::File::open(dir).map_err(|source| failed("open", source))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file.into()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse { path: dir.to_owned() }),
+        Err(error) => Err(failed("lock", error.into())),
+    }
+}
+
+fn clear(dir: &Path) -> Result<(), Error> {
+    let listed = |source| Error::Io { operation: "list", path: dir.to_owned(), source };
+    for entry in fs::read_dir(dir).map_err(listed)? {
+        let path = entry.map_err(listed)?.path();
         fs::remove_file(&path).map_err(|source| Error::Io { operation: "remove", path, source })?;
     }
-    fs::remove_dir(dir).map_err(|source| Error::Io { operation: "remove", path: dir.to_owned(), source })
+    Ok(())
 }
 
 fn object(config: &Config, offsets: &Offsets, btf: &Btf) -> Result<Ebpf, Error> {
@@ -146,7 +186,6 @@ fn attach_or_adopt(
     dir: &Path,
     cgroup_root: &Path,
     is_new: bool,
-    setup: [u64; 4],
 ) -> Result<Vec<ProgramReport>, Error> {
     if is_new {
         let cgroup = fs::File::open(cgroup_root).map_err(|source| Error::Io {
@@ -164,7 +203,6 @@ fn attach_or_adopt(
             pin(&link_pin(dir, name), |path| link.pin(path).map(drop))?;
             pin(&program_pin(dir, name), |path| program.pin(path))?;
         }
-        write_setup(ebpf, setup)?;
     }
     PROGRAMS
         .into_iter()
@@ -219,14 +257,16 @@ fn program_pin(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("program_{name}"))
 }
 
-/// ABI, object and offsets: whoever pinned these ran exactly our programs on exactly this kernel.
-fn setup_words(offsets: &Offsets) -> [u64; 4] {
+/// ABI, object, offsets and bounds: whoever pinned these ran exactly our programs on exactly this kernel.
+fn setup_words(offsets: &Offsets, config: &Config) -> [u64; 4] {
     let word = |bytes: &[u8]| {
         let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
         let head = digest.as_ref().first_chunk::<8>().copied().unwrap_or_default();
         u64::from_le_bytes(head)
     };
-    [u64::from(ABI_VERSION), word(OBJECT), word(offsets.as_bytes()), 1]
+    let bounds = [config.max_processes, config.max_connections, config.event_buffer_bytes];
+    let bounds: Vec<u8> = bounds.iter().flat_map(|bound| bound.unwrap_or(0).to_le_bytes()).collect();
+    [u64::from(ABI_VERSION), word(OBJECT), word(offsets.as_bytes()), word(&bounds)]
 }
 
 fn is_adoptable(dir: &Path, setup: [u64; 4]) -> bool {
@@ -237,14 +277,6 @@ fn is_adoptable(dir: &Path, setup: [u64; 4]) -> bool {
     };
     let is_linked = |name: &str| -> Result<(), LinkError> { PinnedLink::from_pin(link_pin(dir, name)).map(drop) };
     read() == Some(setup) && PROGRAMS.iter().all(|(name, _)| is_linked(name).is_ok() && program_pin(dir, name).exists())
-}
-
-fn write_setup(ebpf: &mut Ebpf, setup: [u64; 4]) -> Result<(), Error> {
-    let mut map = array(ebpf, "SETUP")?;
-    for (index, word) in (0..).zip(setup) {
-        map.set(index, word, 0).map_err(|source| Error::Map { map: "SETUP", source: Box::new(source) })?;
-    }
-    Ok(())
 }
 
 /// Exec ids start at the boot clock, which grows a thousand times faster than execs can: a table that is set
@@ -261,6 +293,11 @@ pub(super) fn boot_clock() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+fn take_array(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, u64>, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Bug("bug: a map is missing from the object"))?;
+    map.try_into().map_err(|source| Error::Map { map: name, source: Box::new(source) })
 }
 
 fn array<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<Array<&'a mut MapData, u64>, Error> {

@@ -46,7 +46,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file operation failed.
-    #[error("cannot {operation} {path}")]
+    #[error("cannot {operation} {path}", path = path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -62,6 +62,12 @@ pub enum Error {
     /// No BPF file system, and mounting it was not allowed.
     #[error("the BPF file system is not mounted; bindings would not survive a restart")]
     NoBpffs,
+    /// Another daemon runs on the same pins.
+    #[error("another daemon uses the pins in {path}", path = path.display())]
+    InUse {
+        /// Where.
+        path: PathBuf,
+    },
     /// The kernel's structures could not be read.
     #[error("cannot read the kernel's type information")]
     Btf(#[from] btf::Error),
@@ -83,7 +89,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A pin could not be made or read.
-    #[error("cannot pin or open {what}")]
+    #[error("cannot pin or open {what}", what = what.display())]
     Pin {
         /// The pin.
         what: PathBuf,
@@ -127,6 +133,9 @@ pub fn open(config: &Config) -> Result<Kernel, Error> {
     let maps = Arc::new(loaded.maps);
     if let Some(start) = loaded.exec_ids_from {
         proc_seed::seed(&maps, &loaded.cgroup_root, start)?;
+    }
+    if let Some(marker) = loaded.marker {
+        marker.set()?;
     }
     let proofs = selftest::prove_with(&maps, loaded.ebpf, &loaded.btf, &loaded.cgroup_root);
     drop(loaded.btf);

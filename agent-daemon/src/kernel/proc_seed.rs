@@ -115,7 +115,11 @@ fn stat(tgid: u32) -> Option<Stat> {
     let (head, rest) = text.rsplit_once(") ")?;
     let (_, comm) = head.split_once(" (")?;
     let mut fields = rest.split(' ');
-    let parent = fields.nth(1)?.parse().ok()?;
+    // What has ended already is never told to end again: a record of it would stay for ever.
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return None;
+    }
+    let parent = fields.next()?.parse().ok()?;
     let task_flags = fields.nth(4)?.parse().ok()?;
     let start_ticks = fields.nth(12)?.parse().ok()?;
     Some(Stat { tgid, parent, start_ticks, task_flags, comm: comm.to_owned() })
@@ -152,15 +156,18 @@ fn read(stat: &Stat, cgroup_root: &Path) -> Option<ExecRecord> {
         let link = fs::read_link(format!("{proc}/ns/{name}")).ok()?;
         link.to_str()?.split_once('[')?.1.strip_suffix(']')?.parse().ok()
     };
-    record.pid_ns = namespace("pid")?;
-    record.mnt_ns = namespace("mnt")?;
-    record.net_ns = namespace("net")?;
-    record.user_ns = namespace("user")?;
+    // Those of a process that may not be looked at stay zero, which is no namespace of ours.
+    record.pid_ns = namespace("pid").unwrap_or_default();
+    record.mnt_ns = namespace("mnt").unwrap_or_default();
+    record.net_ns = namespace("net").unwrap_or_default();
+    record.user_ns = namespace("user").unwrap_or_default();
     record.cgroup_id = cgroup_id(&proc, cgroup_root).unwrap_or_default();
     if stat.task_flags & PF_KTHREAD != 0 {
         record.flags |= flags::KERNEL_THREAD;
     } else {
-        image(&proc, &mut record)?;
+        // An executable that may not be looked at (the first process of some machines) leaves the image unknown:
+        // nothing about it can match, but what it starts has a lineage.
+        let _unknown = image(&proc, &mut record);
     }
     Some(record)
 }

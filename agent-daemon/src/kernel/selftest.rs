@@ -262,5 +262,5 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     // Verifier logs run to pages; the first line says what matters.
-    text.lines().next().unwrap_or_default().trim().to_owned()
+    text.lines().next().unwrap_or_default().trim().trim_end_matches(". Verifier output:").to_owned()
 }

@@ -67,8 +67,7 @@ impl Node {
             self.commit_denied(slot, record).await?;
             return Err(denied(decision_id));
         }
-        let net_ns = attested.evidence.instance.namespaces.net;
-        let Some(connection) = self.connection(named, net_ns).map_err(Failure::from)? else {
+        let Some(connection) = self.connection(named, peer.process.tgid)? else {
             record.reason = Reason::ConnectionUnknown.as_str().to_owned();
             record.detail = "the kernel has no record of such a connection".to_owned();
             self.commit_denied(slot, record).await?;

@@ -238,7 +238,7 @@ impl Node {
             });
         };
         let instance = &attested.evidence.instance;
-        let found = self.connection(named, instance.namespaces.net).map_err(Failure::from)?;
+        let found = self.connection(named, instance.process.tgid)?;
         let Some(connection) = found else {
             let detail = "the kernel has no record of such a connection";
             return Ok(Err(
@@ -282,19 +282,20 @@ impl Node {
         })
     }
 
-    /// A recorded connection by either name; addresses are looked up in one network namespace.
-    pub(super) fn connection(
-        &self,
-        named: ConnectionRef,
-        net_ns: u32,
-    ) -> Result<Option<Connection>, crate::process::Error> {
+    /// A recorded connection by either name; addresses are looked up in the network namespace that this process
+    /// is in.
+    pub(super) fn connection(&self, named: ConnectionRef, tgid: u32) -> Result<Option<Connection>, Failure> {
         let cookie = match named {
             ConnectionRef::Cookie(cookie) => Some(cookie),
             ConnectionRef::Tuple { local, remote } => {
+                let net_ns = self
+                    .attestor
+                    .network(tgid)
+                    .map_err(|source| Failure::Io { operation: "read the network namespace", source })?;
                 self.records().cookie(&Tuple { local: canonical(local), remote: canonical(remote), net_ns })?
             }
         };
-        cookie.map_or(Ok(None), |cookie| self.records().connection(cookie))
+        Ok(cookie.map_or(Ok(None), |cookie| self.records().connection(cookie))?)
     }
 }
 

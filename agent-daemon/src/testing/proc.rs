@@ -24,6 +24,11 @@ impl FakeProc {
         }
         symlink(exe_path(), own.join("exe")).expect("a link");
         symlink("/", own.join("root")).expect("a link");
+        fs::create_dir(own.join("ns")).expect("a directory");
+        for kind in ["mnt", "user", "net"] {
+            let namespace = fs::read_link(format!("/proc/self/ns/{kind}")).expect("a namespace");
+            symlink(namespace, own.join("ns").join(kind)).expect("a link");
+        }
         proc
     }
 

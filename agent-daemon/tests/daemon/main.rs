@@ -8,14 +8,20 @@
     reason = "a test that cannot go on has to fail; only functions marked as tests are exempt by themselves"
 )]
 
+mod admin_api;
+mod agent_api;
 mod audit_log;
 mod callers;
+mod ending;
 mod ends;
+mod hostile;
 mod release;
 mod reload;
 mod renew;
 mod restart;
 mod secrets;
+mod served;
+mod verifiers;
 
 use agent_daemon::attest::Failure;
 use agent_daemon::node::{Refusal, Released};

@@ -64,8 +64,9 @@ async fn a_connection_can_be_named_by_its_addresses() {
 async fn addresses_are_looked_up_in_the_callers_own_network_namespace() {
     let t = Setup::default().build();
     let (local, remote) = ("192.0.2.9:40000".parse().unwrap(), "192.0.2.1:443".parse().unwrap());
-    t.kernel.connect_from(t.tgid, Some(local), remote);
+    // As the kernel says that it was elsewhere, and `/proc` that it is here now.
     t.kernel.change(t.tgid, |instance| instance.namespaces.net += 1);
+    t.kernel.connect_from(t.tgid, Some(local), remote);
     let ask = Ask { connection: Some(ConnectionRef::Tuple { local, remote }), ..t.ask() };
     assert_eq!(denied(&t, t.node.release(&t.peer(), ask).await), "connection_unknown");
 }

@@ -47,7 +47,8 @@ fn render(status: &StatusResponse, now: Timestamp, output: &mut Output<'_>) -> R
     for reason in &status.degraded {
         output.line(&Line::painted(Style::Warn, format!("  - {reason}")))?;
     }
-    let mut row = |name: &str, value: &str| output.text(format!("  {name:<14}{value}"));
+    let width = status.endpoints.iter().map(|endpoint| endpoint.name.len()).max().unwrap_or_default().max(12);
+    let mut row = |name: &str, value: &str| output.text(format!("  {name:<width$}  {value}"));
     row("trust domain", dash(&status.trust_domain))?;
     let up = time::since(status.started_at.as_ref(), now);
     row(

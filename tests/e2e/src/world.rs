@@ -118,6 +118,18 @@ impl World {
         self.write("config/policies/e2e.cedar", &setup.policies)
     }
 
+    /// Other entries for a daemon that runs.
+    ///
+    /// # Errors
+    /// When they are not taken.
+    pub fn write_entries_and_reload(&self, setup: &Setup) -> Result<()> {
+        self.write("config/entries.toml", &setup.entries)?;
+        let reloads = self.audit()?.iter().filter(|record| record["kind"] == "reload").count();
+        self.daemon.signal(rustix::process::Signal::HUP)?;
+        wait_for("a reload", || Ok(self.audit()?.into_iter().filter(|record| record["kind"] == "reload").nth(reloads)))
+            .and_then(|record| Ok(ensure!(record["outcome"] == "allow", "not taken: {record}")))
+    }
+
     /// Writes a file below the test's folder, blanks filled in.
     ///
     /// # Errors

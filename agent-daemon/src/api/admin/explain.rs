@@ -11,7 +11,7 @@ use super::processes::{self, Wanted};
 use super::view;
 use crate::api::convert;
 use crate::audit::{DecisionRecord, Outcome};
-use crate::node::{Ask, ConnectionRef, Explained, Node};
+use crate::node::{Ask, ConnectionRef, Explained, Node, Reason};
 use crate::process::ExecId;
 
 /// Longer names name nothing that is declared.
@@ -50,13 +50,23 @@ pub(super) fn absent(wanted: Wanted) -> Status {
 /// The answer.
 pub(super) fn answer(node: &Node, explained: Explained, now: Timestamp) -> ExplainResponse {
     let mut process = processes::of_attested(node, &explained.attested);
+    let mut hints = hints(&explained.record, &explained.attested.evidence.missing);
+    hints.extend(undeclared(node, &explained.record));
     process.near_misses = explained.record.near_misses.iter().map(view::recorded_near_miss).collect();
     ExplainResponse {
         decision: Some(view::decision(now, &explained.record)),
         process: Some(process),
         connections: explained.connections.iter().map(convert::connection).collect(),
-        hints: hints(&explained.record, &explained.attested.evidence.missing),
+        hints,
     }
+}
+
+/// The decision stops at the first thing that is wrong; a destination that is not there is worth a word too.
+fn undeclared(node: &Node, record: &DecisionRecord) -> Option<String> {
+    let name = record.destination.as_deref()?;
+    let is_said = record.reason == Reason::NoDestination.as_str();
+    let is_declared = node.snapshot().catalog.destination(name).is_some();
+    (!is_said && !is_declared).then(|| format!("no destination {name:?} is declared either"))
 }
 
 fn hints(record: &DecisionRecord, missing: &[String]) -> Vec<String> {
@@ -74,7 +84,7 @@ fn hints(record: &DecisionRecord, missing: &[String]) -> Vec<String> {
         for miss in record.policy_near_misses.iter().take(1) {
             hints.push(format!("policy {} would permit if this held: {}", miss.policy_id, miss.condition));
         }
-        hints.extend(missing.iter().map(|missing| format!("a fact is missing: {missing}")));
+        hints.extend(missing.iter().map(|missing| format!("about its facts: {missing}")));
     } else if record.audit_mode {
         hints.push("policy denies; only the destination's audit mode lets it through".to_owned());
     }

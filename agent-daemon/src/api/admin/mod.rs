@@ -21,6 +21,8 @@ mod processes;
 mod secrets;
 mod service;
 mod status;
+#[cfg(test)]
+mod tests;
 mod view;
 mod watch;
 

@@ -173,7 +173,7 @@ impl AdminService for Admin {
         let happenings = self.node.watch();
         self.stream(move |this, outlet| async move {
             let state = this.facts.state.clone();
-            watch::run(asked, this.node.records(), &*this.node.clock, happenings, state, &outlet).await
+            watch::run(asked, &this.node, happenings, state, &outlet).await
         })
     }
 

@@ -16,9 +16,8 @@ use super::facts::ServingState;
 use super::outlet::{Broken, Outlet};
 use super::{audit, view};
 use crate::api::convert;
-use crate::clock::Clock;
-use crate::node::Happening;
-use crate::process::{Event, ExecId, Records};
+use crate::node::{Happening, Node};
+use crate::process::{Event, ExecId};
 
 /// Refuses a question that nothing could answer.
 pub(super) fn check(asked: &WatchRequest) -> Result<(), Status> {
@@ -31,8 +30,7 @@ pub(super) fn check(asked: &WatchRequest) -> Result<(), Status> {
 /// Streams what was asked for until the reader leaves or the daemon stops.
 pub(super) async fn run(
     asked: WatchRequest,
-    records: &dyn Records,
-    clock: &dyn Clock,
+    node: &Node,
     mut happenings: Receiver<Arc<Happening>>,
     mut state: watch::Receiver<ServingState>,
     outlet: &Outlet<WatchResponse>,
@@ -47,8 +45,8 @@ pub(super) async fn run(
         };
         match happening {
             Ok(happening) => {
-                let now = clock.now();
-                if let Some((time, event)) = show(&asked, records, &happening, now) {
+                let now = node.clock.now();
+                if let Some((time, event)) = show(&asked, node, &happening, now) {
                     let time = Some(convert::timestamp(time));
                     outlet.push(WatchResponse { time, lost: std::mem::take(&mut lost), event: Some(event) }).await?;
                 }
@@ -59,14 +57,9 @@ pub(super) async fn run(
     }
 }
 
-fn show(
-    asked: &WatchRequest,
-    records: &dyn Records,
-    happening: &Happening,
-    now: Timestamp,
-) -> Option<(Timestamp, Shown)> {
+fn show(asked: &WatchRequest, node: &Node, happening: &Happening, now: Timestamp) -> Option<(Timestamp, Shown)> {
     match happening {
-        Happening::Kernel(event) if asked.kernel => Some((now, kernel(records, event)?)),
+        Happening::Kernel(event) if asked.kernel => Some((now, kernel(node, event)?)),
         Happening::Decision(decided) if asked.decisions => {
             Some((decided.time, Shown::Decision(view::decision(decided.time, &decided.record))))
         }
@@ -75,15 +68,10 @@ fn show(
     }
 }
 
-fn kernel(records: &dyn Records, event: &Event) -> Option<Shown> {
+fn kernel(node: &Node, event: &Event) -> Option<Shown> {
     match event {
         Event::Exec { ended, tgid, exec_id } => {
-            // It may be another one by now; then its name is not known any more.
-            let began = records.process(*tgid).ok().flatten().filter(|instance| instance.id == *exec_id);
-            let (comm, path) = match began {
-                Some(began) => (began.comm.to_string(), began.filename_lossy()),
-                None => (String::new(), String::new()),
-            };
+            let (comm, path) = name(node, *tgid, *exec_id).unwrap_or_default();
             let old_exec_id = ended.as_ref().map_or(ExecId(0), |ended| ended.id).0;
             Some(Shown::Exec(ExecEvent { tgid: *tgid, old_exec_id, exec_id: exec_id.0, comm, path }))
         }
@@ -92,5 +80,14 @@ fn kernel(records: &dyn Records, event: &Event) -> Option<Shown> {
         }
         Event::Connect(connection) => Some(Shown::Connect(convert::connection(connection))),
         Event::Close { .. } => None,
+    }
+}
+
+/// The event carries only the number of what began. It may have ended by now, and then it may be remembered.
+fn name(node: &Node, tgid: u32, exec_id: ExecId) -> Option<(String, String)> {
+    let live = node.records().process(tgid).ok().flatten().filter(|instance| instance.id == exec_id);
+    match live {
+        Some(live) => Some((live.comm.to_string(), live.filename_lossy())),
+        None => node.attestor.history().ended(exec_id).map(|ended| (ended.comm.into(), ended.filename.into())),
     }
 }

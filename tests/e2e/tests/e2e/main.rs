@@ -5,4 +5,9 @@
 
 mod callers;
 mod calls;
+mod connections;
+mod gateways;
+mod leases;
+mod programs;
+mod restart;
 mod slice;

@@ -21,6 +21,12 @@ pub(super) fn assumption(assumption: Assumption) -> Check {
     })
 }
 
+/// A probe that takes rights which the daemon has given up by now is as old as the daemon, and says so.
+pub(super) fn tried_earlier(proof: Proof) -> Proof {
+    let when = |text: String| format!("{text} (tried when the daemon started)");
+    Proof { result: proof.result.map(when).map_err(when), ..proof }
+}
+
 /// A hook or tier. What the configuration does not ask for may be missing, and that is said.
 pub(super) fn proof(proof: Proof, required: Tier, lsms: Option<&str>) -> Check {
     let name = proof.id.split_once('.').map_or(proof.id, |(_, name)| name);

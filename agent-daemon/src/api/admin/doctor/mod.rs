@@ -101,7 +101,7 @@ pub(super) fn examine(admin: &Admin) -> DoctorResponse {
     let mut checks: Vec<Check> = kernel.assumptions().into_iter().map(kernel::assumption).collect();
     let now = kernel.prove_now();
     let earlier = kernel.proofs_at_start().into_iter().filter(|proof| now.iter().all(|again| again.id != proof.id));
-    let proofs = now.iter().cloned().chain(earlier);
+    let proofs = now.iter().cloned().chain(earlier.map(kernel::tried_earlier));
     checks.extend(proofs.map(|proof| kernel::proof(proof, facts.required_tier, lsms.as_deref())));
     checks.push(kernel::losses(&status::kernel_counts(node, &**kernel), baseline));
     checks.push(kernel::capacity(&status::capacities(node, facts)));

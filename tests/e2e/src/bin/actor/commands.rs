@@ -78,6 +78,19 @@ impl Actor {
                 rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
                 json!({})
             }
+            "own_mounts" => {
+                own_mounts()?;
+                json!({})
+            }
+            "bind" => {
+                let (from, over) = (text(command, "from")?, text(command, "over")?);
+                rustix::mount::mount_bind(from, over).with_context(|| format!("cannot mount over {over}"))?;
+                json!({})
+            }
+            "unbind" => {
+                rustix::mount::unmount(text(command, "at")?, rustix::mount::UnmountFlags::DETACH)?;
+                json!({})
+            }
             "put" => {
                 let path = text(command, "path")?;
                 fs::write(path, text(command, "text")?).with_context(|| format!("cannot write {path}"))?;
@@ -156,6 +169,21 @@ impl Actor {
         image.env("E2E_FDS", kept.join(","));
         Ok(image)
     }
+}
+
+/// A user namespace in which this user may do anything, and a mount namespace that belongs to it.
+fn own_mounts() -> Result<()> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    raw::own_mounts()?;
+    for (file, text) in
+        [("setgroups", "deny".to_owned()), ("uid_map", format!("0 {uid} 1")), ("gid_map", format!("0 {gid} 1"))]
+    {
+        fs::write(format!("/proc/self/{file}"), text).with_context(|| format!("cannot write {file}"))?;
+    }
+    Ok(rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+    )?)
 }
 
 /// The descriptor closes on exec, after the kernel has resolved its name.

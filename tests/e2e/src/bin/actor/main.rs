@@ -83,7 +83,10 @@ fn serve(mut actor: Actor) -> Result<u8> {
                 }
             }
             Err(error) => {
-                let errno = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+                let errno = error.chain().find_map(|cause| match cause.downcast_ref::<rustix::io::Errno>() {
+                    Some(errno) => Some(errno.raw_os_error()),
+                    None => cause.downcast_ref::<std::io::Error>()?.raw_os_error(),
+                });
                 actor.say(&json!({"error": format!("{error:#}"), "errno": errno}))?;
             }
         }

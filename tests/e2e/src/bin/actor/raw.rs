@@ -96,6 +96,12 @@ pub(crate) fn accept_fast_open(fd: BorrowedFd<'_>) -> io::Result<()> {
     checked(c_long::from(set)).map(drop)
 }
 
+/// Moves the process into new user and mount namespaces.
+pub(crate) fn own_mounts() -> io::Result<()> {
+    // SAFETY: a plain system call; the actor has one thread.
+    checked(c_long::from(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) })).map(drop)
+}
+
 /// Moves this thread into a new network namespace, with its loopback interface up.
 pub(crate) fn own_network() -> io::Result<()> {
     // SAFETY: a plain system call; nothing here relies on the namespace.

@@ -54,6 +54,11 @@ impl Actor {
             Some(socket) => socket,
             None => new_socket(to, if datagram { SocketType::DGRAM } else { SocketType::STREAM })?,
         };
+        if let Some(from) = command.get("from").and_then(Value::as_str) {
+            let from: SocketAddr = from.parse().with_context(|| format!("{from} is not an address"))?;
+            rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+            rustix::net::bind(&socket, &from)?;
+        }
         let opened = match text(command, "do")? {
             "send_to" => rustix::net::sendto(&socket, b"hello", SendFlags::NOSIGNAL, &to).map(drop).map_err(Into::into),
             "fast_open" => raw::send_fast_open(socket.as_fd(), &sockaddr(to), b"hello"),

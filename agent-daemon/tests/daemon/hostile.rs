@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What somebody who means harm writes on the sockets, and who he is.
+
+use std::io::{IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream as StdStream;
+
+use agent_daemon::api::Limits;
+use agent_daemon::testing::Setup;
+use agent_proto::v1::AttestRequest;
+use agent_proto::v1::agent_service_client::AgentServiceClient;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use super::counts;
+use super::served::{Served, channel_over, shell_on, soon, until};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// An HTTP/2 frame with whatever length it claims.
+fn frame(length: u32, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = length.to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+fn after_preface(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend(frame(0, 4, 0, 0, &[]));
+    frames.iter().for_each(|frame| bytes.extend(frame));
+    bytes
+}
+
+fn hostile() -> Vec<(&'static str, Vec<u8>)> {
+    let mut noise = Vec::new();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..65_536 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.push(state.to_le_bytes()[0]);
+    }
+    vec![
+        ("zeros", vec![0; 4096]),
+        ("noise", noise.clone()),
+        ("noise after the preface", [PREFACE, &noise].concat()),
+        ("HTTP/1", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+        ("half a preface", PREFACE[..12].to_vec()),
+        ("a frame longer than may be", after_preface(&[frame(0x00ff_ffff, 0, 0, 1, &[])])),
+        ("data on a stream that is not open", after_preface(&[frame(1, 0, 0, 77, b"x")])),
+        ("a stream of an even number", after_preface(&[frame(1, 1, 4, 2, &[0x82])])),
+        ("broken header compression", after_preface(&[frame(4, 1, 4, 1, &[0xff, 0xff, 0xff, 0xff])])),
+        ("settings that contradict themselves", after_preface(&[frame(5, 4, 0, 0, &[0; 5])])),
+        ("a window that overflows", after_preface(&[frame(4, 8, 0, 0, &[0x7f, 0xff, 0xff, 0xff])])),
+        ("headers that never end", after_preface(&[frame(1, 1, 0, 1, &[0x82]), frame(1, 0, 0, 1, b"x")])),
+        ("a great many resets", {
+            let one = [frame(1, 1, 4, 1, &[0x82]), frame(4, 3, 0, 1, &[0, 0, 0, 8])].concat();
+            after_preface(&vec![one; 5000])
+        }),
+        ("a great many pings", after_preface(&vec![frame(8, 6, 0, 0, &[0; 8]); 20_000])),
+        ("a great many settings", after_preface(&vec![frame(0, 4, 0, 0, &[]); 20_000])),
+    ]
+}
+
+#[tokio::test]
+async fn hostile_bytes_harm_nobody_but_their_own_connection() {
+    let served = Served::new(Setup::default());
+    for socket in [&served.agent, &served.admin] {
+        for (case, bytes) in hostile() {
+            let mut stream = UnixStream::connect(socket).await.unwrap();
+            let (mut read, mut write) = stream.split();
+            // The daemon may cut the connection in the middle; whoever writes on then is told so.
+            let writing = async {
+                let _cut = write.write_all(&bytes).await;
+                let _cut = write.shutdown().await;
+            };
+            let reading = async {
+                let mut answer = Vec::new();
+                let _cut = (&mut read).take(1 << 20).read_to_end(&mut answer).await;
+                answer
+            };
+            let ((), answer) = soon(case, async { tokio::join!(writing, reading) }).await;
+            assert!(answer.len() < 1 << 20, "{case}: it does not answer without end");
+        }
+        let mut agent = served.agent().await;
+        agent.release(served.ask()).await.unwrap();
+    }
+    assert_eq!(counts(&served.t), (2, 2, 0), "nothing else was decided");
+}
+
+#[tokio::test]
+async fn another_process_that_writes_on_an_inherited_connection_ends_it() {
+    let served = Served::new(Setup::default());
+    let stream = StdStream::connect(&served.agent).unwrap();
+    let inherited = stream.try_clone().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let channel = channel_over(UnixStream::from_std(stream).unwrap()).await.unwrap();
+    let mut agent = AgentServiceClient::new(channel);
+    agent.release(served.ask()).await.unwrap();
+    shell_on(inherited, "printf x");
+    until("the writer is found out", || !served.t.records_of("caller_refused").is_empty()).await;
+    let record = served.t.last("caller_refused");
+    assert_eq!((&record["reason"], &record["action"]), (&"originator_mismatch".into(), &"write".into()));
+    let status = soon("the channel is dead", agent.release(served.ask())).await.unwrap_err();
+    assert_ne!(status.code(), tonic::Code::Ok);
+    assert_eq!(counts(&served.t).1, 1, "and nothing more was granted on it");
+    served.agent().await.attest(AttestRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_process_that_speaks_first_on_a_connection_is_not_its_opener() {
+    let served = Served::new(Setup::default());
+    // All of this happens before the daemon accepts: it runs on this very thread.
+    let stream = StdStream::connect(&served.agent).unwrap();
+    shell_on(stream.try_clone().unwrap(), r"printf 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'");
+    until("the writer is found out", || !served.t.records_of("caller_refused").is_empty()).await;
+    assert_eq!(served.t.last("caller_refused")["reason"], "originator_mismatch");
+    let mut answer = Vec::new();
+    let mut stream = UnixStream::from_std({
+        stream.set_nonblocking(true).unwrap();
+        stream
+    })
+    .unwrap();
+    let _cut = soon("the connection ends", stream.read_to_end(&mut answer)).await;
+}
+
+#[tokio::test]
+async fn descriptors_that_are_sent_along_are_not_taken() {
+    let served = Served::new(Setup::default());
+    let stream = StdStream::connect(&served.agent).unwrap();
+    let (mut read, write) = std::io::pipe().unwrap();
+    let sent = [write.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&sent)));
+    sendmsg(&stream, &[IoSlice::new(PREFACE)], &mut control, SendFlags::empty()).unwrap();
+    (&stream).write_all(&frame(0, 4, 0, 0, &[])).unwrap();
+    // The daemon answers with its settings, so it has read the message.
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = UnixStream::from_std(stream).unwrap();
+    soon("the daemon answers", stream.read_exact(&mut [0; 9])).await.unwrap();
+    drop(write);
+    let ended = tokio::task::spawn_blocking(move || read.read(&mut [0; 1]).unwrap());
+    assert_eq!(soon("nobody holds the pipe's other end", ended).await.unwrap(), 0);
+    drop(stream);
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_hold_up_neither_others_nor_the_end() {
+    let served = Served::new(Setup::default());
+    let silent: Vec<StdStream> = (0..20).map(|_| StdStream::connect(&served.agent).unwrap()).collect();
+    let half = StdStream::connect(&served.agent).unwrap();
+    (&half).write_all(&PREFACE[..5]).unwrap();
+    let closed = StdStream::connect(&served.agent).unwrap();
+    closed.shutdown(Shutdown::Write).unwrap();
+    let silent_admin = StdStream::connect(&served.admin).unwrap();
+    served.agent().await.release(served.ask()).await.unwrap();
+    served.stop().await;
+    drop((silent, half, closed, silent_admin));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_the_goodbye_does_not_hold_up_the_end() {
+    let served = Served::new(Setup::default());
+    for socket in [&served.agent, &served.admin] {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        stream.write_all(&after_preface(&[])).await.unwrap();
+        soon("the daemon answers", stream.read_exact(&mut [0; 9])).await.unwrap();
+        std::mem::forget(stream.into_std().unwrap());
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_begin_gives_its_place_back() {
+    let limits = Limits { connections: 2, connections_per_uid: 2 };
+    let served = Served::with(Setup::default(), |config| config.limits = limits);
+    let silent: Vec<StdStream> = (0..2).map(|_| StdStream::connect(&served.agent).unwrap()).collect();
+    for stream in &silent {
+        (&*stream).write_all(&PREFACE[..20]).unwrap();
+    }
+    until("both are in", || served.connections() == 2).await;
+    until("both are out", || served.connections() == 0).await;
+    served.agent().await.attest(AttestRequest {}).await.unwrap();
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_flood_of_connections_is_survived() {
+    let served = Served::new(Setup::default());
+    for _ in 0..500 {
+        drop(StdStream::connect(&served.agent).unwrap());
+    }
+    served.until_admitted().await;
+    served.stop().await;
+}
