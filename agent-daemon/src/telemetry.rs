@@ -72,6 +72,10 @@ pub enum Error {
     Twice(#[source] TryInitError),
 }
 
+/// Without `RUST_LOG`. Of HTTP/2 only errors: it warns of what any caller can send as often as it likes, and of the
+/// answers to pings that `api` sends beneath it.
+const DEFAULT: &str = "info,h2=error";
+
 /// Sets the log up for the whole process. `RUST_LOG` filters it; without it, everything from `info` on is written.
 ///
 /// # Errors
@@ -82,7 +86,7 @@ pub fn init(format: Format) -> Result<(), Error> {
 }
 
 fn filter(given: Option<&OsStr>) -> Result<EnvFilter, Error> {
-    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(EnvFilter::new("info")) };
+    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(EnvFilter::new(DEFAULT)) };
     let text = given.to_str().ok_or_else(|| Error::Filter("it is not UTF-8".into()))?;
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     builder.parse(text).map_err(|error| Error::Filter(error.into()))

@@ -2,6 +2,8 @@
 
 //! Every bound of the kernel half, in one place. All of them are exported by `agentctl status`.
 
+/// Inode number of the initial user namespace (`PROC_USER_INIT_INO`), part of the kernel's ABI.
+pub const INITIAL_USER_NAMESPACE: u32 = 0xefff_fffd;
 /// Live processes that can be bound at once. A process beyond this has no record and gets nothing.
 pub const PROCESSES: u32 = 131_072;
 /// Open sockets that can be bound at once.

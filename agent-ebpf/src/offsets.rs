@@ -110,6 +110,8 @@ offsets! {
     sb_dev = "super_block"."s_dev",
     /// Kind of file system.
     sb_magic = "super_block"."s_magic",
+    /// The user namespace that a file system was mounted in.
+    sb_user_ns = "super_block"."s_user_ns",
     /// Address family of a socket.
     sock_family = "sock_common"."skc_family",
     /// Local port, host byte order.

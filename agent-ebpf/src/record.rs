@@ -30,6 +30,9 @@ pub mod flags {
     pub const FILENAME_TRUNCATED: u32 = 1 << 10;
     /// A kernel thread.
     pub const KERNEL_THREAD: u32 = 1 << 11;
+    /// The image lies on a file system that somebody mounted in a user namespace: whoever did may change what
+    /// is in a file without a trace.
+    pub const USER_MOUNTED: u32 = 1 << 12;
 }
 
 /// Values of [`ConnectionRecord::hook`].

@@ -30,6 +30,8 @@ const HEADER_BYTES: usize = 16 * 1024;
 const HEADER_TIME: Duration = Duration::from_secs(5);
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 const CONNECTION_TIME: Duration = Duration::from_secs(300);
+/// For the last answer to be read. Whoever never reads would otherwise keep its place for ever.
+const FAREWELL_TIME: Duration = Duration::from_secs(5);
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,10 +154,17 @@ async fn connection(io: impl AsyncRead + AsyncWrite + Unpin, node: Arc<Node>, ca
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = tokio::time::sleep(CONNECTION_TIME) => { connection.as_mut().graceful_shutdown(); connection.await }
-        () = cancel.cancelled() => { connection.as_mut().graceful_shutdown(); connection.await }
+    let finished = tokio::select! {
+        result = connection.as_mut() => Some(result),
+        () = tokio::time::sleep(CONNECTION_TIME) => None,
+        () = cancel.cancelled() => None,
+    };
+    let result = match finished {
+        Some(result) => result,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(FAREWELL_TIME, connection).await.unwrap_or(Ok(()))
+        }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a verifier's connection ended early");

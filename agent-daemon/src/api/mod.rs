@@ -10,6 +10,7 @@ mod agent;
 mod authority;
 pub mod convert;
 mod door;
+mod presence;
 mod serve;
 mod status;
 mod stream;

@@ -246,7 +246,7 @@ impl Agents {
         // The accepted socket inherits this; without it nothing on the connection could be trusted.
         setsockopt(&io, PassCred, &true).ok()?;
         let peer = self.node.pin(&io, AGENT).ok()?;
-        Some(PeerStream::new(io, peer, Arc::clone(&self.node), place))
+        PeerStream::new(io, peer, Arc::clone(&self.node), place).ok()
     }
 }
 

@@ -8,23 +8,49 @@ use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tonic::transport::server::Connected;
 
 use super::AGENT;
 use super::admin::Operator;
 use super::door::{Door, Place};
+use super::presence::Presence;
 use crate::attest::{Failure, Peer};
 use crate::node::Node;
+
+/// How long the first call of a connection waits for its caller to answer; clients do at once, by themselves.
+const PRESENCE_TIME: Duration = Duration::from_secs(2);
 
 /// What a handler knows of its caller.
 #[derive(Debug, Clone)]
 pub(super) struct CallerInfo {
-    pub(super) peer: Arc<Peer>,
+    peer: Arc<Peer>,
+    node: Arc<Node>,
+    present: watch::Receiver<bool>,
+}
+
+impl CallerInfo {
+    /// The caller, once it has shown that it is there itself; see [`super::presence`].
+    pub(super) async fn peer(&self) -> Result<Arc<Peer>, Failure> {
+        if *self.present.borrow() {
+            return Ok(Arc::clone(&self.peer));
+        }
+        let mut present = self.present.clone();
+        match tokio::time::timeout(PRESENCE_TIME, present.wait_for(|present| *present)).await {
+            Ok(Ok(_)) => Ok(Arc::clone(&self.peer)),
+            Ok(Err(_)) | Err(_) => {
+                let failure = Failure::OriginatorMismatch("the program image that was pinned does not answer");
+                self.node.refuse_peer(AGENT, "presence", &failure, &self.peer);
+                Err(failure)
+            }
+        }
+    }
 }
 
 /// A connection of an attested caller.
@@ -35,13 +61,20 @@ pub(super) struct PeerStream {
     /// Real ids of the first message; a later message with others is by a process that changed them.
     ids: Option<(u32, u32)>,
     control: Vec<u8>,
+    presence: Presence,
     _place: Place,
 }
 
 impl PeerStream {
-    pub(super) fn new(io: UnixStream, peer: Peer, node: Arc<Node>, place: Place) -> Self {
+    pub(super) fn new(
+        io: UnixStream,
+        peer: Peer,
+        node: Arc<Node>,
+        place: Place,
+    ) -> Result<Self, crate::authority::Error> {
         let control = nix::cmsg_space!(UnixCredentials);
-        Self { io, peer: Arc::new(peer), node, ids: None, control, _place: place }
+        let presence = Presence::new()?;
+        Ok(Self { io, peer: Arc::new(peer), node, ids: None, control, presence, _place: place })
     }
 
     fn receive(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
@@ -64,7 +97,9 @@ impl PeerStream {
         if length > 0 {
             self.is_own(sender)?;
         }
+        let before = buf.filled().len();
         buf.advance(length);
+        self.presence.received(buf.filled().get(before..).unwrap_or_default());
         Ok(())
     }
 
@@ -92,7 +127,7 @@ impl Connected for PeerStream {
     type ConnectInfo = CallerInfo;
 
     fn connect_info(&self) -> CallerInfo {
-        CallerInfo { peer: Arc::clone(&self.peer) }
+        CallerInfo { peer: Arc::clone(&self.peer), node: Arc::clone(&self.node), present: self.presence.proved() }
     }
 }
 
@@ -145,35 +180,61 @@ impl AsyncRead for OperatorStream {
     }
 }
 
-macro_rules! write_through {
-    ($stream:ident) => {
-        impl AsyncWrite for $stream {
-            fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.io).poll_write(cx, bytes)
-            }
+impl AsyncWrite for PeerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.presence.poll_write(Pin::new(&mut this.io), cx, bytes)
+    }
 
-            fn poll_write_vectored(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                parts: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.io).poll_write_vectored(cx, parts)
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                self.io.is_write_vectored()
-            }
-
-            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.io).poll_flush(cx)
-            }
-
-            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.io).poll_shutdown(cx)
-            }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.presence.is_sent() {
+            return Pin::new(&mut self.io).poll_write_vectored(cx, parts);
         }
-    };
+        let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+        self.poll_write(cx, first)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.presence.poll_send(Pin::new(&mut this.io), cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
 
-write_through!(PeerStream);
-write_through!(OperatorStream);
+impl AsyncWrite for OperatorStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

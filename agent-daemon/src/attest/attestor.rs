@@ -58,13 +58,13 @@ pub struct Attestor {
     measurer: Measurer,
     home: Option<Home>,
     cache: Mutex<HashMap<ExecId, Arc<Attested>>>,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
 }
 
 impl Attestor {
     /// Over these records.
     pub fn new(records: Arc<dyn Records>, history: Arc<History>, proc: Proc, measurer: Measurer) -> Self {
-        let (home, slots) = (Home::own(), Semaphore::new(CONCURRENCY));
+        let (home, slots) = (Home::own(), Arc::new(Semaphore::new(CONCURRENCY)));
         Self { records, history, proc, measurer, home, cache: Mutex::default(), slots }
     }
 
@@ -103,12 +103,18 @@ impl Attestor {
         if let Some(known) = self.cached(instance.id, snapshot.number, ids) {
             return Ok(known);
         }
-        let _slot = self.slots.acquire().await.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let slot = slot.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
         let this = Arc::clone(self);
         let snapshot = Arc::clone(snapshot);
-        tokio::task::spawn_blocking(move || this.attest_blocking(&snapshot, instance, ids)).await.unwrap_or_else(
-            |error| Err(Failure::Io { operation: "collect evidence", source: std::io::Error::other(error) }),
-        )
+        let collected = tokio::task::spawn_blocking(move || {
+            // The thread goes on when the caller hangs up, so the slot is the thread's and not the call's.
+            let _slot = slot;
+            this.attest_blocking(&snapshot, instance, ids)
+        });
+        collected.await.unwrap_or_else(|error| {
+            Err(Failure::Io { operation: "collect evidence", source: std::io::Error::other(error) })
+        })
     }
 
     /// What [`Attestor::attest`] does, on the calling thread.
@@ -222,7 +228,7 @@ impl Attestor {
         let mut missing = Vec::new();
         let home = self.home.filter(|home| home.holds(&instance.namespaces));
         let exe =
-            binary::read(&process, &instance.exe, home.is_some(), &self.measurer).map_err(|why| missing.push(why)).ok();
+            binary::read(&process, &instance, home.is_some(), &self.measurer).map_err(|why| missing.push(why)).ok();
         let script = script::read(&process, &instance, ids.uid, home, &self.measurer);
         let cgroup = cgroup::path(&process).unwrap_or_else(|error| {
             missing.push(format!("the cgroup cannot be read: {error}"));

@@ -1,60 +1,111 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! The executed file: `unix:path` and `unix:sha256`. The file behind `/proc/PID/exe` counts only if it is the
-//! inode that the kernel recorded at exec.
+//! inode that the kernel recorded at exec; a process with rights in some user namespace can point the link
+//! elsewhere (`PR_SET_MM_EXE_FILE`), also for another that shares its memory.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::os::linux::fs::MetadataExt as _;
+
+use agent_ebpf::flags;
 
 use super::evidence::Program;
 use super::measure::Measurer;
+use super::mounts;
 use super::proc::ProcessDir;
 use crate::identity::Provenance;
-use crate::process::FileId;
-
-const OVERLAYFS: u64 = 0x794c_7630;
-const BTRFS: u64 = 0x9123_683e;
+use crate::process::{ExecInstance, FileId};
 
 /// The program, or why it is not known.
 ///
-/// The content is measured wherever it runs; the name counts only where names mean what they mean to us.
+/// The content is measured wherever it runs, but not on a file system of its user's; the name counts only where
+/// names mean what they mean to us.
 pub(super) fn read(
     process: &ProcessDir,
-    recorded: &FileId,
+    instance: &ExecInstance,
     is_home: bool,
     measurer: &Measurer,
 ) -> Result<Program, String> {
     let path = process.link("exe").map_err(|error| format!("the executable has no name: {error}"))?;
     let path = path.to_str().ok_or("the executable's path is not UTF-8")?.to_owned();
     let mut file = process.open("exe").map_err(|error| format!("the executable cannot be opened: {error}"))?;
-    if !is_recorded(&file, recorded).map_err(|error| format!("the executable cannot be examined: {error}"))? {
+    let device = mounts::device(process, &file);
+    if !is_recorded(&file, device, &instance.exe)
+        .map_err(|error| format!("the executable cannot be examined: {error}"))?
+    {
         return Err("the executable is not the file that the kernel recorded, or was changed since".to_owned());
     }
-    let (sha256, note) = match measurer.measure(&mut file) {
+    let path_weakness = if !is_home {
+        Some("the path is of another mount or user namespace, where it may name anything".to_owned())
+    } else if device.is_none() {
+        Some("the path is of a mount that its process does not have".to_owned())
+    } else {
+        None
+    };
+    let weakness = weakness(instance, &file);
+    let (sha256, unmeasured) = match measurer.measure(&mut file) {
         Ok(digest) => (Some(digest.to_string()), None),
         Err(error) => (None, Some(format!("not measured: {error}"))),
     };
-    let path_provenance = if is_home { Provenance::Kernel } else { Provenance::Claimed };
-    let provenance = if sha256.is_some() { Provenance::Measured } else { path_provenance };
-    let elsewhere = || "the path is of another mount or user namespace, where it may name anything".to_owned();
-    let note = note.or_else(|| (!is_home).then(elsewhere));
-    Ok(Program { path, path_provenance, sha256, provenance, note })
+    let path_provenance = if path_weakness.is_none() { Provenance::Kernel } else { Provenance::Claimed };
+    let provenance = match (&sha256, &weakness) {
+        (None, _) => path_provenance,
+        (Some(_), None) => Provenance::Measured,
+        (Some(_), Some(_)) => Provenance::Claimed,
+    };
+    Ok(Program { path, sha256, provenance, path_provenance, note: unmeasured.or(weakness).or(path_weakness) })
 }
 
-/// Whether an open file is the inode in the record, unchanged since.
-pub(super) fn is_recorded(file: &File, recorded: &FileId) -> std::io::Result<bool> {
+/// Why what is read from the file need not be what was executed; none when it is.
+fn weakness(instance: &ExecInstance, file: &File) -> Option<String> {
+    if instance.flags.has(flags::USER_MOUNTED) {
+        return Some("the executable's file system was mounted in a user namespace".to_owned());
+    }
+    match mounts::is_served_by_program(file) {
+        Ok(false) => None,
+        Ok(true) => Some("the executable's file system is served by a program".to_owned()),
+        Err(error) => Some(format!("the executable's file system is not known: {error}")),
+    }
+}
+
+/// Whether an open file is the inode in the record, unchanged since. `device` is its superblock's, as the mount
+/// says; overlay and btrfs show user space other numbers.
+fn is_recorded(file: &File, device: Option<(u32, u32)>, recorded: &FileId) -> std::io::Result<bool> {
     let metadata = file.metadata()?;
-    let is_same_device = rustix::fs::major(metadata.st_dev()) == recorded.major
-        && rustix::fs::minor(metadata.st_dev()) == recorded.minor;
-    // These file systems show other device numbers to user space than the superblock has.
-    let is_device_comparable = !matches!(file_system(file), Some(OVERLAYFS | BTRFS));
-    Ok((is_same_device || !is_device_comparable)
+    let of_stat = (rustix::fs::major(metadata.st_dev()), rustix::fs::minor(metadata.st_dev()));
+    let of_record = (recorded.major, recorded.minor);
+    Ok((of_stat == of_record || device == Some(of_record))
         && metadata.st_ino() == recorded.inode
         && metadata.st_ctime() == recorded.ctime_sec
         && metadata.st_ctime_nsec() == i64::from(recorded.ctime_nsec))
 }
 
-fn file_system(file: impl AsFd) -> Option<u64> {
-    u64::try_from(rustix::fs::fstatfs(file).ok()?.f_type).ok()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the same inode number and change time, which an attacker can arrange on file systems of its own.
+    #[test]
+    fn a_file_on_another_device_is_not_the_recorded_one() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let metadata = file.metadata().unwrap();
+        let (major, minor) = (rustix::fs::major(metadata.st_dev()), rustix::fs::minor(metadata.st_dev()));
+        let recorded = |major, minor| FileId {
+            major,
+            minor,
+            inode: metadata.st_ino(),
+            generation: 0,
+            ctime_sec: metadata.st_ctime(),
+            ctime_nsec: u32::try_from(metadata.st_ctime_nsec()).unwrap(),
+        };
+        for (of_record, device, expected) in [
+            ((major, minor), None, true),
+            ((major, minor + 1), Some((major, minor + 1)), true),
+            ((major, minor + 1), Some((major, minor)), false),
+            ((major, minor + 1), None, false),
+        ] {
+            let found = is_recorded(&file, device, &recorded(of_record.0, of_record.1)).unwrap();
+            assert_eq!(found, expected, "{of_record:?} {device:?}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod binary;
 mod cgroup;
 mod evidence;
 mod measure;
+mod mounts;
 mod peer;
 mod pidfd;
 mod proc;

@@ -32,9 +32,9 @@ pub struct Peer {
     /// Effective group id at connect.
     pub gid: u32,
     pidfd: OwnedFd,
-    /// Not where another process file system is the authority, as in tests.
-    is_pidfd_asked: bool,
     status: File,
+    /// Whether `status` is of the kernel's own process file system.
+    is_live: bool,
     broken: OnceLock<&'static str>,
 }
 
@@ -71,7 +71,7 @@ impl Peer {
                 .process(tgid)
                 .and_then(|process| process.open("status"))
                 .map_err(|_| Failure::OriginatorGone("the caller's process ended while it was looked up"))?,
-            is_pidfd_asked: proc.is_system(),
+            is_live: proc.is_live(),
             pidfd,
             broken: OnceLock::new(),
         };
@@ -117,7 +117,7 @@ impl Peer {
     /// When the process is gone.
     pub(crate) fn ids(&self) -> Result<(u32, u32), Failure> {
         let gone = |_| Failure::OriginatorGone("the caller's process ended");
-        if self.is_pidfd_asked
+        if self.is_live
             && let Some(ids) = pidfd::effective_ids(&self.pidfd).map_err(gone)?
         {
             return Ok(ids);

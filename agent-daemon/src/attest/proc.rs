@@ -27,7 +27,7 @@ impl Default for Proc {
 
 impl Proc {
     /// Whether it is the kernel's own.
-    pub(super) fn is_system(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         self.root == Path::new(SYSTEM)
     }
 

@@ -19,6 +19,7 @@ use rustix::fs::OFlags;
 
 use super::evidence::Program;
 use super::measure::Measurer;
+use super::mounts;
 use super::proc::{Home, ProcessDir, open_plain, plain_components};
 use crate::identity::Provenance;
 use crate::process::ExecInstance;
@@ -100,40 +101,52 @@ fn open(process: &ProcessDir, path: &Path) -> Result<Opened, String> {
     let (name, directories) = components.split_last().ok_or("not measured: the path names no file")?;
     let mut weakness = None;
     let mut at = process.directory("root").map_err(|error| format!("not measured: {error}"))?;
-    note_weakness(&mut weakness, &at, Path::new("/"));
     let mut walked = PathBuf::from("/");
     for directory in directories {
+        note_weakness(&mut weakness, &at, &walked, Next::Directory);
         walked.push(directory);
         at = open_plain(at.as_fd(), directory, OFlags::PATH | OFlags::DIRECTORY)
             .map_err(|error| format!("not measured: {} is not a plain directory: {error}", walked.display()))?;
-        note_weakness(&mut weakness, &at, &walked);
     }
+    note_weakness(&mut weakness, &at, &walked, Next::Script);
     let file = open_plain(at.as_fd(), name, OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK)
         .map_err(|error| format!("not measured: the script is not a plain file: {error}"))?;
-    note_weakness(&mut weakness, &file, path);
+    note_weakness(&mut weakness, &file, path, Next::Nothing);
     Ok(Opened { file: file.into(), weakness })
 }
 
-fn note_weakness(weakness: &mut Option<String>, fd: &OwnedFd, path: &Path) {
+/// What is looked up in a file on the way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Directory,
+    Script,
+    Nothing,
+}
+
+fn note_weakness(weakness: &mut Option<String>, fd: &OwnedFd, path: &Path, next: Next) {
     if weakness.is_some() {
         return;
     }
-    let why = match rustix::fs::fstat(fd) {
-        Err(error) => Some(format!("cannot be examined: {error}")),
-        Ok(stat) if stat.st_uid != 0 => Some(format!("belongs to user {}", stat.st_uid)),
-        Ok(stat) if stat.st_mode & OTHERS_WRITE != 0 && !is_sticky_directory(stat.st_mode) => {
+    let why = match (rustix::fs::fstat(fd), mounts::is_served_by_program(fd)) {
+        (Err(error), _) => Some(format!("cannot be examined: {error}")),
+        (_, Err(error)) => Some(format!("cannot be examined: {error}")),
+        (_, Ok(true)) => Some("is served by a program".to_owned()),
+        (Ok(stat), _) if stat.st_uid != 0 => Some(format!("belongs to user {}", stat.st_uid)),
+        (Ok(stat), _) if stat.st_mode & OTHERS_WRITE != 0 && !keeps_directories(stat.st_mode, next) => {
             Some("can be written by others than its owner".to_owned())
         }
-        Ok(_) => None,
+        (Ok(_), Ok(false)) => None,
     };
     *weakness = why.map(|why| format!("{} {why}", path.display()));
 }
 
-/// In `/tmp` and its like anybody may add names, but only its owner may replace one, and what comes next on the
-/// way must belong to root.
-fn is_sticky_directory(mode: u32) -> bool {
+/// In `/tmp` and its like anybody may add names, but only its owner may replace one. A directory of root's there
+/// was put there by root. A file was not for sure: anybody may move one here from a directory of their own, or
+/// link one where `fs.protected_hardlinks` is off, after something else was run under its name.
+fn keeps_directories(mode: u32, next: Next) -> bool {
     let mode = rustix::fs::RawMode::from(mode);
-    rustix::fs::FileType::from_raw_mode(mode).is_dir()
+    next == Next::Directory
+        && rustix::fs::FileType::from_raw_mode(mode).is_dir()
         && rustix::fs::Mode::from_raw_mode(mode).contains(rustix::fs::Mode::SVTX)
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use agent_ebpf::{ABI_VERSION, Offsets};
@@ -22,6 +23,10 @@ static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-ebpf/prebuilt/agent-ebpf.o"));
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+const BPF_FS: u64 = 0xcafe_4a11;
+const OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 
 /// Exec ids below the counter's start that the seed may hand out: one millisecond of boot time.
 pub(super) const SEED_IDS: u64 = 1_000_000;
@@ -143,8 +148,42 @@ pub fn unload(dir: &Path) -> Result<(), Error> {
     fs::remove_dir(dir).map_err(|source| Error::Io { operation: "remove", path: dir.to_owned(), source })
 }
 
+/// Refuses a directory that is not on the BPF file system (what is in it would be removed), or into which or on
+/// whose way somebody else could put something: our programs would be detached, or a stranger's maps be taken for
+/// ours. The BPF file system is everybody's to write unless it was mounted with another mode.
+fn check_pin_dir(dir: &Path) -> Result<(), Error> {
+    let refused = |path: &Path, why: &str| {
+        let source = io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned());
+        Err(Error::Io { operation: "trust", path: path.to_owned(), source })
+    };
+    for (level, at) in dir.ancestors().enumerate() {
+        let failed = |source| Error::Io { operation: "examine", path: at.to_owned(), source };
+        let metadata = match fs::symlink_metadata(at) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(failed(source)),
+        };
+        let system = rustix::fs::statfs(at).map_err(|errno| failed(errno.into()))?;
+        if u64::try_from(system.f_type) != Ok(BPF_FS) {
+            return if level == 0 { refused(at, "it is not on the BPF file system") } else { Ok(()) };
+        }
+        if !metadata.is_dir() {
+            return refused(at, "it is not a directory");
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return refused(at, "it belongs to another user");
+        }
+        let is_sticky = level > 0 && metadata.mode() & STICKY != 0;
+        if metadata.mode() & OTHERS_WRITE != 0 && !is_sticky {
+            return refused(at, "others can write to it");
+        }
+    }
+    Ok(())
+}
+
 /// One daemon a directory: two readers of one event buffer would each lose what the other takes.
 fn lock(dir: &Path) -> Result<OwnedFd, Error> {
+    check_pin_dir(dir)?;
     let failed = |operation, source| Error::Io { operation, path: dir.to_owned(), source };
     let file = fs::File::open(dir).map_err(|source| failed("open", source))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {

@@ -12,7 +12,7 @@ use std::os::linux::fs::MetadataExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use agent_ebpf::{ExecRecord, flags};
+use agent_ebpf::{ExecRecord, flags, limits};
 use zerocopy::FromZeros as _;
 
 use super::Error;
@@ -162,6 +162,10 @@ fn read(stat: &Stat, cgroup_root: &Path) -> Option<ExecRecord> {
     record.mnt_ns = namespace("mnt").unwrap_or_default();
     record.net_ns = namespace("net").unwrap_or_default();
     record.user_ns = namespace("user").unwrap_or_default();
+    // `/proc` does not tell in whose namespace the file system was mounted, so the worse is taken.
+    if record.user_ns != limits::INITIAL_USER_NAMESPACE {
+        record.flags |= flags::USER_MOUNTED;
+    }
     record.cgroup_id = cgroup_id(&proc, cgroup_root).unwrap_or_default();
     if stat.task_flags & PF_KTHREAD != 0 {
         record.flags |= flags::KERNEL_THREAD;

@@ -98,7 +98,7 @@ pub struct Namespaces {
 pub struct Flags(pub u32);
 
 impl Flags {
-    const NAMES: [(u32, &'static str); 12] = [
+    const NAMES: [(u32, &'static str); 13] = [
         (flags::INCOMPLETE, "incomplete"),
         (flags::SEEDED, "seeded"),
         (flags::FORK, "fork"),
@@ -111,6 +111,7 @@ impl Flags {
         (flags::LINEAGE_TRUNCATED, "lineage-truncated"),
         (flags::FILENAME_TRUNCATED, "filename-truncated"),
         (flags::KERNEL_THREAD, "kernel-thread"),
+        (flags::USER_MOUNTED, "user-mounted"),
     ];
 
     /// Whether any of the bits is set.

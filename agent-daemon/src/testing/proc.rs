@@ -19,7 +19,7 @@ impl FakeProc {
         let proc = Self { root: PrivateDirectory::new() };
         let own = proc.process(tgid());
         fs::create_dir(&own).expect("a directory");
-        for name in ["stat", "status", "cgroup"] {
+        for name in ["stat", "status", "cgroup", "mountinfo"] {
             fs::write(own.join(name), fs::read(format!("/proc/self/{name}")).expect("a file of /proc")).expect(name);
         }
         symlink(exe_path(), own.join("exe")).expect("a link");

@@ -131,6 +131,117 @@ async fn another_process_that_speaks_first_on_a_connection_is_not_its_opener() {
     let _cut = soon("the connection ends", stream.read_to_end(&mut answer)).await;
 }
 
+/// A whole call of `Release` for `reports`, as anybody can write it beforehand.
+fn written_release() -> Vec<u8> {
+    let literal = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // POST, http, then names out of the static table with literal values (RFC 7541 appendix A).
+    let mut headers = vec![0x83, 0x86, 0x04];
+    headers.extend(literal("/agent.v1.AgentService/Release"));
+    headers.push(0x01);
+    headers.extend(literal("daemon"));
+    headers.extend([0x0f, 0x10]);
+    headers.extend(literal("application/grpc"));
+    headers.push(0x00);
+    headers.extend(literal("te"));
+    headers.extend(literal("trailers"));
+    let message = [&[0x0a][..], &literal("reports")].concat();
+    let data = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
+    after_preface(&[
+        frame(0, 4, 1, 0, &[]),
+        frame(length(&headers), 1, 4, 1, &headers),
+        frame(length(&data), 0, 1, 1, &data),
+        // Answers to pings that were not sent yet, should they be easy to guess.
+        frame(8, 6, 1, 0, &[0; 8]),
+        frame(8, 6, 1, 0, b"\x3b\x7c\xdb\x7a\x0b\x87\x16\xb4"),
+    ])
+}
+
+/// Everything the daemon sends, with its pings answered or not; until it says how the call ended.
+async fn answer(stream: &mut UnixStream, is_there: bool) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).await.unwrap();
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut payload).await.unwrap();
+        if is_there && (header[3], header[4]) == (6, 0) {
+            stream.write_all(&frame(8, 6, 1, 0, &payload)).await.unwrap();
+        }
+        all.extend(payload);
+        // Headers that end the stream: the trailers.
+        if header[3] == 1 && header[4] & 1 != 0 {
+            return all;
+        }
+    }
+}
+
+fn holds_token(bytes: &[u8]) -> bool {
+    // Every token of ours begins with the same letters: `{"alg"` or `{"typ"`.
+    bytes.windows(4).any(|window| window == b"eyJh" || window == b"eyJ0")
+}
+
+#[tokio::test]
+async fn what_was_written_before_exec_is_not_answered_to_the_image_after_it() {
+    let catalog = Setup::catalog("enforce", "optional", "jwt");
+    let served = Served::new(Setup { catalog, ..Setup::default() });
+    // An impostor connects, writes its request, keeps a copy of the socket elsewhere, and becomes the agent. All
+    // before the daemon accepts, which therefore pins the agent.
+    served.t.kernel.exec(served.t.tgid, |_| {});
+    let stream = StdStream::connect(&served.agent).unwrap();
+    (&stream).write_all(&written_release()).unwrap();
+    served.t.kernel.exec(served.t.tgid, |_| {});
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = UnixStream::from_std(stream).unwrap();
+    let told = soon("it is refused", answer(&mut stream, false)).await;
+    assert!(!holds_token(&told));
+    assert_eq!(counts(&served.t), (0, 0, 0));
+    let record = served.t.last("caller_refused");
+    assert_eq!((&record["reason"], &record["action"]), (&"originator_mismatch".into(), &"presence".into()));
+}
+
+#[tokio::test]
+async fn the_same_request_of_somebody_who_is_there_is_answered() {
+    let catalog = Setup::catalog("enforce", "optional", "jwt");
+    let served = Served::new(Setup { catalog, ..Setup::default() });
+    let mut stream = UnixStream::connect(&served.agent).await.unwrap();
+    stream.write_all(&written_release()).await.unwrap();
+    let told = soon("it is answered", answer(&mut stream, true)).await;
+    assert!(holds_token(&told));
+    assert_eq!(counts(&served.t), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn another_process_cannot_be_there_for_the_one_that_is_pinned() {
+    let catalog = Setup::catalog("enforce", "optional", "jwt");
+    let served = Served::new(Setup { catalog, ..Setup::default() });
+    let stream = StdStream::connect(&served.agent).unwrap();
+    (&stream).write_all(&written_release()).unwrap();
+    let copy = stream.try_clone().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = UnixStream::from_std(stream).unwrap();
+    // The child knows the bytes of the ping, for it reads them; but the kernel says that it is the child.
+    let mut ping = None;
+    while ping.is_none() {
+        let mut header = [0; 9];
+        soon("a frame", stream.read_exact(&mut header)).await.unwrap();
+        let mut payload = vec![0; usize::from(header[2])];
+        soon("its payload", stream.read_exact(&mut payload)).await.unwrap();
+        ping = ((header[3], header[4]) == (6, 0)).then_some(payload);
+    }
+    let bytes = frame(8, 6, 1, 0, &ping.unwrap());
+    let octal: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    copy.set_nonblocking(false).unwrap();
+    shell_on(copy, &format!("printf '{octal}'"));
+    until("the writer is found out", || !served.t.records_of("caller_refused").is_empty()).await;
+    assert_eq!(served.t.records_of("caller_refused")[0]["reason"], "originator_mismatch");
+    let mut rest = Vec::new();
+    let _cut = soon("the connection ends", stream.read_to_end(&mut rest)).await;
+    assert!(!holds_token(&rest));
+    assert_eq!(counts(&served.t), (0, 0, 0));
+}
+
 #[tokio::test]
 async fn descriptors_that_are_sent_along_are_not_taken() {
     let served = Served::new(Setup::default());

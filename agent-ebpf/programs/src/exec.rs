@@ -105,6 +105,9 @@ fn image(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
     }
     let sb = read!(inode, inode_sb)?;
     record.exe_dev = read!(sb, sb_dev, u32)?;
+    if read!(read!(sb, sb_user_ns)?, user_namespace_inum, u32)? != limits::INITIAL_USER_NAMESPACE {
+        record.flags |= flags::USER_MOUNTED;
+    }
     if read!(inode, inode_nlink, u32)? == 0 {
         record.flags |= flags::DELETED;
         if read!(sb, sb_magic, u64)? == TMPFS_MAGIC {

@@ -22,7 +22,8 @@ const KEPT: u32 = flags::SEEDED
     | flags::SETUID
     | flags::LINEAGE_TRUNCATED
     | flags::FILENAME_TRUNCATED
-    | flags::KERNEL_THREAD;
+    | flags::KERNEL_THREAD
+    | flags::USER_MOUNTED;
 
 #[inline(always)]
 pub(crate) fn forked(ctx: &BtfTracePointContext) {
