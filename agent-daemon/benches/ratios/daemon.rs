@@ -90,12 +90,15 @@ impl Installed {
 }
 
 impl Daemon {
-    /// Resident bytes, as the kernel says.
-    pub(crate) fn resident_bytes(&self) -> anyhow::Result<f64> {
+    /// Resident bytes, as the kernel says: all, and of them those of its own (not of files or the event buffer).
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<(f64, f64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        let kib: u32 = kib.context("the kernel does not say how much memory is resident")?.parse()?;
-        Ok(f64::from(kib) * 1024.0)
+        let bytes = |name: &str| -> anyhow::Result<f64> {
+            let kib = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+            let kib: u32 = kib.with_context(|| format!("the kernel does not say {name}"))?.parse()?;
+            Ok(f64::from(kib) * 1024.0)
+        };
+        Ok((bytes("VmRSS:")?, bytes("RssAnon:")?))
     }
 
     /// How long its threads ran in all: what a wait for a CPU or the disk does not change.

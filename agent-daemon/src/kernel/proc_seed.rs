@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read as _;
 use std::os::linux::fs::MetadataExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -111,7 +112,7 @@ struct Stat {
 
 /// `/proc/PID/stat`, whose second field may contain anything: the rest is read after the last parenthesis.
 fn stat(tgid: u32) -> Option<Stat> {
-    let text = String::from_utf8_lossy(&fs::read(format!("/proc/{tgid}/stat")).ok()?).into_owned();
+    let text = String::from_utf8_lossy(&small_file(&format!("/proc/{tgid}/stat"))?).into_owned();
     let (head, rest) = text.rsplit_once(") ")?;
     let (_, comm) = head.split_once(" (")?;
     let mut fields = rest.split(' ');
@@ -128,7 +129,7 @@ fn stat(tgid: u32) -> Option<Stat> {
 /// Everything of a record that `/proc` knows; none when the process is gone.
 fn read(stat: &Stat, cgroup_root: &Path) -> Option<ExecRecord> {
     let proc = format!("/proc/{}", stat.tgid);
-    let status = fs::read_to_string(format!("{proc}/status")).ok()?;
+    let status = String::from_utf8(small_file(&format!("{proc}/status"))?).ok()?;
     let ids = |name: &str| -> Option<(u32, u32)> {
         let mut values = field(&status, name)?.split_whitespace();
         Some((values.next()?.parse().ok()?, values.next()?.parse().ok()?))
@@ -204,7 +205,7 @@ fn image(proc: &str, record: &mut ExecRecord) -> Option<()> {
 }
 
 fn cgroup_id(proc: &str, root: &Path) -> Option<u64> {
-    let text = fs::read_to_string(format!("{proc}/cgroup")).ok()?;
+    let text = String::from_utf8(small_file(&format!("{proc}/cgroup"))?).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(fs::metadata(root.join(path)).ok()?.st_ino())
 }
@@ -224,4 +225,11 @@ mod tests {
         assert_eq!(u64::try_from(ids.clone().count()).unwrap(), SEED_IDS);
         assert!(ids.into_iter().all(|id| id < start && id > 0));
     }
+}
+
+/// A whole file of a page or so. With room from the start there are two reads; without, the library feels its way.
+fn small_file(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    fs::File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
