@@ -8,6 +8,7 @@
 
 mod ask;
 mod attest_connection;
+mod budget;
 mod decide;
 mod draft;
 mod end;
@@ -36,6 +37,7 @@ pub(crate) use peers::with_sources;
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 
+use self::budget::Budget;
 use crate::attest::Attestor;
 use crate::audit;
 use crate::authority::{Authority, SecretStore};
@@ -48,10 +50,12 @@ use crate::snapshot::Snapshot;
 
 /// Events that a slow watcher may fall behind before it loses some.
 const WATCH_BUFFER: usize = 1024;
-/// Records of refused callers written in a burst, and how long one more takes. A caller that is refused costs a
-/// line, so whoever connects and fails in a loop must not be able to fill the disk.
+/// Records of refused callers that one user causes in a burst, and how long one more takes.
 const REFUSED_BURST: u32 = 500;
 const REFUSED_REFILL: std::time::Duration = std::time::Duration::from_millis(50);
+/// The same for denials: beyond it the user's requests are refused as too many, and counted.
+const DENIED_BURST: u32 = 1000;
+const DENIED_REFILL: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// What this node is; it does not change while the daemon runs.
 #[derive(Debug, Clone)]
@@ -124,7 +128,8 @@ pub struct Node {
     rates: Rates,
     resolver: CachingResolver,
     happenings: broadcast::Sender<Arc<Happening>>,
-    refused: peers::RefusedBudget,
+    refused: Budget,
+    denials: Budget,
     counters: Counters,
 }
 
@@ -136,6 +141,7 @@ struct Counters {
     refused_callers: AtomicU64,
     refused_unrecorded: AtomicU64,
     rate_limited: AtomicU64,
+    denials_unrecorded: AtomicU64,
     audit_refused: AtomicU64,
     leases_ended: AtomicU64,
     reload_failures: AtomicU64,
@@ -164,7 +170,8 @@ impl Node {
             rates: parts.rates,
             resolver: parts.resolver,
             happenings: broadcast::channel(WATCH_BUFFER).0,
-            refused: peers::RefusedBudget::new(REFUSED_BURST, REFUSED_REFILL),
+            refused: Budget::new(REFUSED_BURST, REFUSED_REFILL),
+            denials: Budget::new(DENIED_BURST, DENIED_REFILL),
             counters: Counters::default(),
         }
     }
@@ -199,6 +206,7 @@ impl Node {
             of("callers_refused", &counters.refused_callers),
             of("callers_refused_unrecorded", &counters.refused_unrecorded),
             of("requests_rate_limited", &counters.rate_limited),
+            of("denials_unrecorded", &counters.denials_unrecorded),
             of("requests_refused_by_audit", &counters.audit_refused),
             of("leases_ended", &counters.leases_ended),
             of("reload_failures", &counters.reload_failures),

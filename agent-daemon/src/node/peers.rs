@@ -1,38 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Node, Refusal, bump};
 use crate::attest::{Attested, Failure, Peer};
 use crate::audit::{Caller, CallerRefusedRecord, Record};
 use crate::snapshot::Snapshot;
-
-/// How many records of refused callers may still be written. The rest is counted only.
-#[derive(Debug)]
-pub(super) struct RefusedBudget {
-    burst: u32,
-    refill: Duration,
-    state: Mutex<(u32, Instant)>,
-}
-
-impl RefusedBudget {
-    pub(super) fn new(burst: u32, refill: Duration) -> Self {
-        Self { burst, refill, state: Mutex::new((burst, Instant::now())) }
-    }
-
-    fn take(&self, now: Instant) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (left, since) = *state;
-        let passed = now.saturating_duration_since(since);
-        let gained = u32::try_from(passed.as_nanos() / self.refill.as_nanos().max(1)).unwrap_or(u32::MAX);
-        let (left, since) =
-            if gained == 0 { (left, since) } else { (left.saturating_add(gained).min(self.burst), now) };
-        *state = (left.saturating_sub(1), since);
-        left > 0
-    }
-}
 
 impl Node {
     /// Pins the process behind an accepted connection; a refusal is recorded.
@@ -84,7 +59,7 @@ impl Node {
 
     fn write_refused(&self, record: CallerRefusedRecord) {
         bump(&self.counters.refused_callers);
-        if !self.refused.take(Instant::now()) {
+        if !self.refused.take(record.caller.uid, Instant::now()) {
             bump(&self.counters.refused_unrecorded);
             return;
         }
@@ -150,18 +125,4 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refused_callers_cannot_fill_the_log() {
-        let budget = RefusedBudget::new(3, Duration::from_millis(10));
-        let start = Instant::now();
-        let written = (0..100).filter(|_| budget.take(start)).count();
-        assert_eq!(written, 3);
-        assert!(budget.take(start + Duration::from_millis(50)));
-    }
 }

@@ -6,6 +6,7 @@
 //! answer. Whatever fails after the lease was granted ends it again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
@@ -234,6 +235,10 @@ impl Node {
 
     pub(super) async fn commit_denied(&self, slot: Slot, mut record: DecisionRecord) -> Result<(), Refusal> {
         record.outcome = Outcome::Deny;
+        if !self.denials.take(record.exec.uid, Instant::now()) {
+            bump(&self.counters.denials_unrecorded);
+            return Err(Refusal::RateLimited { retry_after: self.denials.refill() });
+        }
         bump(&self.counters.denied);
         self.commit(slot, record, self.clock.now()).await.map_err(|error| self.audit_refused(error))
     }
