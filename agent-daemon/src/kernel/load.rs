@@ -53,6 +53,8 @@ pub struct ProgramReport {
     pub is_adopted: bool,
     info: ProgramInfo,
     pin: PathBuf,
+    /// Keeps the program attached while the daemon runs, even if somebody removes its pin.
+    _link: PinnedLink,
 }
 
 impl ProgramReport {
@@ -249,7 +251,10 @@ fn attach_or_adopt(
             let pin = program_pin(dir, name);
             let info = ProgramInfo::from_pin(&pin)
                 .map_err(|source| Error::Pin { what: pin.clone(), source: Box::new(source) })?;
-            Ok(ProgramReport { name, is_adopted: !is_new, info, pin })
+            let link_pin = link_pin(dir, name);
+            let link = PinnedLink::from_pin(&link_pin)
+                .map_err(|source| Error::Pin { what: link_pin.clone(), source: Box::new(source) })?;
+            Ok(ProgramReport { name, is_adopted: !is_new, info, pin, _link: link })
         })
         .collect()
 }
