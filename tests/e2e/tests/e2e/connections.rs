@@ -198,3 +198,39 @@ fn a_socket_that_is_connected_anew_by_a_child_is_the_childs() -> Result<()> {
         released(&mut agent, &release_loose()).map(drop)
     })
 }
+
+#[test]
+fn many_datagrams_to_one_place_are_one_record_of_the_first() -> Result<()> {
+    with_daemon(Setup::default(), |world| {
+        let mut agent = world.agent_with_channel()?;
+        let send = |known: bool| {
+            let mut send = json!({"do": "send_to", "as": "s", "to": world.api("127.0.0.1")});
+            if known {
+                send["socket"] = "s".into();
+            }
+            send
+        };
+        let cookie = cookie(&agent.act(&send(false))?)?;
+        let shown = || -> Result<Value> {
+            let shown = world.ask(&["connections", "--cookie", &cookie.to_string()])?;
+            Ok(shown["connections"][0]["ktime_ns"].clone())
+        };
+        let first = shown()?;
+        for _ in 0..100 {
+            agent.act(&send(true))?;
+        }
+        ensure!(first.is_string() && shown()? == first, "recorded anew: {first}");
+        released(&mut agent, &for_datagrams(cookie)).map(drop)
+    })
+}
+
+#[test]
+fn a_multipath_connection_carries_nothing() -> Result<()> {
+    with_daemon(Setup::default(), |world| {
+        let mut agent = world.agent_with_channel()?;
+        let open = json!({"do": "connect", "mptcp": true, "as": "api", "to": world.api("127.0.0.1")});
+        // What the kernel connects is a subflow, a socket of its own; the one that the program holds was not seen.
+        let cookie = cookie(&agent.act(&open)?)?;
+        denied(world, &mut agent, &release_for(cookie), "connection_unknown").map(drop)
+    })
+}

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use e2e::{Actor, NOBODY, Setup, World, with_daemon};
 use serde_json::{Value, json};
 
@@ -255,6 +255,27 @@ fn a_script_whose_name_is_mounted_over_after_exec_is_not_taken_for_another() -> 
         world.open_channel(&mut agent)?;
         let record = denied(world, &mut agent, &release_loose(), "no_identity")?;
         assert_eq!(record["exec"]["script_provenance"], "claimed", "{record}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_process_does_not_shed_its_ancestors_by_exec_nor_by_their_death() -> Result<()> {
+    with_daemon(Setup::default(), |world| {
+        let mut agent = world.agent_with_channel()?;
+        let first = released(&mut agent, &release_loose())?;
+        // Two forks and an exec away from it, the one in between gone, and at last the agent itself another image.
+        let mut between = agent.fork(None)?;
+        let mut tool = between.fork(None)?;
+        between.exit()?;
+        tool.exec(&world.program("other"), &[])?;
+        agent.exec(&world.program("other"), &[])?;
+        world.open_channel(&mut tool)?;
+        let record = denied(world, &mut tool, &release_loose(), "no_identity")?;
+        let lineage = record["lineage"].as_array().cloned().unwrap_or_default();
+        let ancestor = lineage.iter().find(|ancestor| ancestor["exec_id"] == first.exec_id);
+        let ancestor = ancestor.with_context(|| format!("the agent is not in the lineage: {record}"))?;
+        assert_eq!(ancestor["spiffe_id"], "spiffe://example.org/agent/one", "it was known while it lived");
         Ok(())
     })
 }

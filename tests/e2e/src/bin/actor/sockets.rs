@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketType,
+    AddressFamily, Protocol, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketType,
 };
 use serde_json::{Value, json};
 
@@ -31,9 +31,9 @@ pub(crate) fn cookie(socket: BorrowedFd<'_>) -> Result<u64> {
 }
 
 /// Without waiting for ever where nobody answers.
-fn new_socket(to: SocketAddr, kind: SocketType) -> Result<OwnedFd> {
+fn new_socket(to: SocketAddr, kind: SocketType, protocol: Option<Protocol>) -> Result<OwnedFd> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, None)?;
+    let socket = rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, protocol)?;
     let timeout = rustix::net::sockopt::Timeout::Send;
     rustix::net::sockopt::set_socket_timeout(&socket, timeout, Some(Duration::from_secs(10)))?;
     Ok(socket)
@@ -49,10 +49,12 @@ impl Actor {
         let to = address(command)?;
         let is_udp = command.get("udp").and_then(Value::as_bool).unwrap_or_default();
         let datagram = is_udp || text(command, "do")? == "send_to";
+        let is_multipath = command.get("mptcp").and_then(Value::as_bool).unwrap_or_default();
+        let protocol = is_multipath.then_some(rustix::net::ipproto::MPTCP);
         let known = command.get("socket").and_then(Value::as_str).and_then(|name| self.fds.remove(name));
         let socket = match known {
             Some(socket) => socket,
-            None => new_socket(to, if datagram { SocketType::DGRAM } else { SocketType::STREAM })?,
+            None => new_socket(to, if datagram { SocketType::DGRAM } else { SocketType::STREAM }, protocol)?,
         };
         if let Some(from) = command.get("from").and_then(Value::as_str) {
             let from: SocketAddr = from.parse().with_context(|| format!("{from} is not an address"))?;
