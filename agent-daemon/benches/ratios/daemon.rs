@@ -101,14 +101,12 @@ impl Daemon {
         Ok((bytes("VmRSS:")?, bytes("RssAnon:")?))
     }
 
-    /// How long its threads ran in all: what a wait for a CPU or the disk does not change.
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
-        let mut nanoseconds = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-            nanoseconds += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        cpu_time(self.child.id())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn has_ended_by(&mut self, deadline: Instant) -> bool {
@@ -133,6 +131,16 @@ impl Drop for Daemon {
             let _reaped = self.child.wait();
         }
     }
+}
+
+/// How long the threads of a process ran in all: what waiting for a CPU or the disk does not change.
+pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+        nanoseconds += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// Limits out of the way, everything else as it comes.

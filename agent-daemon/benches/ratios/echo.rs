@@ -145,6 +145,10 @@ impl Echo {
         anyhow::ensure!(line == "ready\n", "the bare server did not start");
         Ok(echo)
     }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Echo {

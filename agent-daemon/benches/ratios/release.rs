@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::client::{self, Client};
-use crate::daemon::{Daemon, Installed, Plan};
+use crate::daemon::{self, Daemon, Installed, Plan};
 use crate::echo::{Echo, Shape};
 use crate::report::{Budget, Report, Row};
 use crate::statistics::{Sorted, ratios};
@@ -19,22 +19,28 @@ const SYNCED: Plan = Plan { name: "synced", durability: "synced", policies: 10 }
 /// One server and what was measured of it, round by round.
 struct Contender {
     client: Client,
+    server: u32,
     block: usize,
     p50: Vec<f64>,
+    /// Seconds that a request kept the server's threads busy.
+    cpu: Vec<f64>,
     all: Vec<Duration>,
 }
 
 impl Contender {
-    async fn new(socket: &Path, block: usize) -> anyhow::Result<Self> {
+    async fn new(socket: &Path, server: u32, block: usize) -> anyhow::Result<Self> {
         let mut client = Client::connect(socket).await?;
         // The first call collects evidence and measures the caller's program; it is not what is measured here.
         client.in_turn(block.min(200)).await?;
         client.give_back().await?;
-        Ok(Self { client, block, p50: Vec::new(), all: Vec::new() })
+        Ok(Self { client, server, block, p50: Vec::new(), cpu: Vec::new(), all: Vec::new() })
     }
 
     async fn round(&mut self) -> anyhow::Result<()> {
+        let before = daemon::cpu_time(self.server)?;
         let samples = self.client.in_turn(self.block).await?;
+        let busy = daemon::cpu_time(self.server)?.saturating_sub(before);
+        self.cpu.push(busy.as_secs_f64() / f64::from(u32::try_from(self.block)?));
         self.p50.push(Sorted::of(samples.iter().copied()).median());
         self.all.extend(samples);
         self.client.give_back().await
@@ -50,7 +56,7 @@ struct Servers {
     few: Daemon,
     many: Daemon,
     synced: Daemon,
-    _echo: Echo,
+    echo: Echo,
     echo_socket: std::path::PathBuf,
 }
 
@@ -68,7 +74,7 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
             few: few.0,
             many: many.0,
             synced: synced.0,
-            _echo: Echo::start(&echo_socket, &shape)?,
+            echo: Echo::start(&echo_socket, &shape)?,
             echo_socket,
         };
         in_turn(setting, report, &servers).await?;
@@ -79,10 +85,10 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
 async fn in_turn(setting: &Setting, report: &mut Report, servers: &Servers) -> anyhow::Result<()> {
     let (rounds, block) = setting.times((20, 500), (6, 200));
     say(format_args!("releases against a bare server, one client, {rounds} rounds of {block}"));
-    let mut echo = Contender::new(&servers.echo_socket, block).await?;
-    let mut few = Contender::new(&servers.few.socket, block).await?;
-    let mut many = Contender::new(&servers.many.socket, block).await?;
-    let mut synced = Contender::new(&servers.synced.socket, block / 10).await?;
+    let mut echo = Contender::new(&servers.echo_socket, servers.echo.pid(), block).await?;
+    let mut few = Contender::new(&servers.few.socket, servers.few.pid(), block).await?;
+    let mut many = Contender::new(&servers.many.socket, servers.many.pid(), block).await?;
+    let mut synced = Contender::new(&servers.synced.socket, servers.synced.pid(), block / 10).await?;
     for round in 0..rounds {
         let mut order = [&mut echo, &mut few, &mut many, &mut synced];
         if round % 2 == 1 {
@@ -105,6 +111,15 @@ async fn in_turn(setting: &Setting, report: &mut Report, servers: &Servers) -> a
     report.row(Row::ratio(what, p50.median(), detail, Budget::AtMost(1.5)));
     let (p99, times) = versus(&few, 990, &echo);
     report.row(Row::ratio("release of a JWT-SVID / bare tonic echo, p99", p99, times, Budget::AtMost(2.0)));
+    let cpu = ratios(&few.cpu, &echo.cpu);
+    let middle = |samples: &[f64]| micros(Sorted::new(samples.iter().copied()).median());
+    let detail = format!("{:.0} µs / {:.0} µs a request", middle(&few.cpu), middle(&echo.cpu));
+    report.row(Row::ratio(
+        "release of a JWT-SVID / bare tonic echo, the server's CPU time",
+        cpu.median(),
+        detail,
+        Budget::None,
+    ));
     let (p50_synced, times) = versus(&synced, 500, &echo);
     report.row(Row::ratio("the same, audit.durability = \"synced\", p50", p50_synced, times, Budget::None));
     let (p99_synced, times) = versus(&synced, 990, &echo);
