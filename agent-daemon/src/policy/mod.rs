@@ -10,6 +10,7 @@ mod cases;
 mod decision;
 mod explain;
 mod load;
+mod memo;
 mod nesting;
 mod policies;
 mod prepared;

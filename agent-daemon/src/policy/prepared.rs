@@ -15,7 +15,7 @@ use cedar_policy::{Context, Entities, Entity, EntityUid, RestrictedExpression};
 
 use super::{
     Action, ConnectionContext, CredentialContext, Destination, Error, EvidenceContext, MAX_FACTS, Principal,
-    ProgramContext, Request, schema::vocabulary,
+    ProgramContext, Request, memo, schema::vocabulary,
 };
 use crate::identity::{Fact, Provenance};
 
@@ -173,10 +173,9 @@ impl Request<'_> {
     pub(super) fn build(&self) -> Result<Built, Error> {
         let words = vocabulary();
         let principal = &*self.principal.0;
-        let now = self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let mut fields = vec![
             ("evidence".to_owned(), RestrictedExpression::new_entity_uid(principal.evidence.clone())),
-            ("now".to_owned(), RestrictedExpression::new_datetime(now)),
+            ("now".to_owned(), memo::datetime(self.now)),
         ];
         let mut entities = principal.entities.clone();
         let (action, resource) = match self.action {
@@ -262,7 +261,7 @@ impl ConnectionContext {
     fn record(&self) -> Result<RestrictedExpression, Error> {
         record(vec![
             ("observed", RestrictedExpression::new_bool(true)),
-            ("address", RestrictedExpression::new_ip(self.address.to_canonical().to_string())),
+            ("address", memo::address(self.address)),
             ("port", long(u32::from(self.port))),
             ("protocol", string(&self.protocol)),
             ("hook", string(&self.hook)),
