@@ -2,7 +2,7 @@
 
 //! The configuration: one TOML file, read into typed values once. After that nothing validates again.
 //!
-//! `file` lists every key. [`Config::parse`] does no IO; [`load`], [`read_sources`] and [`check`] read files.
+//! `file` lists every key. [`Config::parse`] does no IO; [`load`], [`read_sources`] and [`check()`] read files.
 
 mod check;
 mod file;

@@ -214,6 +214,13 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
 
+/// A whole file of a page or so. With room from the start there are two reads; without, the library feels its way.
+fn small_file(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    fs::File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,11 +232,4 @@ mod tests {
         assert_eq!(u64::try_from(ids.clone().count()).unwrap(), SEED_IDS);
         assert!(ids.into_iter().all(|id| id < start && id > 0));
     }
-}
-
-/// A whole file of a page or so. With room from the start there are two reads; without, the library feels its way.
-fn small_file(path: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(4096);
-    fs::File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }
