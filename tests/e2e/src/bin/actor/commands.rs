@@ -51,6 +51,7 @@ impl Actor {
             }
             "channel" => {
                 let stream = std::os::unix::net::UnixStream::connect(text(command, "to")?)?;
+                sockets::greeted(&stream)?;
                 self.name(command, stream.into())?;
                 json!({})
             }

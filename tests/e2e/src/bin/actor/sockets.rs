@@ -177,3 +177,11 @@ pub(crate) fn read_all(fd: BorrowedFd<'_>) -> Result<Value> {
     }
     Ok(json!({"text": String::from_utf8_lossy(&bytes), "length": bytes.len(), "ended": ended}))
 }
+
+/// Waits until the other end has said something, or hung up, and takes nothing of it: the daemon sends its settings
+/// when it has accepted and pinned its caller. One that says nothing in time is the test's affair.
+pub(crate) fn greeted(stream: impl std::os::fd::AsFd) -> Result<()> {
+    let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&stream, PollFlags::IN)], Some(&patience))?;
+    Ok(())
+}
