@@ -16,6 +16,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::node::with_sources;
+
 use crate::telemetry::field;
 
 /// Why the daemon ended, other than by being told to.
@@ -297,17 +299,6 @@ fn keep_first(cause: &mut Option<Error>, error: Error) {
     } else {
         *cause = Some(error);
     }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 // Each wait is cancel-safe, as `Signals::next` is.

@@ -6,6 +6,7 @@ use tonic::Status;
 
 use crate::attest::Failure;
 use crate::node::Refusal;
+pub(super) use crate::node::with_sources;
 use crate::{audit, authority, process};
 
 /// The kernel's records cannot be read.
@@ -69,18 +70,6 @@ pub(super) fn task(error: &tokio::task::JoinError) -> Status {
     } else {
         Status::internal("bug: the request's task panicked")
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
