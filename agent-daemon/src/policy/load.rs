@@ -28,6 +28,8 @@ pub const MAX_POLICY_BYTES: usize = 8 * 1024 * 1024;
 pub(super) struct Loaded {
     pub(super) id: Arc<str>,
     pub(super) policy: Policy,
+    /// Whether its answer may be another one at another time.
+    pub(super) reads_clock: bool,
     file: Arc<str>,
     text: String,
     /// Made when a denial is explained first.
@@ -127,7 +129,8 @@ impl<'a> Loader<'a> {
                 self.diagnostics.push(Diagnostic::error_at(file, start, error.to_string()));
             }
             let file = file.name.as_str().into();
-            self.loaded.push(Loaded { id, policy, file, text, conjuncts: OnceLock::new() });
+            let reads_clock = reads_clock(&text);
+            self.loaded.push(Loaded { id, policy, reads_clock, file, text, conjuncts: OnceLock::new() });
         }
         let result = self.validator.validate(&of_this_file, ValidationMode::Strict);
         let start = |id: &PolicyId| offsets.get(AsRef::<str>::as_ref(id)).copied().unwrap_or(0);
@@ -160,6 +163,12 @@ impl<'a> Loader<'a> {
         self.seen.insert(Arc::clone(&id), (file, offset));
         Some(id)
     }
+}
+
+/// Whether a policy can depend on `context.now`. To get at its value a policy has to spell its name, or to hide it behind
+/// an escape sequence; more than those that do depend on it may be found here, never fewer.
+fn reads_clock(text: &str) -> bool {
+    text.contains("now") || text.contains('\\')
 }
 
 fn number(id: &PolicyId) -> Option<usize> {

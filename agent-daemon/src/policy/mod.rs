@@ -6,6 +6,7 @@
 //! `forbid` too; here any such failure denies the request.
 //! The words of policies are in `schema.cedarschema`.
 
+mod answers;
 mod cases;
 mod decision;
 mod explain;
@@ -18,6 +19,7 @@ mod request;
 mod schema;
 mod slice;
 
+pub use answers::MAX_ANSWERS;
 pub use cases::CaseResult;
 pub use decision::{Decision, Effect, Generation, Reason};
 pub use explain::{MAX_NEAR_MISSES, PolicyNearMiss};

@@ -79,16 +79,32 @@ impl Policies {
     }
 
     /// Decides. Pure and total: the same question has the same answer, and what cannot be evaluated is denied.
-    pub fn evaluate(&self, request: &Request<'_>) -> Decision {
+    pub fn evaluate(&self, request: &Request<'_>) -> Arc<Decision> {
+        let answers = request.principal.answers();
+        if let Some(known) = answers.find(request, &self.generation) {
+            return known;
+        }
+        let (decision, reads_clock) = self.evaluate_anew(request);
+        let decision = Arc::new(decision);
+        answers.keep(request, reads_clock, &decision);
+        decision
+    }
+
+    /// Decides without looking at what was decided before; says too whether another second may change the answer.
+    pub(super) fn evaluate_anew(&self, request: &Request<'_>) -> (Decision, bool) {
         match self.ask(request) {
-            Ok((slice, built)) => self.decide(&slice.set, &built),
-            Err(error) => self.failed(Vec::new(), vec![with_sources(&error)]),
+            Ok((slice, built)) => (self.decide(&slice.set, &built), self.reads_clock(&slice)),
+            Err(error) => (self.failed(Vec::new(), vec![with_sources(&error)]), true),
         }
     }
 
+    fn reads_clock(&self, slice: &Slice) -> bool {
+        slice.places.iter().any(|place| self.loaded.get(*place).is_none_or(|loaded| loaded.reads_clock))
+    }
+
     /// The policies that can match, and the request in Cedar's form.
-    pub(super) fn ask(&self, request: &Request<'_>) -> Result<(Arc<Slice>, Arc<Built>), Error> {
-        let built = request.built()?;
+    pub(super) fn ask(&self, request: &Request<'_>) -> Result<(Arc<Slice>, Built), Error> {
+        let built = request.build()?;
         let (verb, resource) = match request.action {
             Action::Release { destination, .. } => (Verb::Release, destination.names()),
             Action::Attest => (Verb::Attest, std::slice::from_ref(&vocabulary().node_name)),

@@ -4,18 +4,18 @@
 //!
 //! Building entities costs more than evaluating, so what stays the same is prepared once: an identity with the
 //! evidence of its exec instance, and a destination. Each is checked with the schema then; a request is checked
-//! when it is built, and the last one is kept for whoever asks the same again within the second.
+//! when it is built.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use cedar_policy::{Context, Entities, Entity, EntityUid, RestrictedExpression};
 
 use super::{
     Action, ConnectionContext, CredentialContext, Destination, Error, EvidenceContext, MAX_FACTS, Principal,
-    ProgramContext, Request, memo, schema::vocabulary,
+    ProgramContext, Request, answers::Answers, memo, schema::vocabulary,
 };
 use crate::identity::{Fact, Provenance};
 
@@ -32,7 +32,7 @@ struct PrincipalEntities {
     // The principal's own uid and its groups, written as Cedar writes them: what a policy's scope can name it by.
     names: Vec<String>,
     entities: Entities,
-    recent: Mutex<Option<(Question, Arc<Built>)>>,
+    answers: Answers,
 }
 
 /// A destination, ready for any number of decisions. Cheap to clone.
@@ -40,7 +40,7 @@ struct PrincipalEntities {
 pub struct PreparedDestination(Arc<DestinationEntity>);
 
 #[derive(Debug)]
-struct DestinationEntity {
+pub(super) struct DestinationEntity {
     uid: EntityUid,
     names: Vec<String>,
     entity: Entity,
@@ -51,22 +51,6 @@ struct DestinationEntity {
 pub(super) struct Built {
     pub(super) request: cedar_policy::Request,
     pub(super) entities: Entities,
-}
-
-/// Everything that a [`Built`] was made from, besides its principal.
-#[derive(Debug)]
-struct Question {
-    release: Option<Release>,
-    second: i64,
-}
-
-#[derive(Debug)]
-struct Release {
-    // Kept, so that the address cannot come to be that of another destination.
-    destination: Arc<DestinationEntity>,
-    connection: Option<ConnectionContext>,
-    credential: CredentialContext,
-    renewal: bool,
 }
 
 impl PreparedPrincipal {
@@ -89,12 +73,16 @@ impl PreparedPrincipal {
         let exec_instance = words.exec_instance(evidence.exec_id);
         let evidence = entity("the evidence", exec_instance.clone(), evidence.attributes()?, HashSet::new())?;
         let entities = conforming("the principal or its evidence", [workload, evidence])?;
-        let recent = Mutex::new(None);
-        Ok(Self(Arc::new(PrincipalEntities { uid, evidence: exec_instance, names, entities, recent })))
+        let answers = Answers::default();
+        Ok(Self(Arc::new(PrincipalEntities { uid, evidence: exec_instance, names, entities, answers })))
     }
 
     pub(super) fn names(&self) -> &[String] {
         &self.0.names
+    }
+
+    pub(super) fn answers(&self) -> &Answers {
+        &self.0.answers
     }
 }
 
@@ -125,51 +113,18 @@ impl PreparedDestination {
     pub(super) fn names(&self) -> &[String] {
         &self.0.names
     }
-}
 
-impl Question {
-    fn of(request: &Request<'_>) -> Self {
-        let release = match request.action {
-            Action::Attest => None,
-            Action::Release { destination, connection, credential, renewal } => Some(Release {
-                destination: Arc::clone(&destination.0),
-                connection: connection.cloned(),
-                credential: credential.clone(),
-                renewal,
-            }),
-        };
-        Self { release, second: request.now.as_second() }
+    pub(super) fn shared(&self) -> Arc<DestinationEntity> {
+        Arc::clone(&self.0)
     }
 
-    fn is_of(&self, request: &Request<'_>) -> bool {
-        let same = match (&self.release, request.action) {
-            (None, Action::Attest) => true,
-            (Some(kept), Action::Release { destination, connection, credential, renewal }) => {
-                Arc::ptr_eq(&kept.destination, &destination.0)
-                    && kept.connection.as_ref() == connection
-                    && kept.credential == *credential
-                    && kept.renewal == renewal
-            }
-            (None, Action::Release { .. }) | (Some(_), Action::Attest) => false,
-        };
-        same && self.second == request.now.as_second()
+    pub(super) fn is(&self, other: &Arc<DestinationEntity>) -> bool {
+        Arc::ptr_eq(&self.0, other)
     }
 }
 
 impl Request<'_> {
     /// Cedar's form.
-    pub(super) fn built(&self) -> Result<Arc<Built>, Error> {
-        let recent = &self.principal.0.recent;
-        if let Some((question, built)) = &*recent.lock().unwrap_or_else(PoisonError::into_inner)
-            && question.is_of(self)
-        {
-            return Ok(Arc::clone(built));
-        }
-        let built = Arc::new(self.build()?);
-        *recent.lock().unwrap_or_else(PoisonError::into_inner) = Some((Question::of(self), Arc::clone(&built)));
-        Ok(built)
-    }
-
     pub(super) fn build(&self) -> Result<Built, Error> {
         let words = vocabulary();
         let principal = &*self.principal.0;

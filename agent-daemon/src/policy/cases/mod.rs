@@ -127,7 +127,7 @@ impl Policies {
             None => Action::Attest,
         };
         let request = Request { principal: &principal, action, now: case.now.unwrap_or(Timestamp::UNIX_EPOCH) };
-        let decision = self.evaluate(&request);
+        let (decision, _) = self.evaluate_anew(&request);
         let effect = Effect::from(case.expect);
         let reason = case.reason.map(Reason::from);
         let near_misses = match decision.reason {

@@ -122,7 +122,7 @@ fn with_release<T>(connected: bool, ask: impl FnOnce(&Request<'_>) -> T) -> T {
 }
 
 fn decide(text: &str) -> Decision {
-    with_release(true, |request| policies(text).evaluate(request))
+    with_release(true, |request| policies(text).evaluate_anew(request).0)
 }
 
 fn ids(decision: &Decision) -> Vec<&str> {
@@ -213,6 +213,60 @@ fn a_question_that_differs_in_anything_is_not_answered_from_the_last_one() {
     assert!(ask(good));
     assert!(!set.evaluate(&Request { principal: &prepared, action: Action::Attest, now: now() }).is_allow());
     assert!(ask(good));
+}
+
+#[test]
+fn an_answer_holds_at_any_time_only_where_no_policy_can_tell_the_time() {
+    let later = now() + jiff::SignedDuration::from_secs(1);
+    let at_this_second = "datetime(\"2026-03-04T05:06:07Z\")";
+    for (condition, expected) in [
+        ("resource.audience == \"https://a\"".to_owned(), true),
+        (format!("context.now == {at_this_second}"), false),
+        (format!("context[\"now\"] == {at_this_second}"), false),
+        (format!("context[\"n\\u{{6f}}w\"] == {at_this_second}"), false),
+        (format!("[context].contains(context) && {{a: context}}.a.now == {at_this_second}"), false),
+    ] {
+        let set = policies(&permit_when(&condition));
+        let prepared = PreparedPrincipal::new(&principal(AGENT, &[]), &evidence()).unwrap();
+        let (destination, credential) = (destination("a", &[]), credential());
+        let action =
+            Action::Release { destination: &destination, connection: None, credential: &credential, renewal: false };
+        let ask = |now| set.evaluate(&Request { principal: &prepared, action, now });
+        let first = ask(now());
+        assert!(first.is_allow(), "{condition}");
+        assert!(Arc::ptr_eq(&first, &ask(now())), "{condition}: asked again in the same second");
+        assert_eq!(Arc::ptr_eq(&first, &ask(later)), expected, "{condition}: asked later");
+        assert_eq!(ask(later).is_allow(), expected, "{condition}: later");
+    }
+}
+
+#[test]
+fn an_answer_is_of_the_policies_that_gave_it() {
+    let prepared = PreparedPrincipal::new(&principal(AGENT, &[]), &evidence()).unwrap();
+    let request = Request { principal: &prepared, action: Action::Attest, now: now() };
+    let (open, closed) = (policies("permit(principal, action, resource);"), policies(""));
+    for _ in 0..3 {
+        assert!(open.evaluate(&request).is_allow());
+        assert_eq!(closed.evaluate(&request).reason, Reason::NoPermit);
+    }
+}
+
+#[test]
+fn answers_are_bounded_and_the_oldest_is_forgotten() {
+    let set = policies("permit(principal, action, resource);");
+    let prepared = PreparedPrincipal::new(&principal(AGENT, &[]), &evidence()).unwrap();
+    let credential = credential();
+    let destinations: Vec<_> = (0..=MAX_ANSWERS).map(|i| destination(&format!("d{i}"), &[])).collect();
+    let ask = |destination| {
+        let action = Action::Release { destination, connection: None, credential: &credential, renewal: false };
+        set.evaluate(&Request { principal: &prepared, action, now: now() })
+    };
+    let first: Vec<_> = destinations.iter().map(ask).collect();
+    assert_eq!(prepared.answers().len(), MAX_ANSWERS);
+    let is_kept = |index: usize| Arc::ptr_eq(&first[index], &ask(&destinations[index]));
+    assert!((1..=MAX_ANSWERS).all(is_kept));
+    assert!(!is_kept(0));
+    assert_eq!(prepared.answers().len(), MAX_ANSWERS);
 }
 
 #[test]

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Answers, kept for whoever asks the same again.
+//!
+//! Evaluation is pure: the same question to the same policies has the same answer. What a question is made of is kept
+//! whole and compared whole, so an answer can only be given to the very question it was found for. The time is a part
+//! of it where a policy that can match reads the clock, and then only for that second.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::prepared::DestinationEntity;
+use super::{Action, ConnectionContext, CredentialContext, Decision, Generation, Request};
+
+/// Answers kept for one identity of one exec instance. When there are more, the oldest is forgotten.
+pub const MAX_ANSWERS: usize = 8;
+
+/// The answers to one principal's questions.
+#[derive(Debug, Default)]
+pub(super) struct Answers(Mutex<VecDeque<Answer>>);
+
+#[derive(Debug)]
+struct Answer {
+    question: Question,
+    generation: Generation,
+    /// The only second in which it holds; none where no policy reads the clock.
+    second: Option<i64>,
+    decision: Arc<Decision>,
+}
+
+/// Everything of a request but its principal, whose answers these are, and the time.
+#[derive(Debug)]
+enum Question {
+    Attest,
+    Release {
+        // Kept, so that the address cannot come to be that of another destination.
+        destination: Arc<DestinationEntity>,
+        connection: Option<ConnectionContext>,
+        credential: CredentialContext,
+        renewal: bool,
+    },
+}
+
+impl Answers {
+    /// The answer that these policies gave to the same question.
+    pub(super) fn find(&self, request: &Request<'_>, generation: &Generation) -> Option<Arc<Decision>> {
+        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |answer: &&Answer| {
+            answer.question.is_of(request)
+                && answer.second.is_none_or(|second| second == request.now.as_second())
+                && answer.generation == *generation
+        };
+        answers.iter().find(same).map(|answer| Arc::clone(&answer.decision))
+    }
+
+    /// Keeps an answer; `reads_clock` says whether it may be another one in another second.
+    pub(super) fn keep(&self, request: &Request<'_>, reads_clock: bool, decision: &Arc<Decision>) {
+        let answer = Answer {
+            question: Question::of(request),
+            generation: decision.generation.clone(),
+            second: reads_clock.then(|| request.now.as_second()),
+            decision: Arc::clone(decision),
+        };
+        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.retain(|kept| !kept.question.is_of(request));
+        if answers.len() >= MAX_ANSWERS {
+            answers.pop_front();
+        }
+        answers.push_back(answer);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+impl Question {
+    fn of(request: &Request<'_>) -> Self {
+        match request.action {
+            Action::Attest => Self::Attest,
+            Action::Release { destination, connection, credential, renewal } => Self::Release {
+                destination: destination.shared(),
+                connection: connection.cloned(),
+                credential: credential.clone(),
+                renewal,
+            },
+        }
+    }
+
+    fn is_of(&self, request: &Request<'_>) -> bool {
+        match (self, request.action) {
+            (Self::Attest, Action::Attest) => true,
+            (
+                Self::Release { destination, connection, credential, renewal },
+                Action::Release {
+                    destination: asked_destination,
+                    connection: asked_connection,
+                    credential: asked_credential,
+                    renewal: asked_renewal,
+                },
+            ) => {
+                asked_destination.is(destination)
+                    && connection.as_ref() == asked_connection
+                    && credential == asked_credential
+                    && *renewal == asked_renewal
+            }
+            (Self::Attest, Action::Release { .. }) | (Self::Release { .. }, Action::Attest) => false,
+        }
+    }
+}
