@@ -2,7 +2,8 @@
 
 //! What the ring buffer `EVENTS` carries. Events are hints: losing one never changes an answer.
 
-use crate::record::{ConnectionRecord, ExecRecord};
+use crate::record::ConnectionRecord;
+use crate::{Text, limits};
 
 /// Values of [`EventHeader::kind`].
 pub mod kind {
@@ -32,6 +33,28 @@ pub struct EventHeader {
     pub tgid: u32,
 }
 
+/// What is told of an exec instance that ended: enough to end its leases and to name it in the lineages of others.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::IntoBytes)
+)]
+pub struct EndedExec {
+    /// Its id.
+    pub exec_id: u64,
+    /// `CLOCK_BOOTTIME` when it began.
+    pub ktime_ns: u64,
+    /// Task name, NUL-padded.
+    pub comm: Text<{ limits::COMM / 8 }>,
+    /// Valid bytes of `filename`.
+    pub filename_len: u32,
+    /// Zero.
+    pub padding: u32,
+    /// The name given to `execve`.
+    pub filename: Text<{ limits::FILENAME / 8 }>,
+}
+
 /// An exec instance was replaced.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -45,7 +68,7 @@ pub struct ExecEvent {
     /// The new exec instance.
     pub exec_id: u64,
     /// The one that ended; `exec_id` zero when there was no record.
-    pub ended: ExecRecord,
+    pub ended: EndedExec,
 }
 
 /// A process ended.
@@ -59,7 +82,7 @@ pub struct ExitEvent {
     /// Kind, time, thread group.
     pub header: EventHeader,
     /// Its last exec instance.
-    pub ended: ExecRecord,
+    pub ended: EndedExec,
 }
 
 /// A socket was connected or sent from.
@@ -94,8 +117,9 @@ pub struct CloseEvent {
 
 const _: () = {
     assert!(size_of::<EventHeader>() == 16);
-    assert!(size_of::<ExecEvent>() == 24 + size_of::<ExecRecord>());
-    assert!(size_of::<ExitEvent>() == 16 + size_of::<ExecRecord>());
+    assert!(size_of::<ExecEvent>() == 24 + size_of::<EndedExec>());
+    assert!(size_of::<EndedExec>() == 40 + limits::FILENAME);
+    assert!(size_of::<ExitEvent>() == 16 + size_of::<EndedExec>());
     assert!(size_of::<ConnectEvent>() == 16 + size_of::<ConnectionRecord>());
     assert!(size_of::<CloseEvent>() == 32);
 };

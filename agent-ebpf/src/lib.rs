@@ -13,11 +13,13 @@ mod event;
 pub mod limits;
 mod offsets;
 mod record;
+mod text;
 
 pub use counter::{COUNTERS, Counter};
-pub use event::{CloseEvent, ConnectEvent, EventHeader, ExecEvent, ExitEvent, kind};
+pub use event::{CloseEvent, ConnectEvent, EndedExec, EventHeader, ExecEvent, ExitEvent, kind};
 pub use offsets::Offsets;
 pub use record::{ConnectionRecord, ExecRecord, TupleKey, flags, hook};
+pub use text::{Address, Text};
 
 /// Changes with every change of a map's layout or meaning. Pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

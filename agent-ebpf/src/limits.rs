@@ -4,13 +4,16 @@
 
 /// Inode number of the initial user namespace (`PROC_USER_INIT_INO`), part of the kernel's ABI.
 pub const INITIAL_USER_NAMESPACE: u32 = 0xefff_fffd;
+/// Inode number of the initial PID namespace (`PROC_PID_INIT_INO`), part of the kernel's ABI.
+pub const INITIAL_PID_NAMESPACE: u32 = 0xefff_fffc;
 /// Live processes that can be bound at once. A process beyond this has no record and gets nothing.
 pub const PROCESSES: u32 = 131_072;
 /// Open sockets that can be bound at once.
 pub const CONNECTIONS: u32 = 65_536;
 /// Bytes of the ring buffer; a power of two and a multiple of the page size.
 pub const EVENTS_BYTES: u32 = 4 * 1024 * 1024;
-/// Exec instances whose end must reach the daemon at once because they hold a lease.
+/// Places to mark the exec instances whose end must reach the daemon at once because they hold a lease. Two whose ids
+/// are the same but for a multiple of this share one, and the end of either wakes the daemon.
 pub const WATCHED: u32 = 65_536;
 /// Ancestors kept in a record, nearest first. Longer lineages are flagged as truncated.
 pub const ANCESTORS: usize = 16;

@@ -46,6 +46,16 @@ offsets! {
     task_atomic_flags = "task_struct"."atomic_flags",
     /// `PF_*`.
     task_flags = "task_struct"."flags",
+    /// Task name.
+    task_comm = "task_struct"."comm",
+    /// Its place in every cgroup hierarchy.
+    task_cgroups = "task_struct"."cgroups",
+    /// The cgroup v2 of that place.
+    css_set_cgroup = "css_set"."dfl_cgrp",
+    /// Its directory.
+    cgroup_node = "cgroup"."kn",
+    /// The id of a directory in the cgroup file system.
+    node_id = "kernfs_node"."id",
     /// `struct pid` of the thread.
     task_thread_pid = "task_struct"."thread_pid",
     /// Threads that have not ended.
@@ -128,8 +138,6 @@ offsets! {
     sock_v6_rcv_saddr = "sock_common"."skc_v6_rcv_saddr",
     /// Network namespace of a socket.
     sock_net = "sock_common"."skc_net.net",
-    /// IPPROTO_*, 16 bits.
-    sock_protocol = "sock"."sk_protocol",
 }
 
 const _: () = {

@@ -2,7 +2,7 @@
 
 //! What the kernel maps hold: processes and connections.
 
-use crate::limits;
+use crate::{Address, Text, limits};
 
 /// Bits of [`ExecRecord::flags`].
 pub mod flags {
@@ -33,6 +33,8 @@ pub mod flags {
     /// The image lies on a file system that somebody mounted in a user namespace: whoever did may change what
     /// is in a file without a trace.
     pub const USER_MOUNTED: u32 = 1 << 12;
+    /// It forked or opened a connection, so that somebody may ask who it was when it is gone. Says nothing about it.
+    pub const REFERRED: u32 = 1 << 13;
 }
 
 /// Values of [`ConnectionRecord::hook`].
@@ -73,9 +75,10 @@ pub struct ExecRecord {
     pub exe_ctime_sec: i64,
     /// Effective capabilities at exec or fork.
     pub cap_effective: u64,
-    /// Parent first; `ancestors_len` of them are valid.
+    /// A ring: the nearest stands before `ancestors_next`, `ancestors_len` of them are valid. Moving all of them
+    /// by one place at every fork would cost more than anything else in it.
     pub ancestors: [u64; limits::ANCESTORS],
-    /// The thread group of each ancestor.
+    /// The thread group of each ancestor, at the same places.
     pub ancestor_tgids: [u32; limits::ANCESTORS],
     /// Thread group id in the initial PID namespace.
     pub tgid: u32,
@@ -111,14 +114,43 @@ pub struct ExecRecord {
     pub depth: u16,
     /// Valid bytes of `filename`.
     pub filename_len: u16,
-    /// Zero.
-    pub padding: u16,
+    /// Where the next ancestor goes.
+    pub ancestors_next: u16,
     /// Task name, NUL-padded.
-    pub comm: [u8; limits::COMM],
+    pub comm: Text<{ limits::COMM / 8 }>,
     /// The name given to `execve`: the script's under `#!`.
-    pub filename: [u8; limits::FILENAME],
+    pub filename: Text<{ limits::FILENAME / 8 }>,
     /// Equal to `exec_id`, or the record is being written: the programs clear it first and set it last.
     pub exec_id_check: u64,
+}
+
+impl ExecRecord {
+    /// Puts an exec instance at the near end of the lineage; the farthest makes room for it.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "the place is reckoned by the length, which the verifier sees too")]
+    pub fn push_ancestor(&mut self, exec_id: u64, tgid: u32) {
+        let place = self.ancestors_next as usize % limits::ANCESTORS;
+        self.ancestors[place] = exec_id;
+        self.ancestor_tgids[place] = tgid;
+        self.ancestors_next = ((place + 1) % limits::ANCESTORS) as u16;
+        if (self.ancestors_len as usize) < limits::ANCESTORS {
+            self.ancestors_len += 1;
+        } else {
+            self.flags |= flags::LINEAGE_TRUNCATED;
+        }
+        self.depth = self.depth.saturating_add(1);
+    }
+
+    /// Exec id and thread group of each ancestor, nearest first; none when the record says more than it can hold.
+    #[cfg(feature = "user")]
+    #[expect(clippy::indexing_slicing, reason = "as above")]
+    pub fn lineage(&self) -> Option<impl Iterator<Item = (u64, u32)>> {
+        let (next, length) = (usize::from(self.ancestors_next), usize::from(self.ancestors_len));
+        let (ids, tgids) = (self.ancestors, self.ancestor_tgids);
+        let place = move |back: usize| (next + limits::ANCESTORS - back) % limits::ANCESTORS;
+        let is_sound = length <= limits::ANCESTORS && next < limits::ANCESTORS;
+        is_sound.then(|| (1..=length).map(move |back| (ids[place(back)], tgids[place(back)])))
+    }
 }
 
 /// One socket that was connected or sent from: the value of map `CONNECTIONS`, whose key is the socket cookie.
@@ -142,9 +174,9 @@ pub struct ConnectionRecord {
     /// Effective capabilities of the calling thread at that moment.
     pub cap_effective: u64,
     /// IPv6 address, or IPv4 in v4-mapped form.
-    pub remote_address: [u8; 16],
+    pub remote_address: Address,
     /// The same; zero until known.
-    pub local_address: [u8; 16],
+    pub local_address: Address,
     /// Thread group.
     pub tgid: u32,
     /// Calling thread.
@@ -166,9 +198,7 @@ pub struct ConnectionRecord {
     /// 1 allowed, 0 refused.
     pub verdict: u8,
     /// The last TCP state seen, `TCP_*` of the kernel; zero for others.
-    pub state: u8,
-    /// Zero.
-    pub padding: [u8; 3],
+    pub state: u32,
 }
 
 /// Key of map `TUPLES`, whose value is the socket cookie: the 4-tuple as the opener sees it.
@@ -189,9 +219,9 @@ pub struct ConnectionRecord {
 )]
 pub struct TupleKey {
     /// IPv6, or IPv4 in v4-mapped form.
-    pub local_address: [u8; 16],
+    pub local_address: Address,
     /// IPv6, or IPv4 in v4-mapped form.
-    pub remote_address: [u8; 16],
+    pub remote_address: Address,
     /// Inode number of the network namespace.
     pub net_ns: u32,
     /// Host byte order.
@@ -199,18 +229,53 @@ pub struct TupleKey {
     /// Host byte order.
     pub remote_port: u16,
     /// IPPROTO_*.
-    pub protocol: u16,
+    pub protocol: u32,
     /// Zero.
-    pub padding: [u8; 6],
+    pub padding: u32,
 }
 
 const _: () = {
     assert!(size_of::<ExecRecord>() == 9 * 8 + 16 * 8 + 16 * 4 + 14 * 4 + 4 * 2 + 16 + 256 + 8);
     assert!(core::mem::offset_of!(ExecRecord, tgid) == 264);
     assert!(core::mem::offset_of!(ExecRecord, filename) == 344);
-    assert!(size_of::<ConnectionRecord>() == 6 * 8 + 32 + 5 * 4 + 2 * 3 + 6);
+    // So that a place in the ring is a mask.
+    assert!(limits::ANCESTORS.is_power_of_two());
+    assert!(size_of::<ConnectionRecord>() == 6 * 8 + 32 + 5 * 4 + 2 * 3 + 2 + 4);
     assert!(core::mem::offset_of!(ConnectionRecord, tgid) == 80);
     assert!(size_of::<TupleKey>() == 48);
     assert!(align_of::<ExecRecord>() == 8);
     assert!(align_of::<ConnectionRecord>() == 8);
 };
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lineage_is_nearest_first_and_forgets_the_farthest() {
+        let mut record = <ExecRecord as zerocopy::FromZeros>::new_zeroed();
+        for number in 1..=20u64 {
+            record.push_ancestor(number, number as u32 + 100);
+            let kept = number.min(limits::ANCESTORS as u64);
+            let expected: [Option<(u64, u32)>; 20] =
+                core::array::from_fn(|back| (number - (back as u64).min(number), 0))
+                    .map(|(id, _)| (id > number - kept).then_some((id, id as u32 + 100)));
+            let mut found = record.lineage().unwrap();
+            for expected in expected.into_iter().flatten() {
+                assert_eq!(found.next(), Some(expected), "after {number}");
+            }
+            assert_eq!(found.next(), None, "after {number}");
+            assert_eq!(record.flags & flags::LINEAGE_TRUNCATED != 0, number > limits::ANCESTORS as u64);
+            assert_eq!(u64::from(record.depth), number);
+        }
+    }
+
+    #[test]
+    fn a_lineage_beyond_its_bounds_is_none() {
+        let mut record = <ExecRecord as zerocopy::FromZeros>::new_zeroed();
+        for (length, next) in [(17, 0), (u16::MAX, 0), (1, 16), (0, u16::MAX)] {
+            (record.ancestors_len, record.ancestors_next) = (length, next);
+            assert!(record.lineage().is_none(), "{length} {next}");
+        }
+    }
+}

@@ -28,9 +28,8 @@ pub(crate) fn add_processes(pin_dir: &Path, count: u32) -> anyhow::Result<()> {
     let data = MapData::from_pin(pin_dir.join("PROCESSES")).context("cannot open the daemon's process table")?;
     let mut map: HashMap<MapData, u32, Raw> = Map::HashMap(data).try_into()?;
     let mut record = ExecRecord::new_zeroed();
-    record.ancestors_len = 1;
-    record.depth = 1;
-    for (at, byte) in record.filename.iter_mut().zip(b"/usr/bin/nobody") {
+    record.push_ancestor(1, 1);
+    for (at, byte) in record.filename.bytes_mut().iter_mut().zip(b"/usr/bin/nobody") {
         *at = *byte;
         record.filename_len += 1;
     }

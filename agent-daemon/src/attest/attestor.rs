@@ -12,7 +12,7 @@ use super::proc::{Home, Proc};
 use super::{Failure, binary, cgroup, script, unix};
 use crate::identity::{Entries, Entry, Fact, NearMiss, Provenance, SpiffeId};
 use crate::policy::{EvidenceContext, PreparedPrincipal, Principal, ProgramContext};
-use crate::process::{Ancestor, ExecId, ExecInstance, History, Records};
+use crate::process::{Ancestor, Ended, ExecId, ExecInstance, History, Records};
 use crate::snapshot::Snapshot;
 
 /// Attested exec instances kept. It is only a cache: what is not in it is read again.
@@ -49,6 +49,14 @@ impl Attested {
     }
 }
 
+/// An attested exec instance in the cache.
+#[derive(Debug)]
+struct Kept {
+    attested: Arc<Attested>,
+    /// It was over when somebody looked last. Its event may still be on the way.
+    is_over: bool,
+}
+
 /// Collects evidence and matches it.
 #[derive(Debug)]
 pub struct Attestor {
@@ -57,7 +65,7 @@ pub struct Attestor {
     proc: Proc,
     measurer: Measurer,
     home: Option<Home>,
-    cache: Mutex<HashMap<ExecId, Arc<Attested>>>,
+    cache: Mutex<HashMap<ExecId, Kept>>,
     slots: Arc<Semaphore>,
 }
 
@@ -174,10 +182,29 @@ impl Attestor {
     }
 
     /// Forgets an exec instance that ended; its identity stays known to those below it.
-    pub fn ended(&self, instance: &ExecInstance) {
-        let attested = self.lock().remove(&instance.id);
-        let spiffe_id = attested.and_then(|attested| attested.spiffe_id().map(|id| id.as_str().into()));
-        self.history.remember(instance, spiffe_id);
+    pub fn ended(&self, ended: &Ended) {
+        let kept = self.lock().remove(&ended.id);
+        let spiffe_id = kept.and_then(|kept| kept.attested.spiffe_id().map(|id| id.as_str().into()));
+        self.history.remember(Ended { spiffe_id, ..ended.clone() });
+    }
+
+    /// Forgets the exec instances that are over and of which no event tells: nobody descends from them. Each is looked
+    /// at twice, because the event of one that was alive a moment ago may be on its way, and takes its identity along.
+    pub fn sweep(&self) {
+        let kept: Vec<(ExecId, u32)> =
+            self.lock().iter().map(|(id, kept)| (*id, kept.attested.evidence.instance.process.tgid)).collect();
+        for (id, tgid) in kept {
+            let Ok(now) = self.records.current(tgid) else { continue };
+            if now.is_some_and(|(now, _)| now == id) {
+                continue;
+            }
+            let mut cache = self.lock();
+            match cache.get_mut(&id) {
+                Some(kept) if !kept.is_over => kept.is_over = true,
+                Some(_) => drop(cache.remove(&id)),
+                None => {}
+            }
+        }
     }
 
     fn ancestor(&self, snapshot: &Snapshot, ancestor: &Ancestor, above: &Lineage) -> LineageEntry {
@@ -297,19 +324,19 @@ impl Attestor {
         {
             cache.remove(&victim);
         }
-        cache.insert(id, Arc::clone(&attested));
+        cache.insert(id, Kept { attested: Arc::clone(&attested), is_over: false });
         attested
     }
 
     fn cached(&self, id: ExecId, snapshot: u64, ids: Option<(u32, u32)>) -> Option<Arc<Attested>> {
         let cache = self.lock();
-        let known = cache.get(&id)?;
+        let known = &cache.get(&id)?.attested;
         let evidence = &known.evidence;
         let is_current = known.snapshot == snapshot && ids.is_none_or(|ids| ids == (evidence.uid, evidence.gid));
         is_current.then(|| Arc::clone(known))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ExecId, Arc<Attested>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ExecId, Kept>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

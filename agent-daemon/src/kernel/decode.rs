@@ -5,16 +5,18 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use agent_ebpf::{
-    CloseEvent, ConnectEvent, ConnectionRecord, EventHeader, ExecEvent, ExecRecord, ExitEvent, flags, hook, kind,
+    Address, CloseEvent, ConnectEvent, ConnectionRecord, EndedExec, EventHeader, ExecEvent, ExecRecord, ExitEvent,
+    flags, hook, kind,
 };
 use zerocopy::FromBytes as _;
 
 use crate::process::{
-    Ancestor, BootTime, Connection, Event, ExecId, ExecInstance, FileId, Flags, Hook, Namespaces, ProcessKey, Protocol,
+    Ancestor, BootTime, Connection, Ended, Event, ExecId, ExecInstance, FileId, Flags, Hook, Namespaces, ProcessKey,
+    Protocol,
 };
 
 /// The programs note only this state and the end of a connection.
-const TCP_ESTABLISHED: u8 = 1;
+const TCP_ESTABLISHED: u32 = 1;
 
 /// What is wrong with bytes that claim to come from our programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +35,8 @@ fn whole(record: &ExecRecord) -> Flags {
 }
 
 pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
-    let ancestors_len = usize::from(record.ancestors_len);
-    let ids = record.ancestors.get(..ancestors_len).ok_or(Malformed("too many ancestors"))?;
-    let ancestors =
-        ids.iter().zip(record.ancestor_tgids).map(|(id, tgid)| Ancestor { id: ExecId(*id), tgid }).collect();
-    let filename = record.filename.get(..usize::from(record.filename_len)).ok_or(Malformed("file name too long"))?;
+    let lineage = record.lineage().ok_or(Malformed("too many ancestors"))?;
+    let filename = name(record.filename.bytes(), record.filename_len)?;
     Ok(ExecInstance {
         id: ExecId(record.exec_id),
         process: ProcessKey { tgid: record.tgid, start_boottime: BootTime(record.start_boottime_ns) },
@@ -55,7 +54,7 @@ pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
             ctime_sec: record.exe_ctime_sec,
             ctime_nsec: record.exe_ctime_nsec,
         },
-        ancestors,
+        ancestors: lineage.map(|(id, tgid)| Ancestor { id: ExecId(id), tgid }).collect(),
         depth: record.depth,
         uid: record.uid,
         gid: record.gid,
@@ -64,13 +63,13 @@ pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
         capabilities: record.cap_effective,
         namespaces: Namespaces { pid: record.pid_ns, mnt: record.mnt_ns, net: record.net_ns, user: record.user_ns },
         flags: whole(record),
-        comm: comm(&record.comm),
+        comm: comm(record.comm.bytes()),
         filename: filename.into(),
     })
 }
 
 pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malformed> {
-    let address = |bytes: [u8; 16]| -> IpAddr { IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical() };
+    let address = |address: Address| IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::from(address))).to_canonical();
     let hook = match record.hook {
         hook::CONNECT4 => Hook::Connect4,
         hook::CONNECT6 => Hook::Connect6,
@@ -102,12 +101,12 @@ pub(super) fn event(bytes: &[u8]) -> Result<Event, Malformed> {
     match header.kind {
         kind::EXEC => {
             let (event, _) = ExecEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short exec event"))?;
-            let ended = if event.ended.exec_id == 0 { None } else { Some(Box::new(instance(&event.ended)?)) };
+            let ended = if event.ended.exec_id == 0 { None } else { Some(Box::new(ended(header.tgid, &event.ended)?)) };
             Ok(Event::Exec { ended, tgid: header.tgid, exec_id: ExecId(event.exec_id) })
         }
         kind::EXIT => {
             let (event, _) = ExitEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short exit event"))?;
-            Ok(Event::Exit { ended: Box::new(instance(&event.ended)?) })
+            Ok(Event::Exit { ended: Box::new(ended(header.tgid, &event.ended)?) })
         }
         kind::CONNECT => {
             let (event, _) = ConnectEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short connect event"))?;
@@ -119,6 +118,21 @@ pub(super) fn event(bytes: &[u8]) -> Result<Event, Malformed> {
         }
         _ => Err(Malformed("unknown kind")),
     }
+}
+
+fn ended(tgid: u32, told: &EndedExec) -> Result<Ended, Malformed> {
+    Ok(Ended {
+        id: ExecId(told.exec_id),
+        tgid,
+        comm: comm(told.comm.bytes()),
+        filename: String::from_utf8_lossy(name(told.filename.bytes(), told.filename_len)?).into(),
+        began: BootTime(told.ktime_ns),
+        spiffe_id: None,
+    })
+}
+
+fn name(bytes: &[u8], length: impl TryInto<usize>) -> Result<&[u8], Malformed> {
+    length.try_into().ok().and_then(|length| bytes.get(..length)).ok_or(Malformed("file name too long"))
 }
 
 fn non_zero(value: u64) -> Option<u64> {
@@ -141,7 +155,7 @@ mod tests {
     fn v4_mapped_addresses_become_ipv4() {
         let mut record = ConnectionRecord::new_zeroed();
         record.hook = hook::CONNECT6;
-        record.remote_address = std::net::Ipv4Addr::new(127, 0, 0, 1).to_ipv6_mapped().octets();
+        record.remote_address = std::net::Ipv4Addr::new(127, 0, 0, 1).to_ipv6_mapped().octets().into();
         record.remote_port = 443;
         let connection = connection(&record).unwrap();
         assert_eq!(connection.remote, "127.0.0.1:443".parse().unwrap());

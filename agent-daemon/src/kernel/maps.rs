@@ -7,9 +7,10 @@ use std::os::fd::AsFd as _;
 use std::sync::{Mutex, PoisonError};
 
 use agent_ebpf::{ConnectionRecord, Counter, ExecRecord, TupleKey, limits};
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::{Ebpf, Pod};
 
+use super::watched::Watched;
 use super::{Error, decode};
 use crate::process::{self, BootTime, Capacity, Connection, Count, ExecId, ExecInstance, Records, Tuple};
 
@@ -38,7 +39,8 @@ pub struct Maps {
     connections: HashMap<MapData, u64, Raw<ConnectionRecord>>,
     tuples: HashMap<MapData, Raw<TupleKey>, u64>,
     counters: PerCpuArray<MapData, u64>,
-    watched: Mutex<HashMap<MapData, u64, u8>>,
+    watched: Mutex<Watched>,
+    listening: Mutex<Array<MapData, u32>>,
     /// The same map, for writing: only the seed does.
     seeded: Mutex<HashMap<MapData, u32, Raw<ExecRecord>>>,
     bounds: Bounds,
@@ -91,7 +93,8 @@ impl Maps {
             connections: take(ebpf, "CONNECTIONS")?,
             tuples: take(ebpf, "TUPLES")?,
             counters: take(ebpf, "COUNTERS")?,
-            watched: Mutex::new(take(ebpf, "WATCHED")?),
+            watched: Mutex::new(Watched::new(take(ebpf, "WATCHED")?)?),
+            listening: Mutex::new(quiet(take(ebpf, "LISTENING")?)?),
             bounds,
         })
     }
@@ -172,13 +175,13 @@ impl Records for Maps {
             IpAddr::V6(address) => address.octets(),
         };
         let key = TupleKey {
-            local_address: address(tuple.local),
-            remote_address: address(tuple.remote),
+            local_address: address(tuple.local).into(),
+            remote_address: address(tuple.remote).into(),
             net_ns: tuple.net_ns,
             local_port: tuple.local.port(),
             remote_port: tuple.remote.port(),
-            protocol: process::Protocol::TCP.0,
-            padding: [0; 6],
+            protocol: process::Protocol::TCP.0.into(),
+            padding: 0,
         };
         found(self.tuples.get(&Raw(key), 0), "TUPLES")
     }
@@ -198,13 +201,20 @@ impl Records for Maps {
 
     fn watch(&self, exec_id: ExecId) -> Result<(), process::Error> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.insert(exec_id.0, 1, 0).map_err(|error| failed("write", "WATCHED", error))
+        watched.watch(exec_id).map_err(|error| failed("write", "WATCHED", error))
     }
 
     fn unwatch(&self, exec_id: ExecId) {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        // Failing means that it was not watched.
-        let _absent = watched.remove(&exec_id.0);
+        let unwatched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).unwatch(exec_id);
+        if let Err(error) = unwatched {
+            // It costs a needless wake-up when it ends, and nothing else.
+            tracing::warn!(%error, %exec_id, "an exec instance stays watched");
+        }
+    }
+
+    fn listen(&self, everything: bool) -> Result<(), process::Error> {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        listening.set(0, u32::from(everything), 0).map_err(|error| failed("write", "LISTENING", error))
     }
 
     fn counts(&self) -> Vec<Count> {
@@ -220,7 +230,7 @@ impl Records for Maps {
 
     fn capacities(&self) -> Vec<Capacity> {
         let count = |keys: usize| u64::try_from(keys).unwrap_or(u64::MAX);
-        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).keys().count();
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).places();
         vec![
             Capacity { name: "processes", used: count(self.processes.keys().count()), limit: self.bounds.processes },
             Capacity {
@@ -232,6 +242,13 @@ impl Records for Maps {
             Capacity { name: "watched", used: count(watched), limit: u64::from(limits::WATCHED) },
         ]
     }
+}
+
+/// Nobody listens, whatever an earlier daemon left.
+fn quiet(mut listening: Array<MapData, u32>) -> Result<Array<MapData, u32>, Error> {
+    let set = listening.set(0, 0, 0);
+    set.map_err(|source| Error::Map { map: "LISTENING", source: Box::new(source) })?;
+    Ok(listening)
 }
 
 fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>, process::Error> {

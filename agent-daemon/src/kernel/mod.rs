@@ -16,6 +16,7 @@ mod offsets;
 mod proc_seed;
 mod selftest;
 mod view;
+mod watched;
 
 use std::io;
 use std::path::PathBuf;

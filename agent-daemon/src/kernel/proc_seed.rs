@@ -79,20 +79,14 @@ fn seed_ids(start: u64) -> std::ops::Range<u64> {
 
 fn inherit(record: &mut ExecRecord, parent_tgid: u32, parent: &Known) {
     record.parent_exec_id = parent.exec_id;
-    let above =
-        parent.record.ancestors.iter().zip(parent.record.ancestor_tgids).take(usize::from(parent.record.ancestors_len));
-    let chain = std::iter::once((parent.exec_id, parent_tgid)).chain(above.map(|(id, tgid)| (*id, tgid)));
-    let mut length = 0;
-    for ((id, tgid), (at_id, at_tgid)) in chain.zip(record.ancestors.iter_mut().zip(record.ancestor_tgids.iter_mut())) {
-        *at_id = id;
-        *at_tgid = tgid;
-        length += 1;
-    }
-    record.ancestors_len = length;
-    record.depth = parent.record.depth.saturating_add(1);
-    if record.depth > length {
-        record.flags |= flags::LINEAGE_TRUNCATED;
-    }
+    let above = &parent.record;
+    record.ancestors = above.ancestors;
+    record.ancestor_tgids = above.ancestor_tgids;
+    record.ancestors_len = above.ancestors_len;
+    record.ancestors_next = above.ancestors_next;
+    record.depth = above.depth;
+    record.flags |= above.flags & flags::LINEAGE_TRUNCATED;
+    record.push_ancestor(parent.exec_id, parent_tgid);
 }
 
 fn tgids() -> Result<Vec<u32>, Error> {
@@ -143,14 +137,15 @@ fn read(stat: &Stat, cgroup_root: &Path) -> Option<ExecRecord> {
     let ticks = rustix::param::clock_ticks_per_second();
     record.start_boottime_ns = stat.start_ticks.saturating_mul(NANOSECONDS / ticks.max(1));
     record.ktime_ns = record.start_boottime_ns;
-    record.flags = flags::SEEDED;
+    // Whether it has children already is not asked: its end is told.
+    record.flags = flags::SEEDED | flags::REFERRED;
     if field(&status, "TracerPid").is_some_and(|value| value.trim() != "0") {
         record.flags |= flags::TRACED;
     }
     if field(&status, "NoNewPrivs").is_some_and(|value| value.trim() == "1") {
         record.flags |= flags::NO_NEW_PRIVS;
     }
-    for (at, byte) in record.comm.iter_mut().zip(stat.comm.bytes()) {
+    for (at, byte) in record.comm.bytes_mut().iter_mut().zip(stat.comm.bytes()) {
         *at = byte;
     }
     let namespace = |name: &str| -> Option<u32> {
@@ -193,12 +188,12 @@ fn image(proc: &str, record: &mut ExecRecord) -> Option<()> {
         record.flags |= flags::MEMFD;
     }
     let mut length = 0;
-    for (at, byte) in record.filename.iter_mut().zip(bytes) {
+    for (at, byte) in record.filename.bytes_mut().iter_mut().zip(bytes) {
         *at = *byte;
         length += 1;
     }
     record.filename_len = length;
-    if bytes.len() > record.filename.len() {
+    if bytes.len() > limits::FILENAME {
         record.flags |= flags::FILENAME_TRUNCATED;
     }
     Some(())

@@ -114,6 +114,7 @@ impl Node {
             // By its own measure: where something always expires soon, no wait is ever a whole period.
             if looked.elapsed() >= SWEEP {
                 self.sweep_holders();
+                self.attestor.sweep();
                 looked = Instant::now();
             }
         }

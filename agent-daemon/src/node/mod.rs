@@ -31,7 +31,7 @@ pub use ask::{Ask, ConnectionRef, Refusal, Released};
 pub use attest_connection::Opener;
 pub use decide::Reason;
 pub use end::{Doomed, oldest_live};
-pub use events::Happening;
+pub use events::{Happening, Watching};
 pub use explain::Explained;
 pub(crate) use peers::with_sources;
 pub use recent::{Decided, Recent};
@@ -128,6 +128,7 @@ pub struct Node {
     rates: Rates,
     resolver: CachingResolver,
     happenings: broadcast::Sender<Arc<Happening>>,
+    listeners: events::Listeners,
     refused: Budget,
     denials: Budget,
     counters: Counters,
@@ -170,6 +171,7 @@ impl Node {
             rates: parts.rates,
             resolver: parts.resolver,
             happenings: broadcast::channel(WATCH_BUFFER).0,
+            listeners: events::Listeners::default(),
             refused: Budget::new(REFUSED_BURST, REFUSED_REFILL),
             denials: Budget::new(DENIED_BURST, DENIED_REFILL),
             counters: Counters::default(),
@@ -189,11 +191,6 @@ impl Node {
     /// The resolver of destinations' names.
     pub fn resolver(&self) -> &CachingResolver {
         &self.resolver
-    }
-
-    /// Kernel events, decisions and lease changes from now on.
-    pub fn watch(&self) -> broadcast::Receiver<Arc<Happening>> {
-        self.happenings.subscribe()
     }
 
     /// What happened so far, by kind.

@@ -22,6 +22,19 @@ pub struct Ended {
     pub spiffe_id: Option<Box<str>>,
 }
 
+impl From<&ExecInstance> for Ended {
+    fn from(instance: &ExecInstance) -> Self {
+        Self {
+            id: instance.id,
+            tgid: instance.process.tgid,
+            comm: instance.comm.clone(),
+            filename: instance.filename_lossy().into_boxed_str(),
+            began: instance.began,
+            spiffe_id: None,
+        }
+    }
+}
+
 /// The newest exec instances that ended, so that a lineage can name its dead. Bounded; forgets the oldest.
 ///
 /// Fed by events, so it may miss some: what is missing is shown as unknown and never decides anything.
@@ -44,18 +57,11 @@ impl History {
     }
 
     /// Remembers an exec instance that ended.
-    pub fn remember(&self, instance: &ExecInstance, spiffe_id: Option<Box<str>>) {
-        let ended = Ended {
-            id: instance.id,
-            tgid: instance.process.tgid,
-            comm: instance.comm.clone(),
-            filename: instance.filename_lossy().into_boxed_str(),
-            began: instance.began,
-            spiffe_id,
-        };
+    pub fn remember(&self, ended: Ended) {
+        let id = ended.id;
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.by_id.insert(ended.id, ended).is_none() {
-            inner.order.push_back(instance.id);
+        if inner.by_id.insert(id, ended).is_none() {
+            inner.order.push_back(id);
             if inner.order.len() > self.limit
                 && let Some(oldest) = inner.order.pop_front()
             {

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{BootTime, Connection, ExecId, ExecInstance, Tuple};
+use super::{BootTime, Connection, Ended, ExecId, ExecInstance, Tuple};
 
 /// The kernel's records could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +101,13 @@ pub trait Records: Debug + Send + Sync + 'static {
     /// Takes back [`Records::watch`]. Idempotent.
     fn unwatch(&self, exec_id: ExecId);
 
+    /// Asks for an event of everything that happens, or only of what somebody will ask for: the end of whoever is
+    /// watched, forked or opened a connection.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    fn listen(&self, everything: bool) -> Result<(), Error>;
+
     /// Losses and failures by site.
     fn counts(&self) -> Vec<Count>;
 
@@ -114,7 +121,7 @@ pub enum Event {
     /// An exec instance was replaced by another.
     Exec {
         /// The one that ended; none when it had no record.
-        ended: Option<Box<ExecInstance>>,
+        ended: Option<Box<Ended>>,
         /// Its process.
         tgid: u32,
         /// The one that began.
@@ -123,7 +130,7 @@ pub enum Event {
     /// A process ended.
     Exit {
         /// Its last exec instance.
-        ended: Box<ExecInstance>,
+        ended: Box<Ended>,
     },
     /// A socket was connected or sent from.
     Connect(Box<Connection>),

@@ -268,7 +268,7 @@ async fn leases_that_are_always_about_to_expire_do_not_keep_the_sweep_from_the_h
 #[tokio::test]
 async fn whoever_watches_is_told_of_the_end() {
     let t = Setup::default().build();
-    let mut watching = t.node.watch();
+    let mut watching = t.node.watch(true).unwrap().happenings;
     let released = release(&t).await;
     let event = t.kernel.exit(t.tgid);
     t.node.apply(event);
@@ -282,6 +282,41 @@ async fn whoever_watches_is_told_of_the_end() {
         });
     }
     assert_eq!(seen, ["decision", "active", "exited", "kernel"]);
+}
+
+#[tokio::test]
+async fn the_kernel_tells_of_everything_only_while_somebody_watches_it() {
+    let t = Setup::default().build();
+    let decisions_only = t.node.watch(false).unwrap();
+    assert!(!t.kernel.is_listening());
+    let (first, second) = (t.node.watch(true).unwrap(), t.node.watch(true).unwrap());
+    assert!(t.kernel.is_listening());
+    drop((first, decisions_only));
+    assert!(t.kernel.is_listening());
+    drop(second);
+    assert!(!t.kernel.is_listening());
+    t.kernel.fail(Call::Listen, Fault::Map);
+    t.node.watch(true).unwrap_err();
+    t.kernel.mend();
+    drop(t.node.watch(true).unwrap());
+    assert!(!t.kernel.is_listening());
+}
+
+#[tokio::test]
+async fn evidence_of_whoever_ended_unnoticed_is_forgotten() {
+    let t = Setup::default().build();
+    let released = release(&t).await;
+    t.node.leases.end(&released.lease.id, Cause::GivenBack, t.clock.now());
+    let attested = || t.node.attestor.usage()[0].0;
+    assert_eq!(attested(), 1);
+    t.node.attestor.sweep();
+    t.node.attestor.sweep();
+    assert_eq!(attested(), 1, "it lives");
+    let _lost = t.kernel.exit(t.tgid);
+    t.node.attestor.sweep();
+    assert_eq!(attested(), 1, "its event may be on the way");
+    t.node.attestor.sweep();
+    assert_eq!(attested(), 0);
 }
 
 #[tokio::test]

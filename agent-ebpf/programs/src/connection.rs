@@ -7,14 +7,16 @@
 //!
 //! `cgroup/sock_release`: called from `inet_release` when the last reference from a file is gone.
 
-use agent_ebpf::{CloseEvent, ConnectEvent, ConnectionRecord, Counter, EventHeader, TupleKey, hook, kind};
+use agent_ebpf::{
+    Address, CloseEvent, ConnectEvent, ConnectionRecord, Counter, EventHeader, ExecRecord, TupleKey, flags, hook, kind,
+};
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 
-use crate::maps::{CONNECTIONS, EVENTS, PROCESSES, TUPLES, count, wake};
-use crate::read::read;
+use crate::maps::{CONNECTIONS, EVENTS, PROCESSES, TUPLES, count, is_listening, wake};
+use crate::read::{field, number, pointer};
 
 const ALLOW: i32 = 1;
 
@@ -22,14 +24,20 @@ const ALLOW: i32 = 1;
 pub(crate) fn opened(ctx: &SockAddrContext, hook: u8) -> i32 {
     // SAFETY: the context of a sock_addr program is what the helper asks for.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let tgid = ctx.tgid();
-    // SAFETY: elements are not freed under RCU's read lock.
-    let Some(process) = (unsafe { PROCESSES.get(tgid) }) else {
+    // SAFETY: no arguments; the caller, whose context this is.
+    let task = unsafe { bpf_get_current_task_btf() } as *const u8;
+    let Some(process) = PROCESSES.get_ptr_mut(field!(task, task_tgid, u32)) else {
         count(Counter::ConnectRecordMissing);
         forget(cookie);
         return ALLOW;
     };
-    if record(ctx, hook, cookie, process.exec_id, process.session_id).is_err() {
+    // SAFETY: elements are not freed under RCU's read lock; other threads may set this bit in the same moment, and none
+    // any other.
+    let process = unsafe {
+        (*process).flags |= flags::REFERRED;
+        &*process
+    };
+    if record(ctx, task, hook, cookie, process).is_err() {
         count(Counter::ConnectReadFailed);
         forget(cookie);
     }
@@ -43,24 +51,24 @@ fn forget(cookie: u64) {
 }
 
 #[inline(always)]
-fn record(ctx: &SockAddrContext, hook: u8, cookie: u64, exec_id: u64, session_id: u64) -> Result<(), i64> {
+fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process: &ExecRecord) -> Result<(), i64> {
     let address = ctx.sock_addr;
-    // SAFETY: no arguments.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
-    let cred = read!(task, task_cred)?;
+    let cred = pointer!(task, task_cred)?;
+    // Not recorded here; it shows that the credentials were readable.
+    pointer!(cred, cred_user_ns)?;
     let mut connection = ConnectionRecord {
         cookie,
-        exec_id,
-        session_id,
+        exec_id: process.exec_id,
+        session_id: process.session_id,
         ktime_ns: 0,
         netns_cookie: 0,
-        cap_effective: read!(cred, cred_cap_effective, u64)?,
-        remote_address: [0; 16],
-        local_address: [0; 16],
-        tgid: ctx.tgid(),
-        tid: ctx.pid(),
-        euid: read!(cred, cred_euid, u32)?,
-        egid: read!(cred, cred_egid, u32)?,
+        cap_effective: field!(cred, cred_cap_effective, u64),
+        remote_address: Address::ZERO,
+        local_address: zero(),
+        tgid: process.tgid,
+        tid: number!(task, task_pid, u32)?,
+        euid: field!(cred, cred_euid, u32),
+        egid: field!(cred, cred_egid, u32),
         net_ns: 0,
         remote_port: 0,
         local_port: 0,
@@ -68,16 +76,16 @@ fn record(ctx: &SockAddrContext, hook: u8, cookie: u64, exec_id: u64, session_id
         hook,
         verdict: 1,
         state: 0,
-        padding: [0; 3],
     };
     // SAFETY: reads of fields that the verifier allows for these attach types, in their own widths.
     unsafe {
         connection.remote_port = u16::from_be((*address).user_port as u16);
         connection.protocol = (*address).protocol as u16;
         connection.remote_address = if hook == hook::CONNECT4 || hook == hook::SENDMSG4 {
-            mapped((*address).user_ip4)
+            Address::mapped((*address).user_ip4)
         } else {
-            words((*address).user_ip6[0], (*address).user_ip6[1], (*address).user_ip6[2], (*address).user_ip6[3])
+            let words = &(*address).user_ip6;
+            Address::of_words(words[0], words[1], words[2], words[3])
         };
     }
     if (hook == hook::SENDMSG4 || hook == hook::SENDMSG6) && is_known(&connection) {
@@ -93,6 +101,9 @@ fn record(ctx: &SockAddrContext, hook: u8, cookie: u64, exec_id: u64, session_id
         forget(cookie);
         return Ok(());
     }
+    if !is_listening() {
+        return Ok(());
+    }
     match EVENTS.reserve::<ConnectEvent>(0) {
         Some(mut event) => {
             let header = EventHeader { ktime_ns: connection.ktime_ns, kind: kind::CONNECT, tgid: connection.tgid };
@@ -102,6 +113,15 @@ fn record(ctx: &SockAddrContext, hook: u8, cookie: u64, exec_id: u64, session_id
         None => count(Counter::EventsDropped),
     }
     Ok(())
+}
+
+/// An address of zeros that the compiler does not know to be: it would call a function to clear the bytes one by one.
+#[inline(always)]
+fn zero() -> Address {
+    let zero = 0;
+    // SAFETY: a local variable.
+    let zero: u64 = unsafe { core::ptr::read_volatile(&raw const zero) };
+    Address { front: zero, back: zero }
 }
 
 /// A datagram socket that sends again and again to one place is recorded once.
@@ -123,19 +143,25 @@ pub(crate) fn released(ctx: &SockContext) -> i32 {
     // SAFETY: elements are not freed under RCU's read lock.
     if let Some(connection) = unsafe { CONNECTIONS.get(cookie) } {
         remove_tuple(connection);
-        match EVENTS.reserve::<CloseEvent>(0) {
-            Some(mut event) => {
-                // SAFETY: no arguments.
-                let ktime_ns = unsafe { bpf_ktime_get_boot_ns() };
-                let header = EventHeader { ktime_ns, kind: kind::CLOSE, tgid: connection.tgid };
-                event.write(CloseEvent { header, cookie, exec_id: connection.exec_id });
-                event.submit(wake(false));
-            }
-            None => count(Counter::EventsDropped),
+        if is_listening() {
+            tell_closed(connection);
         }
         let _ = CONNECTIONS.remove(cookie);
     }
     ALLOW
+}
+
+#[inline(always)]
+fn tell_closed(connection: &ConnectionRecord) {
+    let Some(mut event) = EVENTS.reserve::<CloseEvent>(0) else {
+        count(Counter::EventsDropped);
+        return;
+    };
+    // SAFETY: no arguments.
+    let ktime_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let header = EventHeader { ktime_ns, kind: kind::CLOSE, tgid: connection.tgid };
+    event.write(CloseEvent { header, cookie: connection.cookie, exec_id: connection.exec_id });
+    event.submit(wake(false));
 }
 
 /// Removes the 4-tuple of a connection, if it has one and it is still its own.
@@ -150,27 +176,11 @@ pub(crate) fn remove_tuple(connection: &ConnectionRecord) {
         net_ns: connection.net_ns,
         local_port: connection.local_port,
         remote_port: connection.remote_port,
-        protocol: connection.protocol,
-        padding: [0; 6],
+        protocol: connection.protocol as u32,
+        padding: 0,
     };
     // SAFETY: elements are not freed under RCU's read lock.
     if unsafe { TUPLES.get(key) }.is_some_and(|cookie| *cookie == connection.cookie) {
         let _ = TUPLES.remove(key);
     }
-}
-
-/// An IPv4 address as it lies in memory, in v4-mapped form.
-#[inline(always)]
-pub(crate) fn mapped(address: u32) -> [u8; 16] {
-    words(0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), address)
-}
-
-#[inline(always)]
-fn words(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
-    let mut address = [0; 16];
-    address[0..4].copy_from_slice(&a.to_ne_bytes());
-    address[4..8].copy_from_slice(&b.to_ne_bytes());
-    address[8..12].copy_from_slice(&c.to_ne_bytes());
-    address[12..16].copy_from_slice(&d.to_ne_bytes());
-    address
 }

@@ -7,15 +7,12 @@
 //! refuse) and over syscall tracepoints (which see names, not files).
 
 use agent_ebpf::{Counter, EventHeader, ExecEvent, ExecRecord, flags, kind, limits};
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes,
-};
+use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::programs::BtfTracePointContext;
 
-use crate::fork::push_ancestor;
-use crate::maps::{EMPTY, EVENTS, PROCESSES, WATCHED, count, wake};
-use crate::read::read;
+use crate::exit::tell;
+use crate::maps::{EMPTY, EVENTS, PROCESSES, count, is_listening, is_watched, wake};
+use crate::read::{at, copy, field, number, offset, pointer};
 use crate::task;
 
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -26,7 +23,8 @@ const NSEC_MASK: u32 = 0x3fff_ffff;
 
 #[inline(always)]
 pub(crate) fn execed(ctx: &BtfTracePointContext) {
-    let tgid = ctx.tgid();
+    let task: *const u8 = ctx.arg(0);
+    let tgid = field!(task, task_tgid, u32);
     let mut record = PROCESSES.get_ptr_mut(tgid);
     if record.is_none() {
         count(Counter::ExecRecordMissing);
@@ -45,8 +43,11 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
     let Some(exec_id) = task::next_exec_id() else { return };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if ended_id != 0 {
-        notify(tgid, now, exec_id, record);
+    // One that forked and execs is in nobody's lineage.
+    let is_transient = record.flags & (flags::FORK | flags::REFERRED) == flags::FORK;
+    let is_urgent = is_watched(ended_id);
+    if ended_id != 0 && (!is_transient || is_urgent || is_listening()) {
+        notify(tgid, now, exec_id, record, is_urgent);
     }
 
     record.exec_id_check = 0;
@@ -60,13 +61,12 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
         // A fork that execs is the same program as its parent until here: it gets no place of its own in
         // the lineage. An image that replaces another one does, or exec would shed its ancestors.
         if record.flags & flags::FORK == 0 {
-            push_ancestor(record, ended_id, tgid);
+            record.push_ancestor(ended_id, tgid);
             record.parent_exec_id = ended_id;
         }
         record.flags &= flags::LINEAGE_TRUNCATED | flags::INCOMPLETE;
     }
-    let bprm: *const u8 = ctx.arg(2);
-    if fill(bprm, record).is_err() {
+    if fill(task, ctx.arg(2), record).is_err() {
         record.flags |= flags::INCOMPLETE;
         count(Counter::ExecReadFailed);
     }
@@ -74,12 +74,10 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
 }
 
 #[inline(always)]
-fn fill(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
-    // SAFETY: no arguments.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
-    record.start_boottime_ns = read!(task, task_start_boottime, u64)?;
-    record.flags |= task::task_flags(task)?;
-    if read!(task, task_flags, u32)? & PF_KTHREAD != 0 {
+fn fill(task: *const u8, bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
+    record.start_boottime_ns = number!(task, task_start_boottime, u64)?;
+    record.flags |= task::task_flags(task);
+    if field!(task, task_flags, u32) & PF_KTHREAD != 0 {
         record.flags |= flags::KERNEL_THREAD;
     }
     task::credentials(task, record)?;
@@ -87,33 +85,34 @@ fn fill(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
     if record.uid != record.euid || record.gid != record.egid {
         record.flags |= flags::SETUID;
     }
-    record.comm = bpf_get_current_comm().map_err(i64::from)?;
+    // SAFETY: the record is ours to write.
+    unsafe { copy(task.wrapping_add(offset(|offsets| &offsets.task_comm)), &raw mut record.comm) };
     image(bprm, record)?;
     filename(bprm, record)
 }
 
 #[inline(always)]
 fn image(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
-    let file = read!(bprm, bprm_file)?;
-    let inode = read!(file, file_inode)?;
-    record.exe_inode = read!(inode, inode_ino, u64)?;
-    record.exe_generation = read!(inode, inode_generation, u32)?;
-    record.exe_ctime_sec = read!(inode, inode_ctime_sec, i64)?;
-    record.exe_ctime_nsec = read!(inode, inode_ctime_nsec, u32)? & NSEC_MASK;
-    if read!(inode, inode_mode, u16)? & SET_ID_BITS != 0 {
+    let file = pointer!(bprm, bprm_file)?;
+    let inode = pointer!(file, file_inode)?;
+    record.exe_inode = number!(inode, inode_ino, u64)?;
+    record.exe_generation = field!(inode, inode_generation, u32);
+    record.exe_ctime_sec = field!(inode, inode_ctime_sec, i64);
+    record.exe_ctime_nsec = field!(inode, inode_ctime_nsec, u32) & NSEC_MASK;
+    if field!(inode, inode_mode, u16) & SET_ID_BITS != 0 {
         record.flags |= flags::SETUID;
     }
-    let sb = read!(inode, inode_sb)?;
-    record.exe_dev = read!(sb, sb_dev, u32)?;
-    if read!(read!(sb, sb_user_ns)?, user_namespace_inum, u32)? != limits::INITIAL_USER_NAMESPACE {
+    let sb = pointer!(inode, inode_sb)?;
+    record.exe_dev = field!(sb, sb_dev, u32);
+    if number!(pointer!(sb, sb_user_ns)?, user_namespace_inum, u32)? != limits::INITIAL_USER_NAMESPACE {
         record.flags |= flags::USER_MOUNTED;
     }
-    if read!(inode, inode_nlink, u32)? == 0 {
+    if field!(inode, inode_nlink, u32) == 0 {
         record.flags |= flags::DELETED;
-        if read!(sb, sb_magic, u64)? == TMPFS_MAGIC {
-            let name = read!(read!(file, file_dentry)?, dentry_name)?;
+        if field!(sb, sb_magic, u64) == TMPFS_MAGIC {
+            let name = pointer!(pointer!(file, file_dentry)?, dentry_name)?;
             // A file on tmpfs that was unlinked may be called so too; both are equally unnamed.
-            if crate::read::at::<[u8; 6]>(name, 0)? == *b"memfd:" {
+            if at::<[u8; 6]>(name, 0)? == *b"memfd:" {
                 record.flags |= flags::MEMFD;
             }
         }
@@ -123,12 +122,14 @@ fn image(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
 
 #[inline(always)]
 fn filename(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
-    let name = read!(bprm, bprm_filename)?;
-    if read!(bprm, bprm_interp)? != name {
+    let name = pointer!(bprm, bprm_filename)?;
+    if pointer!(bprm, bprm_interp)? != name {
         record.flags |= flags::SCRIPT;
     }
-    // SAFETY: the helper checks the address and writes at most the length of the destination.
-    let read = unsafe { bpf_probe_read_kernel_str_bytes(name, &mut record.filename) }.map_err(i64::from)?;
+    let destination = (&raw mut record.filename).cast::<[u8; limits::FILENAME]>();
+    // SAFETY: the text is as long as that, and any bytes are one; the helper checks the address it reads from and
+    // writes at most the length of the destination.
+    let read = unsafe { bpf_probe_read_kernel_str_bytes(name, &mut *destination) }.map_err(i64::from)?;
     let length = read.len();
     record.filename_len = length as u16;
     if length + 1 >= limits::FILENAME {
@@ -138,7 +139,7 @@ fn filename(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
 }
 
 #[inline(always)]
-fn notify(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord) {
+fn notify(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord, is_urgent: bool) {
     let Some(mut event) = EVENTS.reserve::<ExecEvent>(0) else {
         count(Counter::EventsDropped);
         return;
@@ -148,9 +149,7 @@ fn notify(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord) {
         let event = event.as_mut_ptr();
         (*event).header = EventHeader { ktime_ns, kind: kind::EXEC, tgid };
         (*event).exec_id = exec_id;
-        core::ptr::copy_nonoverlapping(ended, &raw mut (*event).ended, 1);
+        tell(ended, &raw mut (*event).ended);
     }
-    // SAFETY: the key is on the stack.
-    let watched = unsafe { WATCHED.get(ended.exec_id) }.is_some();
-    event.submit(wake(watched));
+    event.submit(wake(is_urgent));
 }

@@ -5,13 +5,12 @@
 //! argument `group_dead` says the same, but only since 6.16.) Two last threads may both see zero: removing
 //! twice is harmless. Chosen over `sched_process_free`, which runs when the number may be in use again.
 
-use agent_ebpf::{Counter, EventHeader, ExecRecord, ExitEvent, kind};
-use aya_ebpf::EbpfContext as _;
+use agent_ebpf::{Counter, EndedExec, EventHeader, ExecRecord, ExitEvent, flags, kind};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::BtfTracePointContext;
 
-use crate::maps::{EVENTS, PROCESSES, WATCHED, count, wake};
-use crate::read::read;
+use crate::maps::{EVENTS, PROCESSES, count, is_listening, is_watched, wake};
+use crate::read::{copy, field, pointer};
 
 #[inline(always)]
 pub(crate) fn exited(ctx: &BtfTracePointContext) {
@@ -24,21 +23,25 @@ pub(crate) fn exited(ctx: &BtfTracePointContext) {
             return;
         }
     }
-    let tgid = ctx.tgid();
+    let tgid = field!(task, task_tgid, u32);
     if let Some(record) = PROCESSES.get_ptr(tgid) {
         // SAFETY: elements are not freed under RCU's read lock.
-        notify(tgid, unsafe { &*record });
+        let record = unsafe { &*record };
+        let is_urgent = is_watched(record.exec_id);
+        if record.flags & flags::REFERRED != 0 || is_urgent || is_listening() {
+            notify(tgid, record, is_urgent);
+        }
         let _ = PROCESSES.remove(tgid);
     }
 }
 
 #[inline(always)]
 fn live_threads(task: *const u8) -> Result<i32, i64> {
-    read!(read!(task, task_signal)?, signal_live, i32)
+    Ok(field!(pointer!(task, task_signal)?, signal_live, i32))
 }
 
 #[inline(always)]
-fn notify(tgid: u32, ended: &ExecRecord) {
+fn notify(tgid: u32, ended: &ExecRecord, is_urgent: bool) {
     let Some(mut event) = EVENTS.reserve::<ExitEvent>(0) else {
         count(Counter::EventsDropped);
         return;
@@ -47,9 +50,24 @@ fn notify(tgid: u32, ended: &ExecRecord) {
     unsafe {
         let event = event.as_mut_ptr();
         (*event).header = EventHeader { ktime_ns: bpf_ktime_get_boot_ns(), kind: kind::EXIT, tgid };
-        core::ptr::copy_nonoverlapping(ended, &raw mut (*event).ended, 1);
+        tell(ended, &raw mut (*event).ended);
     }
-    // SAFETY: the key is on the stack.
-    let watched = unsafe { WATCHED.get(ended.exec_id) }.is_some();
-    event.submit(wake(watched));
+    event.submit(wake(is_urgent));
+}
+
+/// What an event says of an exec instance that ended.
+///
+/// # Safety
+/// `told` may be written.
+#[inline(always)]
+pub(crate) unsafe fn tell(ended: &ExecRecord, told: *mut EndedExec) {
+    // SAFETY: by the caller; every byte is written.
+    unsafe {
+        (*told).exec_id = ended.exec_id;
+        (*told).ktime_ns = ended.ktime_ns;
+        copy((&raw const ended.comm).cast(), &raw mut (*told).comm);
+        (*told).filename_len = ended.filename_len as u32;
+        (*told).padding = 0;
+        copy((&raw const ended.filename).cast(), &raw mut (*told).filename);
+    }
 }

@@ -5,13 +5,11 @@
 //! share their process's record. Since 2.6; chosen over `task_newtask` because it runs later, when the
 //! child's namespaces and credentials are final.
 
-use agent_ebpf::{Counter, ExecRecord, flags, limits};
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use agent_ebpf::{Counter, ExecRecord, flags};
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::maps::{PROCESSES, count};
-use crate::read::read;
+use crate::read::{field, number};
 use crate::task;
 
 const KEPT: u32 = flags::SEEDED
@@ -27,21 +25,19 @@ const KEPT: u32 = flags::SEEDED
 
 #[inline(always)]
 pub(crate) fn forked(ctx: &BtfTracePointContext) {
-    let child: *const u8 = ctx.arg(1);
-    if inherit(ctx, child).is_err() {
+    if inherit(ctx.arg(0), ctx.arg(1)).is_err() {
         count(Counter::ForkReadFailed);
     }
 }
 
 #[inline(always)]
-fn inherit(ctx: &BtfTracePointContext, child: *const u8) -> Result<(), i64> {
-    let tgid = read!(child, task_tgid, u32)?;
-    if read!(child, task_pid, u32)? != tgid {
+fn inherit(parent: *const u8, child: *const u8) -> Result<(), i64> {
+    let tgid = number!(child, task_tgid, u32)?;
+    if field!(child, task_pid, u32) != tgid {
         return Ok(());
     }
-    // The tracepoint runs in the parent's context.
-    let parent_tgid = ctx.tgid();
-    let Some(parent) = PROCESSES.get_ptr(parent_tgid) else {
+    let parent_tgid = field!(parent, task_tgid, u32);
+    let Some(parent) = PROCESSES.get_ptr_mut(parent_tgid) else {
         count(Counter::ForkParentMissing);
         // Nothing may be left of an earlier process with this number.
         let _ = PROCESSES.remove(tgid);
@@ -55,6 +51,8 @@ fn inherit(ctx: &BtfTracePointContext, child: *const u8) -> Result<(), i64> {
         let _ = PROCESSES.remove(tgid);
         return Ok(());
     }
+    // SAFETY: as above. Other threads of the parent may set this bit in the same moment, and none any other.
+    unsafe { (*parent).flags |= flags::REFERRED };
     let Some(record) = PROCESSES.get_ptr_mut(tgid) else { return Ok(()) };
     // SAFETY: the child has not run, so nothing else writes its record.
     let record = unsafe { &mut *record };
@@ -62,11 +60,9 @@ fn inherit(ctx: &BtfTracePointContext, child: *const u8) -> Result<(), i64> {
     record.exec_id_check = 0;
     let Some(exec_id) = task::next_exec_id() else { return Ok(()) };
     record.exec_id = exec_id;
-    push_ancestor(record, parent_exec_id, parent_tgid);
+    record.push_ancestor(parent_exec_id, parent_tgid);
     record.parent_exec_id = parent_exec_id;
     record.parent_tgid = parent_tgid;
-    // SAFETY: no arguments.
-    record.ktime_ns = unsafe { bpf_ktime_get_boot_ns() };
     record.flags = record.flags & KEPT | flags::FORK;
     let read = fill(child, record);
     if read.is_err() {
@@ -79,27 +75,9 @@ fn inherit(ctx: &BtfTracePointContext, child: *const u8) -> Result<(), i64> {
 
 #[inline(always)]
 fn fill(child: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
-    record.start_boottime_ns = read!(child, task_start_boottime, u64)?;
-    record.flags |= task::task_flags(child)?;
+    record.start_boottime_ns = number!(child, task_start_boottime, u64)?;
+    record.ktime_ns = record.start_boottime_ns;
+    record.flags |= task::task_flags(child);
     task::credentials(child, record)?;
     task::surroundings(child, record)
-}
-
-/// Puts an exec instance at the near end of the lineage.
-#[inline(always)]
-pub(crate) fn push_ancestor(record: &mut ExecRecord, exec_id: u64, tgid: u32) {
-    let mut index = limits::ANCESTORS - 1;
-    while index > 0 {
-        record.ancestors[index] = record.ancestors[index - 1];
-        record.ancestor_tgids[index] = record.ancestor_tgids[index - 1];
-        index -= 1;
-    }
-    record.ancestors[0] = exec_id;
-    record.ancestor_tgids[0] = tgid;
-    if (record.ancestors_len as usize) < limits::ANCESTORS {
-        record.ancestors_len += 1;
-    } else {
-        record.flags |= flags::LINEAGE_TRUNCATED;
-    }
-    record.depth = record.depth.saturating_add(1);
 }

@@ -23,9 +23,15 @@ pub(crate) static CONNECTIONS: HashMap<u64, ConnectionRecord> = HashMap::pinned(
 #[map]
 pub(crate) static TUPLES: HashMap<TupleKey, u64> = HashMap::pinned(limits::CONNECTIONS, 0);
 
-/// Exec instances that hold a lease: their end wakes the daemon at once. Written by the daemon.
+/// One bit for each place, set where an exec instance that holds a lease has it: its end wakes the daemon at once.
+/// Written by the daemon. Not a table by id: looking one up for every process that ends cost more than anything else
+/// here, because it never lay in a cache.
 #[map]
-pub(crate) static WATCHED: HashMap<u64, u8> = HashMap::pinned(limits::WATCHED, BPF_F_NO_PREALLOC);
+pub(crate) static WATCHED: Array<u64> = Array::pinned(limits::WATCHED / u64::BITS, 0);
+
+/// Element 0: whether somebody wants to hear of everything. Written by the daemon.
+#[map]
+pub(crate) static LISTENING: Array<u32> = Array::pinned(1, 0);
 
 /// The next exec id, in element 0. The daemon sets where it starts.
 #[map]
@@ -59,6 +65,20 @@ pub(crate) fn count(site: Counter) {
         // SAFETY: a per-CPU element belongs to this CPU; a lost increment under preemption is harmless.
         unsafe { *counter = (*counter).wrapping_add(1) };
     }
+}
+
+/// Whether the end of this exec instance is urgent. Sometimes it is said of one that shares its place.
+#[inline(always)]
+pub(crate) fn is_watched(exec_id: u64) -> bool {
+    let place = exec_id as u32 % limits::WATCHED;
+    WATCHED.get(place / u64::BITS).is_some_and(|word| *word >> (place % u64::BITS) & 1 == 1)
+}
+
+/// Whether somebody wants to hear of everything: an operator who watches. Otherwise only what somebody will ask for is
+/// told: writing an event that nobody reads costs as much as all the rest of a program.
+#[inline(always)]
+pub(crate) fn is_listening() -> bool {
+    LISTENING.get(0).is_some_and(|listening| *listening != 0)
 }
 
 const WAKE_NEVER: u64 = 1; // BPF_RB_NO_WAKEUP

@@ -5,13 +5,13 @@
 //! handshake is done (at `SYN_SENT` the local port is not chosen yet) and takes the 4-tuple away when the
 //! connection is closed. Since 4.16; exists for TCP, SCTP, DCCP and MPTCP.
 
-use agent_ebpf::{Counter, TupleKey};
+use agent_ebpf::{Address, Counter, TupleKey};
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::BtfTracePointContext;
 
-use crate::connection::{mapped, remove_tuple};
+use crate::connection::remove_tuple;
 use crate::maps::{CONNECTIONS, TUPLES, count};
-use crate::read::read;
+use crate::read::{field, number, pointer};
 
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_SYN_SENT: i32 = 2;
@@ -32,7 +32,7 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
     let Some(connection) = CONNECTIONS.get_ptr_mut(cookie) else { return };
     // SAFETY: elements are not freed under RCU's read lock; the socket is locked by whoever changes its state.
     let connection = unsafe { &mut *connection };
-    connection.state = new as u8;
+    connection.state = new as u32;
     if new == TCP_CLOSE {
         remove_tuple(connection);
         return;
@@ -50,8 +50,8 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
         net_ns,
         local_port,
         remote_port,
-        protocol: connection.protocol,
-        padding: [0; 6],
+        protocol: connection.protocol as u32,
+        padding: 0,
     };
     if TUPLES.insert(key, cookie, 0).is_err() {
         count(Counter::TuplesFull);
@@ -60,14 +60,15 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
 
 #[inline(always)]
 #[expect(clippy::type_complexity, reason = "five values, read once and used at once")]
-fn tuple(sock: *const u8) -> Result<(u32, [u8; 16], [u8; 16], u16, u16), i64> {
-    let net_ns = read!(read!(sock, sock_net)?, net_inum, u32)?;
-    let local_port = read!(sock, sock_num, u16)?;
-    let remote_port = u16::from_be(read!(sock, sock_dport, u16)?);
-    let (local, remote) = if read!(sock, sock_family, u16)? == AF_INET {
-        (mapped(read!(sock, sock_rcv_saddr, u32)?), mapped(read!(sock, sock_daddr, u32)?))
+fn tuple(sock: *const u8) -> Result<(u32, Address, Address, u16, u16), i64> {
+    let net_ns = number!(pointer!(sock, sock_net)?, net_inum, u32)?;
+    let local_port = number!(sock, sock_num, u16)?;
+    let remote_port = u16::from_be(field!(sock, sock_dport, u16));
+    let (local, remote) = if field!(sock, sock_family, u16) == AF_INET {
+        (Address::mapped(field!(sock, sock_rcv_saddr, u32)), Address::mapped(field!(sock, sock_daddr, u32)))
     } else {
-        (read!(sock, sock_v6_rcv_saddr, [u8; 16])?, read!(sock, sock_v6_daddr, [u8; 16])?)
+        let address = |words: [u32; 4]| Address::of_words(words[0], words[1], words[2], words[3]);
+        (address(field!(sock, sock_v6_rcv_saddr, [u32; 4])), address(field!(sock, sock_v6_daddr, [u32; 4])))
     };
     Ok((net_ns, local, remote, local_port, remote_port))
 }

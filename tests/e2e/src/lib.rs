@@ -14,6 +14,7 @@ mod daemon;
 mod setup;
 mod tiny;
 mod wait;
+mod watcher;
 mod world;
 
 pub use actor::Actor;
@@ -22,6 +23,7 @@ pub use control::Control;
 pub use daemon::{Daemon, binaries};
 pub use setup::{AUDIENCE, Setup, TRUST_DOMAIN};
 pub use wait::{wait_for, wait_until};
+pub use watcher::Watcher;
 pub use world::{NOBODY, OTHER, Told, World};
 
 /// Runs a scene; what the daemon logged stands beside what went wrong.

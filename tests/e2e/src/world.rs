@@ -20,6 +20,7 @@ use crate::control::Control;
 use crate::daemon::{Daemon, binaries, sweep_pins};
 use crate::setup::{Setup, TRUST_DOMAIN};
 use crate::wait::wait_for;
+use crate::watcher::Watcher;
 
 /// The user of every agent: it owns nothing.
 pub const NOBODY: u32 = 65534;
@@ -268,6 +269,19 @@ impl World {
         };
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
         Ok(Told { code: output.status.code().unwrap_or(-1), said, complaint })
+    }
+
+    /// Watches the kernel as an operator does, from now on: a program that ends at once is run until it is seen.
+    ///
+    /// # Errors
+    /// When `agentctl` cannot be run, or sees nothing.
+    pub fn watch(&self, tiny: &str) -> Result<Watcher> {
+        let watcher = Watcher::start(&self.path("sockets/admin.sock"))?;
+        wait_for("the watcher should see a program that ends at once", || {
+            ensure!(Command::new(tiny).env_clear().stdin(Stdio::null()).status()?.success(), "{tiny} failed");
+            Ok(watcher.sees(|event| event["path"] == tiny)?.then_some(()))
+        })?;
+        Ok(watcher)
     }
 
     /// What `agentctl` says, where it has to work.

@@ -170,10 +170,13 @@ impl AdminService for Admin {
         Operator::of(&request)?;
         let asked = request.into_inner();
         watch::check(&asked)?;
-        let happenings = self.node.watch();
+        let watching = self.node.watch(asked.kernel).map_err(|error| {
+            tracing::error!(%error, "kernel events cannot be watched");
+            Status::unavailable("the kernel cannot be asked for its events; the daemon's log says why")
+        })?;
         self.stream(move |this, outlet| async move {
             let state = this.facts.state.clone();
-            watch::run(asked, &this.node, happenings, state, &outlet).await
+            watch::run(asked, &this.node, watching, state, &outlet).await
         })
     }
 

@@ -2,12 +2,9 @@
 
 //! Events as they happen.
 
-use std::sync::Arc;
-
 use agent_proto::admin::watch_response::Event as Shown;
 use agent_proto::admin::{ExecEvent, ExitEvent, WatchRequest, WatchResponse};
 use jiff::Timestamp;
-use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tonic::Status;
@@ -16,7 +13,7 @@ use super::facts::ServingState;
 use super::outlet::{Broken, Outlet};
 use super::{audit, view};
 use crate::api::convert;
-use crate::node::{Happening, Node};
+use crate::node::{Happening, Node, Watching};
 use crate::process::{Event, ExecId};
 
 /// Refuses a question that nothing could answer.
@@ -31,7 +28,7 @@ pub(super) fn check(asked: &WatchRequest) -> Result<(), Status> {
 pub(super) async fn run(
     asked: WatchRequest,
     node: &Node,
-    mut happenings: Receiver<Arc<Happening>>,
+    mut watching: Watching,
     mut state: watch::Receiver<ServingState>,
     outlet: &Outlet<WatchResponse>,
 ) -> Result<(), Broken> {
@@ -39,7 +36,7 @@ pub(super) async fn run(
     loop {
         // Every wait here is cancel-safe: none of them has taken an event when another one wins.
         let happening = tokio::select! {
-            happening = happenings.recv() => happening,
+            happening = watching.happenings.recv() => happening,
             () = outlet.closed() => return Err(Broken::Gone),
             () = audit::stopping(&mut state) => return Err(Status::unavailable("the daemon is stopping").into()),
         };
@@ -76,7 +73,7 @@ fn kernel(node: &Node, event: &Event) -> Option<Shown> {
             Some(Shown::Exec(ExecEvent { tgid: *tgid, old_exec_id, exec_id: exec_id.0, comm, path }))
         }
         Event::Exit { ended } => {
-            Some(Shown::Exit(ExitEvent { tgid: ended.process.tgid, exec_id: ended.id.0, comm: ended.comm.to_string() }))
+            Some(Shown::Exit(ExitEvent { tgid: ended.tgid, exec_id: ended.id.0, comm: ended.comm.to_string() }))
         }
         Event::Connect(connection) => Some(Shown::Connect(convert::connection(connection))),
         Event::Close { .. } => None,

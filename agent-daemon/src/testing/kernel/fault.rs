@@ -23,6 +23,8 @@ pub enum Call {
     Connections,
     /// [`crate::process::Records::watch`]
     Watch,
+    /// [`crate::process::Records::listen`]
+    Listen,
 }
 
 /// How a question fails.

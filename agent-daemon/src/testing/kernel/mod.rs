@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use self::fault::Faults;
 pub use self::fault::{Call, Fault};
 use crate::process::{
-    Ancestor, BootTime, Capacity, Connection, Count, Error, Event, ExecId, ExecInstance, Flags, Hook, Protocol,
+    Ancestor, BootTime, Capacity, Connection, Count, Ended, Error, Event, ExecId, ExecInstance, Flags, Hook, Protocol,
     Records, Tuple,
 };
 
@@ -52,6 +52,7 @@ struct State {
     connections: HashMap<u64, Connection>,
     cookies: HashMap<Tuple, u64>,
     watched: BTreeSet<ExecId>,
+    is_listening: bool,
     next_exec: u64,
     next_cookie: u64,
     now: u64,
@@ -63,6 +64,11 @@ impl State {
     fn count(&mut self, name: &'static str) {
         let count = self.counts.entry(name).or_default();
         *count = count.saturating_add(1);
+    }
+
+    /// Whether the end of an exec instance is worth an event.
+    fn is_told(&self, ended: &ExecInstance) -> bool {
+        self.is_listening || ended.flags.has(flags::REFERRED) || self.watched.contains(&ended.id)
     }
 
     fn next_exec(&mut self) -> ExecId {
@@ -91,6 +97,7 @@ impl FakeKernel {
             connections: HashMap::new(),
             cookies: HashMap::new(),
             watched: BTreeSet::new(),
+            is_listening: false,
             next_exec: 1000,
             next_cookie: 5000,
             now: 1_000_000_000_000,
@@ -143,7 +150,10 @@ impl FakeKernel {
         child.began = state.tick();
         child.process.tgid = tgid;
         child.process.start_boottime = child.began;
-        child.flags = Flags(child.flags.0 | flags::FORK);
+        child.flags = Flags(child.flags.0 & !flags::REFERRED | flags::FORK);
+        if let Some(parent) = state.processes.get_mut(&parent_tgid) {
+            parent.flags = Flags(parent.flags.0 | flags::REFERRED);
+        }
         drop(state);
         self.insert(child.clone());
         child
@@ -163,20 +173,22 @@ impl FakeKernel {
         new.flags = Flags(new.flags.0 & (flags::LINEAGE_TRUNCATED | flags::INCOMPLETE));
         change(&mut new);
         let exec_id = new.id;
+        let is_told = state.is_told(&ended) || !ended.flags.has(flags::FORK);
         state.watched.remove(&ended.id);
         state.processes.insert(tgid, new);
         drop(state);
-        self.send(Event::Exec { ended: Some(Box::new(ended)), tgid, exec_id })
+        self.send(is_told, Event::Exec { ended: Some(Box::new(Ended::from(&ended))), tgid, exec_id })
     }
 
     /// A process ends; its sockets are closed.
     pub fn exit(&self, tgid: u32) -> Event {
         let mut state = self.lock();
         let ended = state.processes.remove(&tgid).expect("a record");
+        let is_told = state.is_told(&ended);
         state.watched.remove(&ended.id);
         state.connections.retain(|_, connection| connection.tgid != tgid);
         drop(state);
-        self.send(Event::Exit { ended: Box::new(ended) })
+        self.send(is_told, Event::Exit { ended: Box::new(Ended::from(&ended)) })
     }
 
     /// A process connects a new TCP socket and is answered; its cookie comes back.
@@ -187,7 +199,9 @@ impl FakeKernel {
     /// The same, established from a local address.
     pub fn connect_from(&self, tgid: u32, local: Option<SocketAddr>, remote: SocketAddr) -> u64 {
         let mut state = self.lock();
-        let instance = state.processes.get(&tgid).cloned().expect("a record");
+        let opener = state.processes.get_mut(&tgid).expect("a record");
+        opener.flags = Flags(opener.flags.0 | flags::REFERRED);
+        let instance = opener.clone();
         state.next_cookie = state.next_cookie.saturating_add(1);
         let cookie = state.next_cookie;
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
@@ -214,8 +228,9 @@ impl FakeKernel {
         if let Some(local) = local {
             state.cookies.insert(Tuple { local, remote, net_ns: instance.namespaces.net }, cookie);
         }
+        let is_told = state.is_listening;
         drop(state);
-        self.send(Event::Connect(Box::new(connection)));
+        self.send(is_told, Event::Connect(Box::new(connection)));
         cookie
     }
 
@@ -229,8 +244,9 @@ impl FakeKernel {
         let mut state = self.lock();
         let closed = state.connections.remove(&cookie).expect("a connection");
         state.cookies.retain(|_, known| *known != cookie);
+        let is_told = state.is_listening;
         drop(state);
-        self.send(Event::Close { cookie, exec_id: closed.exec_id })
+        self.send(is_told, Event::Close { cookie, exec_id: closed.exec_id })
     }
 
     /// The exec instances whose end is told at once.
@@ -253,8 +269,13 @@ impl FakeKernel {
         self.faults().before(call, nth, Box::new(action));
     }
 
-    fn send(&self, event: Event) -> Event {
-        if self.events.try_send(event.clone()).is_err() {
+    /// Whether somebody asked to be told of everything.
+    pub fn is_listening(&self) -> bool {
+        self.lock().is_listening
+    }
+
+    fn send(&self, is_told: bool, event: Event) -> Event {
+        if is_told && self.events.try_send(event.clone()).is_err() {
             self.lock().count("events_dropped");
         }
         event
@@ -338,6 +359,12 @@ impl Records for FakeKernel {
 
     fn unwatch(&self, exec_id: ExecId) {
         self.lock().watched.remove(&exec_id);
+    }
+
+    fn listen(&self, everything: bool) -> Result<(), Error> {
+        self.enter(Call::Listen)?;
+        self.lock().is_listening = everything;
+        Ok(())
     }
 
     fn counts(&self) -> Vec<Count> {

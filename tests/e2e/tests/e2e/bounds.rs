@@ -86,6 +86,13 @@ fn a_full_event_buffer_loses_events_and_no_answer() -> Result<()> {
         let got = released(&mut agent, &release_loose())?;
         let mut stays = world.agent_with_channel()?;
         let kept = released(&mut stays, &release_loose())?;
+        // Where nobody watches, nothing is told of programs that nobody will ask for.
+        world.daemon.signal(Signal::STOP)?;
+        let stormed = storm(&tiny, 1000);
+        world.daemon.signal(Signal::CONT)?;
+        stormed?;
+        assert_eq!(world.counter("events_dropped")?, 0);
+        let watcher = world.watch(&tiny)?;
         // While it does not run, it reads nothing.
         world.daemon.signal(Signal::STOP)?;
         agent.exit()?;
@@ -95,6 +102,7 @@ fn a_full_event_buffer_loses_events_and_no_answer() -> Result<()> {
         world.daemon.signal(Signal::CONT)?;
         stormed?;
         ensure!(world.counter("events_dropped")? > 0, "the buffer did not overflow");
+        drop(watcher);
         ensure!(!world.authority.is_active(&got.token)?, "the end of its holder was lost");
         assert!(world.authority.is_active(&kept.token)?);
         let ended = world.record("lease_ended", &[("/lease_id", got.lease.as_str().into())])?;

@@ -86,6 +86,24 @@ fn ps_connections_leases_and_decisions_show_what_happened() -> Result<()> {
 }
 
 #[test]
+fn whoever_watches_sees_programs_begin_connect_and_end() -> Result<()> {
+    with_daemon(Setup::default(), |world| {
+        let watcher = world.watch(&world.install_tiny()?)?;
+        let program = world.program("agent");
+        let mut agent = world.spawn(&program, NOBODY, &[])?;
+        let pid = agent.pid();
+        let began = watcher.wait_for("an exec", |event| event["event"] == "exec" && event["tgid"] == pid)?;
+        assert_eq!(began["path"], program.as_str(), "{began}");
+        let cookie = agent.connect("api", &world.api("127.0.0.1"))?;
+        let connected = watcher.wait_for("a connect", |event| event["connection"]["cookie"] == cookie.to_string())?;
+        assert_eq!(connected["connection"]["exec_id"], began["exec_id"], "{connected}");
+        agent.exit()?;
+        watcher.wait_for("an exit", |event| event["event"] == "exit" && event["exec_id"] == began["exec_id"])?;
+        Ok(())
+    })
+}
+
+#[test]
 fn what_a_process_calls_itself_cannot_forge_the_operators_screen() -> Result<()> {
     with_daemon(Setup::default(), |world| {
         let name = "\u{1b}[2J\u{1b}[31mroot\n";
