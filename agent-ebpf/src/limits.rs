@@ -10,8 +10,8 @@ pub const INITIAL_PID_NAMESPACE: u32 = 0xefff_fffc;
 pub const PROCESSES: u32 = 131_072;
 /// Open sockets that can be bound at once.
 pub const CONNECTIONS: u32 = 65_536;
-/// Bytes of the ring buffer; a power of two and a multiple of the page size.
-pub const EVENTS_BYTES: u32 = 4 * 1024 * 1024;
+/// Bytes of the ring buffer; a power of two and a multiple of the page size. Where nobody watches, few events are told.
+pub const EVENTS_BYTES: u32 = 1024 * 1024;
 /// Places to mark the exec instances whose end must reach the daemon at once because they hold a lease. Two whose ids
 /// are the same but for a multiple of this share one, and the end of either wakes the daemon.
 pub const WATCHED: u32 = 65_536;
@@ -21,5 +21,5 @@ pub const ANCESTORS: usize = 16;
 pub const FILENAME: usize = 256;
 /// Bytes of a task's name.
 pub const COMM: usize = 16;
-/// The ring buffer wakes its reader when this much is waiting, even if nothing urgent happened.
-pub const EVENTS_WAKE_BYTES: u64 = (EVENTS_BYTES / 4) as u64;
+/// The ring buffer wakes its reader when this part of it is full, even if nothing urgent happened.
+pub const EVENTS_WAKE_SHARE: u64 = 4;

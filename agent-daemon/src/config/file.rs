@@ -78,7 +78,7 @@ section! {
         /// Open sockets that can be bound at once. Not set: the built-in bound.
         max_connections: Option<Count<64, 4_194_304>> = None, example "65536";
         /// Bytes of the buffer for events, a power of two. Not set: the built-in size.
-        event_buffer_bytes: Option<BufferBytes> = None, example "4194304";
+        event_buffer_bytes: Option<BufferBytes> = None, example "1048576";
     }
 }
 

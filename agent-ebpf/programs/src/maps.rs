@@ -84,10 +84,12 @@ pub(crate) fn is_listening() -> bool {
 const WAKE_NEVER: u64 = 1; // BPF_RB_NO_WAKEUP
 const WAKE_NOW: u64 = 2; // BPF_RB_FORCE_WAKEUP
 const AVAILABLE: u64 = 0; // BPF_RB_AVAIL_DATA
+const SIZE: u64 = 1; // BPF_RB_RING_SIZE
 
 /// Waking the daemon costs more than all the rest of an event. It polls on a timer, so only what it must
 /// know at once wakes it, and a buffer that fills up.
 #[inline(always)]
 pub(crate) fn wake(urgent: bool) -> u64 {
-    if urgent || EVENTS.query(AVAILABLE) > limits::EVENTS_WAKE_BYTES { WAKE_NOW } else { WAKE_NEVER }
+    let is_filling = || EVENTS.query(AVAILABLE) > EVENTS.query(SIZE) / limits::EVENTS_WAKE_SHARE;
+    if urgent || is_filling() { WAKE_NOW } else { WAKE_NEVER }
 }

@@ -94,8 +94,8 @@ fn whoever_watches_sees_programs_begin_connect_and_end() -> Result<()> {
         let pid = agent.pid();
         let began = watcher.wait_for("an exec", |event| event["event"] == "exec" && event["tgid"] == pid)?;
         assert_eq!(began["path"], program.as_str(), "{began}");
-        let cookie = agent.connect("api", &world.api("127.0.0.1"))?;
-        let connected = watcher.wait_for("a connect", |event| event["connection"]["cookie"] == cookie.to_string())?;
+        let cookie = agent.connect("api", &world.api("127.0.0.1"))?.to_string();
+        let connected = watcher.wait_for("a connect", |event| event["connection"]["cookie"] == cookie)?;
         assert_eq!(connected["connection"]["exec_id"], began["exec_id"], "{connected}");
         agent.exit()?;
         watcher.wait_for("an exit", |event| event["event"] == "exit" && event["exec_id"] == began["exec_id"])?;
