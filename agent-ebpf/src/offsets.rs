@@ -58,8 +58,12 @@ offsets! {
     node_id = "kernfs_node"."id",
     /// `struct pid` of the thread.
     task_thread_pid = "task_struct"."thread_pid",
+    /// References to it; none of a task's is without.
+    signal_references = "signal_struct"."sigcnt",
     /// Threads that have not ended.
     signal_live = "signal_struct"."live",
+    /// References to it; none of a task's is without.
+    pid_references = "pid"."count",
     /// Depth of the PID namespace.
     pid_level = "pid"."level",
     /// One `struct upid` a level.

@@ -33,7 +33,7 @@ pub mod flags {
     /// The image lies on a file system that somebody mounted in a user namespace: whoever did may change what
     /// is in a file without a trace.
     pub const USER_MOUNTED: u32 = 1 << 12;
-    /// It forked or opened a connection, so that somebody may ask who it was when it is gone. Says nothing about it.
+    /// It forked or opened a connection, or is `SEEDED` and may have: somebody may ask who it was when it is gone. Says nothing about it.
     pub const REFERRED: u32 = 1 << 13;
 }
 

@@ -189,7 +189,7 @@ impl Attestor {
     }
 
     /// Forgets the exec instances that are over and of which no event tells: nobody descends from them. Each is looked
-    /// at twice, because the event of one that was alive a moment ago may be on its way, and takes its identity along.
+    /// at twice, because the event of one that was alive a moment ago may be on its way.
     pub fn sweep(&self) {
         let kept: Vec<(ExecId, u32)> =
             self.lock().iter().map(|(id, kept)| (*id, kept.attested.evidence.instance.process.tgid)).collect();
@@ -198,11 +198,23 @@ impl Attestor {
             if now.is_some_and(|(now, _)| now == id) {
                 continue;
             }
-            let mut cache = self.lock();
-            match cache.get_mut(&id) {
-                Some(kept) if !kept.is_over => kept.is_over = true,
-                Some(_) => drop(cache.remove(&id)),
-                None => {}
+            let over = {
+                let mut cache = self.lock();
+                match cache.get_mut(&id) {
+                    Some(kept) if !kept.is_over => {
+                        kept.is_over = true;
+                        None
+                    }
+                    Some(_) => cache.remove(&id),
+                    None => None,
+                }
+            };
+            // Should its event be later still, it finds the identity there.
+            if let Some(Kept { attested, .. }) = over
+                && let Some(spiffe_id) = attested.spiffe_id()
+            {
+                let spiffe_id = Some(spiffe_id.as_str().into());
+                self.history.remember(Ended { spiffe_id, ..Ended::from(&attested.evidence.instance) });
             }
         }
     }

@@ -33,9 +33,10 @@ impl Watched {
     }
 
     pub(super) fn watch(&mut self, exec_id: ExecId) -> Result<(), MapError> {
+        let is_new = !self.bits.holds(exec_id);
         let (index, word) = self.bits.insert(exec_id);
         let set = self.map.set(index, word, 0);
-        if set.is_err() {
+        if set.is_err() && is_new {
             self.bits.remove(exec_id);
         }
         set
@@ -64,6 +65,10 @@ impl Bits {
         let place = place(exec_id);
         self.0.insert((place, exec_id));
         self.word(place)
+    }
+
+    fn holds(&self, exec_id: ExecId) -> bool {
+        self.0.contains(&(place(exec_id), exec_id))
     }
 
     /// None when it was not watched.

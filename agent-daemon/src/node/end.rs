@@ -196,15 +196,25 @@ impl Node {
         }
     }
 
+    /// Has the kernel tell at once of the end of an exec instance that holds a lease.
+    pub(super) fn watch_holder(&self, exec_id: ExecId) {
+        if let Err(error) = self.records().watch(exec_id) {
+            // The sweep ends its leases too, only later.
+            tracing::warn!(%error, %exec_id, "the kernel cannot watch a lease's holder");
+        }
+        // Its last lease may have ended before it was watched, and then nobody would take that back.
+        if !self.leases.is_holder(exec_id) {
+            self.records().unwatch(exec_id);
+        }
+    }
+
     fn after_end(&self, ended: Ended) {
         bump(&self.counters.leases_ended);
         if ended.last {
             self.records().unwatch(ended.lease.exec_id);
             // Another thread may have granted one in between and found the holder watched.
-            if self.leases.is_holder(ended.lease.exec_id)
-                && let Err(error) = self.records().watch(ended.lease.exec_id)
-            {
-                tracing::warn!(%error, "the kernel cannot watch a lease's holder");
+            if self.leases.is_holder(ended.lease.exec_id) {
+                self.watch_holder(ended.lease.exec_id);
             }
         }
         self.tell(Happening::Lease(ended.lease));
@@ -224,10 +234,8 @@ impl Node {
             match self.leases.restore(lease) {
                 Ok(restored) => {
                     taken += 1;
-                    if restored.first
-                        && let Err(error) = self.records().watch(exec_id)
-                    {
-                        tracing::warn!(%error, "the kernel cannot watch a lease's holder");
+                    if restored.first {
+                        self.watch_holder(exec_id);
                     }
                 }
                 Err(error) => tracing::warn!(%error, lease = id.as_str(), "a lease of an earlier run is not taken up"),

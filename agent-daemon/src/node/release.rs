@@ -168,7 +168,7 @@ impl Node {
         replaces: Option<&Lease>,
         now: Timestamp,
     ) -> Result<Arc<Lease>, credential::Error> {
-        let (exec_id, id) = (lease.exec_id, lease.id.clone());
+        let exec_id = lease.exec_id;
         let granted = match replaces {
             None => self.leases.grant(reservation, lease)?,
             Some(old) => {
@@ -177,11 +177,8 @@ impl Node {
                 granted
             }
         };
-        if granted.first
-            && let Err(error) = self.records().watch(exec_id)
-        {
-            // The sweep ends its leases too, only later.
-            tracing::warn!(%error, %exec_id, lease = id.as_str(), "the kernel cannot watch this lease's holder");
+        if granted.first {
+            self.watch_holder(exec_id);
         }
         Ok(granted.lease)
     }

@@ -107,7 +107,9 @@ impl<'a> Loader<'a> {
         let mut offsets: HashMap<Arc<str>, usize> = HashMap::new();
         let mut of_this_file = PolicySet::new();
         for (number, policy) in policies {
-            let text = policy.to_cedar().unwrap_or_default();
+            let text = policy.to_cedar();
+            let reads_clock = text.as_deref().is_none_or(reads_clock);
+            let text = text.unwrap_or_default();
             let rest = file.text.get(offset..).unwrap_or_default();
             let start = offset.saturating_add(rest.find(&text).unwrap_or(0));
             offset = start.saturating_add(text.len());
@@ -129,7 +131,6 @@ impl<'a> Loader<'a> {
                 self.diagnostics.push(Diagnostic::error_at(file, start, error.to_string()));
             }
             let file = file.name.as_str().into();
-            let reads_clock = reads_clock(&text);
             self.loaded.push(Loaded { id, policy, reads_clock, file, text, conjuncts: OnceLock::new() });
         }
         let result = self.validator.validate(&of_this_file, ValidationMode::Strict);

@@ -56,10 +56,13 @@ impl History {
         Self { limit: limit.max(1), inner: Mutex::default() }
     }
 
-    /// Remembers an exec instance that ended.
-    pub fn remember(&self, ended: Ended) {
+    /// Remembers an exec instance that ended. One that is told of again keeps the identity it was known by.
+    pub fn remember(&self, mut ended: Ended) {
         let id = ended.id;
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = inner.by_id.get(&id) {
+            ended.spiffe_id = ended.spiffe_id.or_else(|| known.spiffe_id.clone());
+        }
         if inner.by_id.insert(id, ended).is_none() {
             inner.order.push_back(id);
             if inner.order.len() > self.limit

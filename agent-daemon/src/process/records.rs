@@ -102,7 +102,7 @@ pub trait Records: Debug + Send + Sync + 'static {
     fn unwatch(&self, exec_id: ExecId);
 
     /// Asks for an event of everything that happens, or only of what somebody will ask for: the end of whoever is
-    /// watched, forked or opened a connection.
+    /// watched, forked, opened a connection or replaced its image.
     ///
     /// # Errors
     /// When the kernel cannot be asked.

@@ -100,6 +100,8 @@ async fn an_event_that_comes_twice_or_late_is_harmless() {
     t.node.apply(event);
     assert!(!is_active(&t, &released));
     assert!(is_active(&t, &renewed), "the new image's own is not touched");
+    let known = t.node.attestor.history().ended(released.lease.exec_id).unwrap();
+    assert_eq!(known.spiffe_id.as_deref(), Some(released.lease.spiffe_id.as_str()), "a lineage can still name it");
     assert_eq!(counts(&t), (1, 2, 1));
 }
 
@@ -317,6 +319,8 @@ async fn evidence_of_whoever_ended_unnoticed_is_forgotten() {
     assert_eq!(attested(), 1, "its event may be on the way");
     t.node.attestor.sweep();
     assert_eq!(attested(), 0);
+    let known = t.node.attestor.history().ended(released.lease.exec_id).unwrap();
+    assert_eq!(known.spiffe_id.as_deref(), Some(released.lease.spiffe_id.as_str()), "should its event be later still");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 
+use crate::fork::refer;
 use crate::maps::{CONNECTIONS, EVENTS, PROCESSES, TUPLES, count, is_listening, wake};
 use crate::read::{field, number, pointer};
 
@@ -34,7 +35,7 @@ pub(crate) fn opened(ctx: &SockAddrContext, hook: u8) -> i32 {
     // SAFETY: elements are not freed under RCU's read lock; other threads may set this bit in the same moment, and none
     // any other.
     let process = unsafe {
-        (*process).flags |= flags::REFERRED;
+        refer(process);
         &*process
     };
     if record(ctx, task, hook, cookie, process).is_err() {

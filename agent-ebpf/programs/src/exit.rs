@@ -10,7 +10,7 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::maps::{EVENTS, PROCESSES, count, is_listening, is_watched, wake};
-use crate::read::{copy, field, pointer};
+use crate::read::{copy, field, number, pointer};
 
 #[inline(always)]
 pub(crate) fn exited(ctx: &BtfTracePointContext) {
@@ -37,7 +37,10 @@ pub(crate) fn exited(ctx: &BtfTracePointContext) {
 
 #[inline(always)]
 fn live_threads(task: *const u8) -> Result<i32, i64> {
-    Ok(field!(pointer!(task, task_signal)?, signal_live, i32))
+    let signal = pointer!(task, task_signal)?;
+    // No threads left is taken at its word only if the structure could be read.
+    number!(signal, signal_references, u32)?;
+    Ok(field!(signal, signal_live, i32))
 }
 
 #[inline(always)]

@@ -52,7 +52,7 @@ fn inherit(parent: *const u8, child: *const u8) -> Result<(), i64> {
         return Ok(());
     }
     // SAFETY: as above. Other threads of the parent may set this bit in the same moment, and none any other.
-    unsafe { (*parent).flags |= flags::REFERRED };
+    unsafe { refer(parent) };
     let Some(record) = PROCESSES.get_ptr_mut(tgid) else { return Ok(()) };
     // SAFETY: the child has not run, so nothing else writes its record.
     let record = unsafe { &mut *record };
@@ -80,4 +80,19 @@ fn fill(child: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
     record.flags |= task::task_flags(child);
     task::credentials(child, record)?;
     task::surroundings(child, record)
+}
+
+/// Notes that somebody may ask who this was when it is gone. Written once in its life: the line it is in is every
+/// thread's.
+///
+/// # Safety
+/// The record is in the map, and no other bit of its flags is written meanwhile.
+#[inline(always)]
+pub(crate) unsafe fn refer(record: *mut ExecRecord) {
+    // SAFETY: by the caller.
+    unsafe {
+        if (*record).flags & flags::REFERRED == 0 {
+            (*record).flags |= flags::REFERRED;
+        }
+    }
 }

@@ -49,6 +49,8 @@ pub(crate) fn surroundings(task: *const u8, record: &mut ExecRecord) -> Result<(
 
 #[inline(always)]
 fn pid_namespace(pid: *const u8) -> Result<u32, i64> {
+    // A depth of zero is taken at its word only if the structure could be read.
+    number!(pid, pid_references, u32)?;
     let level = field!(pid, pid_level, u32) as usize;
     if level == 0 {
         return Ok(limits::INITIAL_PID_NAMESPACE);

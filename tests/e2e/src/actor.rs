@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
 
@@ -79,7 +80,19 @@ impl Actor {
         if let Some(pid) = pid {
             command["pid"] = pid.into();
         }
-        let pid = self.act(&command)?["pid"].as_u64().context("no process number")?;
+        self.fork_as(&command)
+    }
+
+    /// A forked child that begins in another cgroup, whose directory this is.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn fork_into(&mut self, cgroup: &Path) -> Result<Self> {
+        self.fork_as(&json!({"do": "fork", "cgroup": cgroup.to_str().context("not a text")?}))
+    }
+
+    fn fork_as(&mut self, command: &Value) -> Result<Self> {
+        let pid = self.act(command)?["pid"].as_u64().context("no process number")?;
         let pid = u32::try_from(pid)?;
         let stream = self.control.report(pid)?;
         Ok(Self { pid, stream, control: Arc::clone(&self.control), child: None })
@@ -131,7 +144,7 @@ impl Actor {
             Some(child) => drop(child.wait()?),
             None => {
                 let proc = format!("/proc/{}", self.pid);
-                wait_until("a process should have ended", || Ok(!std::path::Path::new(&proc).exists()))?;
+                wait_until("a process should have ended", || Ok(!Path::new(&proc).exists()))?;
             }
         }
         Ok(())

@@ -3,10 +3,11 @@
 //! What a process runs, and how sure that is.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use e2e::{Actor, NOBODY, Setup, World, with_daemon};
+use e2e::{Actor, NOBODY, Setup, World, wait_until, with_daemon};
 use serde_json::{Value, json};
 
 use crate::calls::{denied, release_for, release_loose, released};
@@ -67,6 +68,44 @@ groups = ["agents"]
         let ended = world.record("lease_ended", &[("/lease_id", got.lease.as_str().into())])?;
         assert_eq!(ended["cause"], "uid_changed");
         Ok(())
+    })
+}
+
+/// A cgroup of our own; it goes when those in it have ended.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).context("cgroup v2 is not mounted")?;
+        let root = mount.split(' ').nth(4).context("a mount without a place")?;
+        let path = Path::new(root).join(format!("agent-e2e-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Who was in it may be a moment from being reaped.
+        let gone = wait_until("the cgroup should be empty", || Ok(fs::remove_dir(&self.0).is_ok()));
+        assert!(gone.is_ok() || std::thread::panicking(), "{} stays", self.0.display());
+    }
+}
+
+#[test]
+fn a_child_that_begins_in_another_cgroup_is_recorded_there() -> Result<()> {
+    with_daemon(Setup::default(), |world| {
+        let cgroup = Cgroup::new()?;
+        let mut parent = world.spawn(&world.program("agent"), 0, &[])?;
+        let moved = parent.fork_into(&cgroup.0)?;
+        let stayed = parent.fork(None)?;
+        let id = |pid| -> Result<Value> { Ok(world.process(pid)?["cgroup_id"].clone()) };
+        assert_eq!(id(moved.pid())?, fs::metadata(&cgroup.0)?.ino().to_string());
+        assert_eq!(id(stayed.pid())?, id(parent.pid())?);
+        assert_ne!(id(stayed.pid())?, id(moved.pid())?);
+        moved.exit()?;
+        stayed.exit()
     })
 }
 

@@ -114,7 +114,13 @@ impl Actor {
     /// A child that obeys on its own. Its number goes to the parent's test.
     fn fork(&mut self, command: &Value) -> Result<(Value, Next)> {
         let wanted = command.get("pid").map(|_| number(command, "pid")).transpose()?;
-        let pid = raw::fork(wanted)?;
+        let cgroup =
+            command.get("cgroup").map(|_| fs::File::open(text(command, "cgroup")?).map_err(anyhow::Error::from));
+        let cgroup = cgroup.transpose()?;
+        let pid = match (wanted, &cgroup) {
+            (None, None) => raw::fork()?,
+            (wanted, cgroup) => raw::fork_into(wanted, cgroup.as_ref().map(|cgroup| cgroup.as_fd()))?,
+        };
         if pid == 0 {
             self.become_child()?;
             // Its first command has been obeyed: what it says now is not an answer to anybody.

@@ -12,22 +12,33 @@ fn checked(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Forks; zero in the child. With a number, the child gets exactly that process number.
-pub(crate) fn fork(wanted: Option<u32>) -> io::Result<u32> {
-    let pid = match wanted {
-        // SAFETY: the actor is single-threaded whenever it forks.
-        None => checked(c_long::from(unsafe { libc::fork() }))?,
-        Some(pid) => {
-            let pids = [pid];
-            let mut arguments = [0_u64; 11];
-            // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, …
-            arguments[4] = libc::SIGCHLD as u64;
-            arguments[8] = pids.as_ptr() as u64;
-            arguments[9] = 1;
-            // SAFETY: the arguments are as long as said and outlive the call; without CLONE_VM this is a fork.
-            checked(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) })?
-        }
-    };
+/// Not in `libc`: the child begins in another cgroup.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks; zero in the child.
+pub(crate) fn fork() -> io::Result<u32> {
+    // SAFETY: the actor is single-threaded whenever it forks.
+    let pid = checked(c_long::from(unsafe { libc::fork() }))?;
+    Ok(u32::try_from(pid).unwrap_or_default())
+}
+
+/// Forks a child with exactly this process number, or into the cgroup of this directory; zero in the child.
+pub(crate) fn fork_into(wanted: Option<u32>, cgroup: Option<BorrowedFd<'_>>) -> io::Result<u32> {
+    let pids = wanted.map(|pid| [pid]);
+    let mut arguments = [0_u64; 11];
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+    // set_tid_size, cgroup
+    arguments[4] = libc::SIGCHLD as u64;
+    if let Some(pids) = &pids {
+        arguments[8] = pids.as_ptr() as u64;
+        arguments[9] = 1;
+    }
+    if let Some(cgroup) = cgroup {
+        arguments[0] = CLONE_INTO_CGROUP;
+        arguments[10] = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
+    }
+    // SAFETY: the arguments are as long as said and outlive the call; without CLONE_VM this is a fork.
+    let pid = checked(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) })?;
     Ok(u32::try_from(pid).unwrap_or_default())
 }
 
