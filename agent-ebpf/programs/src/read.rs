@@ -3,8 +3,8 @@
 //! Reading kernel structures at offsets that the daemon resolved from the running kernel's BTF.
 //!
 //! A pointer that a hook is given, or that stands in a structure reached from one, has a type that the verifier
-//! knows. It is read by a plain load, which the verifier checks against that type: a tenth of what a helper call
-//! costs. Should such an address not be readable after all, the kernel answers zero instead of faulting. Therefore
+//! knows. It is read by a plain load, which the verifier checks against that type, at a fraction of a helper's
+//! cost. Should such an address not be readable after all, the kernel answers zero instead of faulting. Therefore
 //! pointers and numbers that are never zero are asked for by [`pointer!`] and [`number!`], which fail on zero, and
 //! every structure that is read has at least one of them.
 //!

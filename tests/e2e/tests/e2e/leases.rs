@@ -2,11 +2,16 @@
 
 //! Every end of a lease is seen by whoever asks, and recorded with its cause.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
 use e2e::{Actor, NOBODY, OTHER, Setup, World, wait_until, with_daemon};
 use serde_json::json;
 
 use crate::calls::{Released, cut_off, denied, refused, release_as, release_loose, released};
+
+/// So many that luck does not look like being told.
+const HOLDERS: u32 = 8;
 
 fn recorded(world: &World, got: &Released, cause: &str) -> Result<()> {
     let record = world.record("lease_ended", &[("/lease_id", got.lease.as_str().into())])?;
@@ -23,6 +28,25 @@ fn dead_at_once(world: &World, got: &Released) -> Result<()> {
 
 fn give_back(lease: &str) -> serde_json::Value {
     json!({"do": "call", "call": "give_back", "on": "channel", "lease": lease})
+}
+
+#[test]
+fn the_end_of_a_holder_is_told_and_not_only_found() -> Result<()> {
+    with_daemon(Setup::default(), |world| {
+        let mut took = Duration::ZERO;
+        for _ in 0..HOLDERS {
+            // It neither forks nor connects, so that only its lease makes its end worth telling.
+            let mut agent = world.agent_with_channel()?;
+            let got = released(&mut agent, &release_loose())?;
+            agent.exit()?;
+            let ended = Instant::now();
+            recorded(world, &got, "exited")?;
+            took += ended.elapsed();
+        }
+        // The sweep, once a second, would find them after half a second each.
+        ensure!(took < HOLDERS * Duration::from_millis(250), "{HOLDERS} ends were recorded after {took:?} in all");
+        Ok(())
+    })
 }
 
 #[test]

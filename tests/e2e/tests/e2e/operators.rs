@@ -3,7 +3,7 @@
 //! What the operator is told, by `agentctl` alone.
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{NOBODY, Setup, with_daemon};
+use e2e::{NOBODY, Setup, wait_until, with_daemon};
 use serde_json::json;
 
 use crate::calls::{release_for, released};
@@ -100,6 +100,36 @@ fn whoever_watches_sees_programs_begin_connect_and_end() -> Result<()> {
         agent.exit()?;
         watcher.wait_for("an exit", |event| event["event"] == "exit" && event["exec_id"] == began["exec_id"])?;
         Ok(())
+    })
+}
+
+#[test]
+fn the_dead_are_named_where_somebody_asks_about_them_though_nobody_watched() -> Result<()> {
+    with_daemon(Setup::default(), |world| {
+        // It only forks.
+        let mut first = world.agent()?;
+        let mut between = first.fork(None)?;
+        let last = between.fork(None)?;
+        between.exit()?;
+        // It only connects, and its connection outlives it.
+        let mut opener = world.spawn(&world.program("other"), NOBODY, &[])?;
+        let cookie = opener.connect("api", &world.api("127.0.0.1"))?;
+        let mut keeper = world.agent()?;
+        let door = world.text("open/door");
+        keeper.act(&json!({"do": "await_fd", "at": door, "as": "door"}))?;
+        opener.act(&json!({"do": "pass", "socket": "api", "to": door}))?;
+        keeper.act(&json!({"do": "take", "from": "door", "as": "api"}))?;
+        opener.exit()?;
+        wait_until("the dead ancestor should be named", || {
+            let process = world.process(last.pid())?;
+            let parent = &process["lineage"][0];
+            Ok(parent["alive"] == false && parent["comm"] == "agent")
+        })?;
+        wait_until("the dead opener should be named", || {
+            let shown = world.ask(&["connections", "--cookie", &cookie.to_string()])?;
+            let opened = &shown["connections"][0];
+            Ok(opened["opener_alive"] == false && opened["comm"] == "other")
+        })
     })
 }
 
