@@ -29,7 +29,7 @@ use crate::credential::resolve::{Limits as ResolverLimits, SystemResolver};
 use crate::credential::{CachingResolver, Leases};
 use crate::diagnostic::Diagnostic;
 use crate::kernel::{self, Kernel, LiveKernel, Proof, Tier};
-use crate::node::{self, Node, Parts, oldest_live};
+use crate::node::{self, Node, Parts, SpiffeLimits, oldest_live};
 use crate::process::{History, Records};
 use crate::shutdown::{ProcessSignals, Stage, Supervisor};
 use crate::snapshot::{Snapshot, Sources};
@@ -181,6 +181,11 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
         events.run(cancel, move |event| at.apply(event)).await
     });
     let at = Arc::clone(&node);
+    supervisor.spawn(Stage::Witness, "key rotation", |cancel| async move {
+        at.rotate_keys(cancel).await;
+        Ok::<(), io::Error>(())
+    });
+    let at = Arc::clone(&node);
     supervisor.spawn(Stage::Witness, "lease sweep", |cancel| async move {
         at.sweep(cancel).await;
         Ok::<(), io::Error>(())
@@ -224,7 +229,8 @@ fn build_node(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let sealer = Sealer::open_or_create(&config.sealing_key).context("cannot open the sealing key")?;
     let keys = config.state_dir.join("keys");
-    let authority = Authority::open_or_create(&keys, &sealer, &*clock).context("cannot open the signing keys")?;
+    let authority =
+        Authority::open(&keys, &sealer, config.keys.clone(), clock.now()).context("cannot open the signing keys")?;
     let audit_key = authority::open_or_create_key(&keys, "audit", &sealer).context("cannot open the audit key")?;
     let secrets = SecretStore::open(config.state_dir.join("secrets"), sealer).context("cannot open the secrets")?;
     let boot_id = read_trimmed("/proc/sys/kernel/random/boot_id")?;
@@ -264,6 +270,7 @@ fn build_node(
         secrets,
         log,
         clock,
+        spiffe: SpiffeLimits { max_audiences: config.spiffe.max_audiences },
         recent_decisions: config.history.decisions,
     });
     match granted {
@@ -350,6 +357,7 @@ fn endpoints(config: &Config, verifiers: &AuthorityListener) -> Vec<(String, Str
     vec![
         ("AGENT_SOCKET".to_owned(), unix(&config.api.agent_socket)),
         ("AGENT_ADMIN_SOCKET".to_owned(), unix(&config.api.admin_socket)),
+        ("SPIFFE_ENDPOINT_SOCKET".to_owned(), unix(&config.spiffe.socket)),
         ("AUTHORITY_HTTP".to_owned(), verifiers.address().to_string()),
     ]
 }
@@ -364,6 +372,8 @@ fn api_config(config: &Config) -> api::Config {
         agent_socket: api.agent_socket.clone(),
         agent_socket_mode: api.agent_socket_mode,
         admin_socket: api.admin_socket.clone(),
+        spiffe_socket: config.spiffe.socket.clone(),
+        spiffe_socket_mode: config.spiffe.socket_mode,
         limits: api::Limits { connections: api.max_connections, connections_per_uid: api.max_connections_per_uid },
         max_streams_per_connection: api.max_streams_per_connection,
         max_message_bytes: api.max_message_bytes,
@@ -384,7 +394,8 @@ fn make_directories(config: &Config) -> anyhow::Result<()> {
         Listen::Unix(path) => Some(path.clone()),
         Listen::Loopback(_) => None,
     };
-    let sockets = [Some(config.api.agent_socket.clone()), Some(config.api.admin_socket.clone()), verifiers];
+    let sockets = [&config.api.agent_socket, &config.api.admin_socket, &config.spiffe.socket].map(Clone::clone);
+    let sockets = sockets.map(Some).into_iter().chain([verifiers]).collect::<Vec<_>>();
     for parent in sockets.iter().flatten().filter_map(|socket| socket.parent()) {
         make(parent, 0o755)?;
     }
@@ -416,6 +427,7 @@ fn raise_descriptor_limit(config: &Config) -> io::Result<()> {
     let needed = config
         .api
         .max_connections
+        .saturating_mul(2)
         .saturating_mul(DESCRIPTORS_PER_CONNECTION)
         .saturating_add(config.authority.max_connections)
         .saturating_add(OTHER_DESCRIPTORS);

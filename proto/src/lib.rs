@@ -44,6 +44,21 @@ mod agent {
     }
 }
 
+/// The SPIFFE Workload API, which has no package.
+#[allow(
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::clone_on_ref_ptr,
+    missing_docs,
+    unused_qualifications,
+    unreachable_pub,
+    reason = "generated code"
+)]
+#[rustfmt::skip]
+pub mod spiffe {
+    include!("gen/_.rs");
+}
+
 /// The API for operators: `AdminService`.
 pub use agent::admin::v1 as admin;
 /// The API for workloads: `AgentService`.

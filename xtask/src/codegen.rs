@@ -14,10 +14,11 @@ use crate::digest::files_below;
 use crate::workspace::Workspace;
 
 /// In the order in which they stand in the descriptor set.
-const FILES: [&str; 2] = ["agent/v1/agent.proto", "agent/admin/v1/admin.proto"];
+const FILES: [&str; 3] = ["agent/v1/agent.proto", "agent/admin/v1/admin.proto", "spiffe/workload.proto"];
 
 /// Messages with a secret in them: their `Debug` is written by hand in `proto/src/redacted.rs`.
-const SKIP_DEBUG: [&str; 2] = ["agent.v1.Credential", "agent.admin.v1.PutSecretRequest"];
+const SKIP_DEBUG: [&str; 5] =
+    ["agent.v1.Credential", "agent.admin.v1.PutSecretRequest", "X509SVID", "JWTSVID", "ValidateJWTSVIDRequest"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {

@@ -64,7 +64,7 @@ impl AgentService for Agent {
             binding: optional("binding", request.binding, NAME_BYTES)?,
             spiffe_id: optional("spiffe_id", request.spiffe_id, SPIFFE_ID_BYTES)?,
             traceparent: optional("traceparent", request.traceparent, TRACEPARENT_BYTES)?,
-            renews: None,
+            ..Ask::default()
         };
         let released = self.node.release(&peer, ask).await.map_err(|refusal| status(&refusal))?;
         Ok(Response::new(response(released)))
@@ -99,14 +99,14 @@ async fn peer<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
 }
 
 fn response(released: Released) -> v1::ReleaseResponse {
-    let Released { mut secret, lease, audience } = released;
+    let Released { mut secret, lease, audiences, .. } = released;
     v1::ReleaseResponse {
         decision_id: lease.decision_id.to_string(),
         credential: Some(v1::Credential {
             r#type: lease.credential_type.as_str().to_owned(),
             secret: std::mem::take(&mut *secret),
             spiffe_id: lease.spiffe_id.to_string(),
-            audience: audience.to_string(),
+            audience: audiences.join(" "),
         }),
         lease: Some(convert::lease(&lease)),
     }

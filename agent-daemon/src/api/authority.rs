@@ -173,7 +173,7 @@ async fn connection(io: impl AsyncRead + AsyncWrite + Unpin, node: Arc<Node>, ca
 
 async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/jwks.json") => match node.authority.jwks() {
+        (&Method::GET, "/jwks.json") => match node.authority.jwt.jwks() {
             Ok(jwks) => json(StatusCode::OK, jwks),
             Err(error) => {
                 tracing::error!(%error, "the key set cannot be written");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! ADAPTER, the only user of tonic: the agents' API, the operators' API, and the HTTP endpoint for verifiers.
+//! ADAPTER, the only user of tonic: the agents' API, the SPIFFE Workload API, the operators' API, and the HTTP
+//! endpoint for verifiers.
 //!
 //! Translates, limits and refuses; decides nothing.
 
@@ -12,6 +13,7 @@ pub mod convert;
 mod door;
 mod presence;
 mod serve;
+mod spiffe;
 mod status;
 mod stream;
 
@@ -19,5 +21,6 @@ pub use authority::{Address as AuthorityAddress, Config as AuthorityConfig, List
 pub use door::Limits;
 pub use serve::{Config, Sockets};
 
-/// The name under which refused callers are recorded.
+/// The names of the sockets, under which refused callers are recorded.
 pub(crate) const AGENT: &str = "agent";
+pub(crate) const SPIFFE: &str = "spiffe";

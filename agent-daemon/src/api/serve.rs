@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The two gRPC sockets: bound first, served when everything else is ready.
+//! The gRPC sockets: bound first, served when everything else is ready.
 
 use std::fs;
 use std::io;
@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use agent_proto::admin::admin_service_server::AdminServiceServer;
+use agent_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use agent_proto::v1::agent_service_server::AgentServiceServer;
 use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
 use nix::sys::socket::{getsockopt, setsockopt};
@@ -21,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
-use super::AGENT;
 use super::accept::{self, Acceptor, Prompt};
 use super::admin::{Admin, Gauges};
 use super::agent::Agent;
 use super::door::{Door, Limits};
+use super::spiffe::Workload;
 use super::stream::{OperatorStream, PeerStream};
+use super::{AGENT, SPIFFE};
 use crate::audit::Caller;
 use crate::node::Node;
 use crate::process::Capacity;
@@ -49,7 +51,11 @@ pub struct Config {
     pub agent_socket_mode: u32,
     /// The operators' socket; always 0600.
     pub admin_socket: PathBuf,
-    /// Connections to the agents' socket.
+    /// The socket of the SPIFFE Workload API.
+    pub spiffe_socket: PathBuf,
+    /// Its mode.
+    pub spiffe_socket_mode: u32,
+    /// Connections to the agents' socket, and to that of the SPIFFE Workload API.
     pub limits: Limits,
     /// Calls at once on one connection.
     pub max_streams_per_connection: u32,
@@ -64,14 +70,16 @@ pub struct Config {
 pub struct Sockets {
     agent: std::os::unix::net::UnixListener,
     admin: std::os::unix::net::UnixListener,
+    spiffe: std::os::unix::net::UnixListener,
     doors: Doors,
     config: Config,
 }
 
-/// Who counts the connections to the two sockets.
+/// Who counts the connections to the sockets.
 #[derive(Debug, Clone)]
 struct Doors {
     agent: Door,
+    spiffe: Door,
     admin: Door,
 }
 
@@ -82,22 +90,32 @@ impl Gauges for Doors {
             let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
             Capacity { name, used: count(used), limit: count(limit) }
         };
-        vec![of("agent_connections", &self.agent), of("admin_connections", &self.admin)]
+        vec![
+            of("agent_connections", &self.agent),
+            of("spiffe_connections", &self.spiffe),
+            of("admin_connections", &self.admin),
+        ]
     }
 }
 
 impl Sockets {
-    /// Binds both.
+    /// Binds all of them.
     ///
     /// # Errors
     /// When a path cannot be bound, or is in use by a running daemon.
     pub fn bind(config: Config) -> io::Result<Self> {
         let agent = bind(&config.agent_socket, config.agent_socket_mode)?;
+        let spiffe = bind(&config.spiffe_socket, config.spiffe_socket_mode)?;
         // Every message from here on names its sender, those sent before accept included.
         setsockopt(&agent, PassCred, &true)?;
+        setsockopt(&spiffe, PassCred, &true)?;
         let admin = bind(&config.admin_socket, 0o600)?;
-        let doors = Doors { agent: Door::new(config.limits), admin: Door::new(ADMIN_CONNECTIONS) };
-        Ok(Self { agent, admin, doors, config })
+        let doors = Doors {
+            agent: Door::new(config.limits),
+            spiffe: Door::new(config.limits),
+            admin: Door::new(ADMIN_CONNECTIONS),
+        };
+        Ok(Self { agent, admin, spiffe, doors, config })
     }
 
     /// How full they are.
@@ -117,6 +135,7 @@ impl Sockets {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let (agent_listener, admin_listener) =
             (UnixListener::from_std(self.agent)?, UnixListener::from_std(self.admin)?);
+        let spiffe_listener = UnixListener::from_std(self.spiffe)?;
         let (reporter, health) = tonic_health::server::health_reporter();
         let (admin_reporter, admin_health) = tonic_health::server::health_reporter();
         set_serving(&reporter, &admin_reporter).await;
@@ -124,8 +143,22 @@ impl Sockets {
         let service = AgentServiceServer::new(Agent::new(Arc::clone(&node)))
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(256 * 1024));
+        let workload = SpiffeWorkloadApiServer::new(Workload::new(Arc::clone(&node), cancel.clone()))
+            .max_decoding_message_size(config.max_message_bytes);
+        let peers = |listener, socket, door| Peers {
+            acceptor: Acceptor::new(listener),
+            socket,
+            door,
+            node: Arc::clone(&node),
+            cancel: cancel.clone(),
+        };
         let agents = builder(config).add_service(service).add_service(health).serve_with_incoming_shutdown(
-            Agents { acceptor: Acceptor::new(agent_listener), door: self.doors.agent, node, cancel: cancel.clone() },
+            peers(agent_listener, AGENT, self.doors.agent),
+            cancel.clone().cancelled_owned(),
+        );
+        // The specification allows nothing beside its own services here, so there is no health service either.
+        let workloads = builder(config).add_service(workload).serve_with_incoming_shutdown(
+            peers(spiffe_listener, SPIFFE, self.doors.spiffe),
             cancel.clone().cancelled_owned(),
         );
         let reflection = tonic_reflection::server::Builder::configure()
@@ -152,7 +185,7 @@ impl Sockets {
                 Operators { acceptor: Acceptor::new(admin_listener), door: self.doors.admin, cancel: cancel.clone() },
                 cancel.clone().cancelled_owned(),
             );
-        let served = async { tokio::try_join!(agents, operators).map(|_| ()).map_err(Into::into) };
+        let served = async { tokio::try_join!(agents, workloads, operators).map(|_| ()).map_err(Into::into) };
         let overdue = async {
             cancel.cancelled().await;
             tokio::time::sleep(DRAIN).await;
@@ -164,7 +197,7 @@ impl Sockets {
                 Ok(())
             }
         };
-        for path in [&self.config.agent_socket, &self.config.admin_socket] {
+        for path in [&self.config.agent_socket, &self.config.spiffe_socket, &self.config.admin_socket] {
             // The next start removes it too.
             let _gone = fs::remove_file(path);
         }
@@ -219,15 +252,16 @@ pub(super) async fn after_accept_error(error: &io::Error) {
     tokio::time::sleep(accept::PAUSE).await;
 }
 
-/// Agents as they come in, attested at the door.
-struct Agents {
+/// Callers as they come in, attested at the door.
+struct Peers {
     acceptor: Acceptor,
+    socket: &'static str,
     door: Door,
     node: Arc<Node>,
     cancel: CancellationToken,
 }
 
-impl Agents {
+impl Peers {
     fn admit(&self, io: UnixStream) -> Option<PeerStream> {
         let credentials = getsockopt(&io, PeerCredentials).ok()?;
         let place = match self.door.enter(credentials.uid()) {
@@ -239,18 +273,18 @@ impl Agents {
                     tgid: u32::try_from(credentials.pid()).ok(),
                     ..Caller::default()
                 };
-                self.node.refuse_connection(AGENT, "connection_limit", detail, caller);
+                self.node.refuse_connection(self.socket, "connection_limit", detail, caller);
                 return None;
             }
         };
         // The accepted socket inherits this; without it nothing on the connection could be trusted.
         setsockopt(&io, PassCred, &true).ok()?;
-        let peer = self.node.pin(&io, AGENT).ok()?;
+        let peer = self.node.pin(&io, self.socket).ok()?;
         PeerStream::new(io, peer, Arc::clone(&self.node), place).ok()
     }
 }
 
-impl Stream for Agents {
+impl Stream for Peers {
     type Item = io::Result<Prompt<PeerStream>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -17,7 +17,6 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tonic::transport::server::Connected;
 
-use super::AGENT;
 use super::admin::Operator;
 use super::door::{Door, Place};
 use super::presence::Presence;
@@ -46,7 +45,7 @@ impl CallerInfo {
             Ok(Ok(_)) => Ok(Arc::clone(&self.peer)),
             Ok(Err(_)) | Err(_) => {
                 let failure = Failure::OriginatorMismatch("the program image that was pinned does not answer");
-                self.node.refuse_peer(AGENT, "presence", &failure, &self.peer);
+                self.node.refuse_peer("presence", &failure, &self.peer);
                 Err(failure)
             }
         }
@@ -118,7 +117,7 @@ impl PeerStream {
         };
         let Some(why) = broken else { return Ok(()) };
         self.peer.break_pin(why);
-        self.node.refuse_peer(AGENT, "write", &Failure::OriginatorMismatch(why), &self.peer);
+        self.node.refuse_peer("write", &Failure::OriginatorMismatch(why), &self.peer);
         Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
     }
 }

@@ -23,6 +23,8 @@ const STATUS_BYTES: usize = 2048;
 /// message, and a writer that is not this process breaks the pin for good.
 #[derive(Debug)]
 pub struct Peer {
+    /// Which of our sockets it connected, as records name it.
+    pub socket: &'static str,
     /// Its process.
     pub process: ProcessKey,
     /// Its exec instance at accept.
@@ -43,7 +45,12 @@ impl Peer {
     ///
     /// # Errors
     /// In exactly the ways of [`Failure`]; each is a refusal.
-    pub fn pin(socket: impl AsFd, records: &dyn Records, proc: &Proc) -> Result<(Self, ExecInstance), Failure> {
+    pub fn pin(
+        socket: impl AsFd,
+        name: &'static str,
+        records: &dyn Records,
+        proc: &Proc,
+    ) -> Result<(Self, ExecInstance), Failure> {
         let credentials = getsockopt(&socket, PeerCredentials)
             .map_err(|error| Failure::Io { operation: "read the peer's credentials", source: error.into() })?;
         // Zero: the peer is in a PID namespace that the daemon cannot see into.
@@ -63,6 +70,7 @@ impl Peer {
             return Err(Failure::OriginatorMismatch("the record is of another process with the same number"));
         }
         let peer = Self {
+            socket: name,
             process: instance.process,
             exec_id: instance.id,
             uid: credentials.uid(),

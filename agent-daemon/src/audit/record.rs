@@ -375,7 +375,7 @@ pub struct RevokeRecord {
 /// See [`Record::CallerRefused`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct CallerRefusedRecord {
-    /// Which socket: `agent`, `admin`.
+    /// Which socket: `agent`, `spiffe`, `admin`.
     pub socket: String,
     /// What it asked for, when it came so far.
     #[serde(skip_serializing_if = "Option::is_none")]

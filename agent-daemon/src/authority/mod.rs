@@ -1,23 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Who signs: the node's ES256 keys, the JWKS that names them, and what keeps secrets closed at rest.
+//! Who signs: the node's JWT keys, its CA, the trust bundle that names both, and what keeps secrets closed at rest.
 //!
 //! Owns the key files and the sealed secrets. Never decides what is signed, and never shows a private key:
 //! no type here prints more than a key id.
 
+mod bundle;
 pub(crate) mod file;
+mod generations;
+mod issuing;
+mod jwt;
 mod key;
-mod keyring;
+mod schedule;
 mod seal;
 mod secret;
+mod x509;
 
 use std::io;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
+pub use self::bundle::TrustBundle;
+pub use self::issuing::{Authority, Config};
+pub use self::jwt::{Claims, JwtAuthority, MAX_TOKEN_BYTES, Signer, open_or_create_key};
 pub use self::key::{Jwk, SigningKey};
-pub use self::keyring::{Authority, Claims, MAX_TOKEN_BYTES, open_or_create_key};
 pub use self::seal::Sealer;
 pub use self::secret::{MAX_SECRET_BYTES, MAX_SECRETS, SecretEntry, SecretStore};
+pub use self::x509::{Subject, X509Authority, X509Svid};
 
 /// What can go wrong with keys, tokens and sealed files.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +66,21 @@ pub enum Error {
     /// The claims could not be written as JSON.
     #[error("cannot write the token as JSON")]
     Json(#[source] serde_json::Error),
+    /// The library that writes certificates refused.
+    #[error("cannot write a certificate")]
+    Certificate(#[source] rcgen::Error),
+    /// There is nothing to sign with at this time.
+    #[error("no key that signs {what} is good at this time")]
+    NoSigner {
+        /// Tokens or certificates.
+        what: &'static str,
+    },
+    /// An SVID would be good for longer than its issuer.
+    #[error("an SVID may not outlive its issuer, which ends at {ends_at}")]
+    Outlives {
+        /// The issuer's end.
+        ends_at: Timestamp,
+    },
     /// A name that cannot be a file name here.
     #[error("a name is 1 to 64 of a-z, 0-9, '.', '_', '-' and does not start with a period")]
     Name,

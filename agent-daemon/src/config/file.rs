@@ -52,6 +52,7 @@ section! {
         issuer: Option<Issuer> = None, example "\"https://issuer.example.org\"";
         table kernel: KernelTable;
         table api: ApiTable;
+        table spiffe: SpiffeTable;
         table authority: AuthorityTable;
         table credentials: CredentialsTable;
         table measure: MeasureTable;
@@ -109,13 +110,32 @@ section! {
 }
 
 section! {
-    /// JWKS (GET /jwks.json) and token introspection (POST /introspect, RFC 7662) over HTTP, for services on this
+    /// The SPIFFE Workload API, for programs that speak SPIFFE. Connections and calls are bounded as in [api].
+    struct SpiffeTable {
+        /// Where they find it: SPIFFE_ENDPOINT_SOCKET is "unix:" and this path.
+        socket: FilePath = FilePath::new(concat!(runtime_directory!(), "/spiffe.sock"));
+        /// Who may connect to it. Connecting gives nothing: identity and policy do.
+        socket_mode: SocketMode = SocketMode(0o666);
+        /// Audiences that one token may have. Whoever receives a token with several can use it at the others.
+        max_audiences: Count<1, 16> = Count(1);
+    }
+}
+
+section! {
+    /// The keys of this node, and how those who check tokens find them: JWKS (GET /jwks.json) and token introspection (POST /introspect, RFC 7662) over HTTP, for services on this
     /// machine that check tokens.
     struct AuthorityTable {
         /// "unix:PATH" or the address and port of the loopback interface. Nothing else is accepted.
         listen: Endpoint = Endpoint::Unix(FilePath::new(concat!(runtime_directory!(), "/authority.sock")));
         /// Connections at once.
         max_connections: Count<1, 65_536> = Count(256);
+        /// From the making of a key that signs tokens to its end. The next one is made at half of it and signs from five
+        /// sixths on.
+        jwt_key_lifetime: Period<{ 10 * S }, { 365 * 24 * H }> = Period::of_micros(7 * 24 * H);
+        /// From the making of a CA that signs X509-SVIDs to its end, in the same way.
+        ca_lifetime: Period<{ 10 * S }, { 3650 * 24 * H }> = Period::of_micros(30 * 24 * H);
+        /// How often those who use the trust bundle are told to look for a change.
+        bundle_refresh_hint: Period<S, { 24 * H }> = Period::of_micros(5 * M);
     }
 }
 

@@ -57,8 +57,12 @@ pub struct Config {
     pub api: Api,
     /// How often an exec instance may ask.
     pub rate: rate::Limits,
+    /// The SPIFFE Workload API.
+    pub spiffe: Spiffe,
     /// The HTTP endpoint for JWKS and introspection.
     pub authority: Authority,
+    /// How long keys live.
+    pub keys: crate::authority::Config,
     /// How many leases there may be.
     pub leases: lease::Limits,
     /// For [`crate::attest::Measurer`].
@@ -105,6 +109,17 @@ pub struct Api {
     pub max_message_bytes: usize,
     /// A call that takes longer is refused.
     pub request_timeout: Duration,
+}
+
+/// The SPIFFE Workload API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spiffe {
+    /// Where it is.
+    pub socket: PathBuf,
+    /// Permission bits of it.
+    pub socket_mode: u32,
+    /// Audiences that one token may have.
+    pub max_audiences: usize,
 }
 
 /// The HTTP endpoint for JWKS and introspection.
@@ -233,9 +248,15 @@ impl ConfigFile {
             Listen::Unix(path) => Some(path.as_path()),
             Listen::Loopback(_) => None,
         };
+        let spiffe = Spiffe {
+            socket: below(&self.spiffe.socket),
+            socket_mode: self.spiffe.socket_mode.0,
+            max_audiences: self.spiffe.max_audiences.usize(),
+        };
         checks.sockets(&[
             (["api", "agent_socket"], Some(&api.agent_socket)),
             (["api", "admin_socket"], Some(&api.admin_socket)),
+            (["spiffe", "socket"], Some(&spiffe.socket)),
             (["authority", "listen"], authority_socket),
         ]);
         let pin_dir = below(&self.kernel.pin_dir);
@@ -257,8 +278,16 @@ impl ConfigFile {
             ));
         }
         let max_processes = self.kernel.max_processes.map_or(agent_ebpf::limits::PROCESSES, Count::u32);
+        let trust_domain = self.trust_domain?;
         Some(Config {
-            trust_domain: self.trust_domain?,
+            keys: crate::authority::Config {
+                trust_domain: trust_domain.clone(),
+                jwt_key_lifetime: self.authority.jwt_key_lifetime.duration(),
+                ca_lifetime: self.authority.ca_lifetime.duration(),
+                refresh_hint: self.authority.bundle_refresh_hint.duration(),
+            },
+            trust_domain,
+            spiffe,
             issuer: self.issuer.map(|issuer| issuer.0.into()),
             sources: SourcePaths {
                 entries: all(&self.entries),

@@ -334,7 +334,7 @@ fn the_example_works_as_it_stands() {
     // The same through each area alone.
     let sources = config.sources.read().unwrap();
     assert_eq!(Entries::parse(&sources.entries, &config.trust_domain).unwrap().len(), 2);
-    assert_eq!(Catalog::parse(&sources.catalog, &config.trust_domain).unwrap().bindings().len(), 2);
+    assert_eq!(Catalog::parse(&sources.catalog, &config.trust_domain).unwrap().bindings().len(), 4);
     assert!(!Policies::parse(&sources.policies).unwrap().is_empty());
     let text = checked.to_string();
     assert!(text.contains("trust domain   example.org") && text.contains("generation sha256:"), "{text}");
@@ -395,7 +395,7 @@ fn what_the_documentation_shows_can_be_used() {
         found
     };
     assert_eq!(Entries::parse(&of("[[entry]]"), &domain).unwrap().len(), 1);
-    assert_eq!(Catalog::parse(&of("[[destination]]"), &domain).unwrap().bindings().len(), 1);
+    assert_eq!(Catalog::parse(&of("[[destination]]"), &domain).unwrap().bindings().len(), 3);
     let policies: Vec<SourceFile> = blocks(&docs, "cedar").iter().map(|text| source(text)).collect();
     assert_eq!(Policies::parse(&policies).unwrap().len(), 2);
 }

@@ -7,14 +7,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     destination::{Destination, word},
     fields::{Fields, Placed},
-    source::Source,
+    source::{CredentialType, Source},
 };
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// Identities of one binding.
 pub const MAX_IDENTITIES: usize = 256;
 /// The shortest life of a lease.
-pub const MIN_TTL: Duration = Duration::from_secs(5);
+pub const MIN_TTL: Duration = Duration::from_secs(1);
 /// The longest life of a lease.
 pub const MAX_TTL: Duration = Duration::from_secs(60 * 60);
 /// The most releases one observed connection may carry at a time.
@@ -43,10 +43,13 @@ pub struct Binding {
 }
 
 /// How the credential reaches the one who uses it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Delivery {
     /// Handed to the caller over gRPC.
+    #[default]
     Release,
+    /// Handed to whoever speaks SPIFFE: the Workload API.
+    WorkloadApi,
 }
 
 impl Delivery {
@@ -54,6 +57,7 @@ impl Delivery {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Release => "release",
+            Self::WorkloadApi => "workload-api",
         }
     }
 }
@@ -146,9 +150,22 @@ impl Binding {
         trust_domain: &TrustDomain,
     ) -> Option<Self> {
         let identities = identities(&mut fields, trust_domain);
-        let delivery = word(&mut fields, "delivery", Delivery::Release, &[("release", Delivery::Release)]);
+        let ways = [Delivery::Release, Delivery::WorkloadApi].map(|way| (way.as_str(), way));
+        let delivery = word(&mut fields, "delivery", Delivery::Release, &ways);
+        // Whoever speaks SPIFFE has no words to name a connection.
+        let default = match delivery {
+            Some(Delivery::WorkloadApi) => ObservedConnect::Optional,
+            Some(Delivery::Release) | None => ObservedConnect::Required,
+        };
         let words = [("required", ObservedConnect::Required), ("optional", ObservedConnect::Optional)];
-        let observed_connect = word(&mut fields, "observed_connect", ObservedConnect::Required, &words);
+        let observed_connect = word(&mut fields, "observed_connect", default, &words);
+        if delivery == Some(Delivery::WorkloadApi) && observed_connect == Some(ObservedConnect::Required) {
+            let message = "no connection can be named over the Workload API";
+            fields.error(fields.at(), message, "remove observed_connect, or set delivery = \"release\"");
+        }
+        if let (Some(delivery), Some(source)) = (delivery, &references.source) {
+            check_delivery(&mut fields, delivery, source, references.destination.as_deref());
+        }
         if let Some(destination) = &references.destination
             && observed_connect == Some(ObservedConnect::Required)
             && !destination.is_observable()
@@ -175,6 +192,28 @@ impl Binding {
     }
 }
 
+/// Not every kind of credential can go every way.
+fn check_delivery(fields: &mut Fields<'_, '_>, delivery: Delivery, source: &Source, destination: Option<&Destination>) {
+    match (delivery, source.credential_type()) {
+        (Delivery::Release, CredentialType::X509Svid) => {
+            let help = "set delivery = \"workload-api\"";
+            fields.error(fields.at(), "an x509-svid is not handed out by release", help);
+        }
+        (Delivery::WorkloadApi, CredentialType::Static) => {
+            let help = "set delivery = \"release\"";
+            fields.error(fields.at(), "the Workload API has no words for a static secret", help);
+        }
+        (Delivery::Release, CredentialType::JwtSvid)
+            if destination.is_some_and(|destination| destination.takes_any_audience()) =>
+        {
+            let help = "give the destination an audience, or set delivery = \"workload-api\"";
+            fields.error(fields.at(), "a token that is released needs one audience, and the destination has any", help);
+        }
+        (Delivery::Release, CredentialType::JwtSvid | CredentialType::Static)
+        | (Delivery::WorkloadApi, CredentialType::JwtSvid | CredentialType::X509Svid) => {}
+    }
+}
+
 fn identities(fields: &mut Fields<'_, '_>, trust_domain: &TrustDomain) -> Vec<IdentityPattern> {
     let given = fields.texts("identities", MAX_IDENTITIES);
     if given.is_empty() {
@@ -196,7 +235,7 @@ fn ttl(fields: &mut Fields<'_, '_>) -> Option<Duration> {
     match parse_duration(&given.value) {
         Some(ttl) if (MIN_TTL..=MAX_TTL).contains(&ttl) => Some(ttl),
         Some(_) => {
-            fields.error(given.at, format!("ttl {:?} is out of range", given.value), "from 5s to 1h");
+            fields.error(given.at, format!("ttl {:?} is out of range", given.value), "from 1s to 1h");
             None
         }
         None => {

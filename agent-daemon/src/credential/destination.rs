@@ -8,6 +8,7 @@ use super::{
     fields::{Fields, NAME_HELP, Placed, is_name},
     network::Network,
 };
+use crate::identity::is_host_name;
 use crate::process::Protocol;
 
 /// Names the daemon resolves for one destination; each may cost a look-up while a caller waits.
@@ -18,7 +19,10 @@ pub const MAX_CIDRS: usize = 64;
 pub const MAX_PORTS: usize = 64;
 /// Labels of one destination.
 pub const MAX_LABELS: usize = 32;
-const MAX_AUDIENCE_BYTES: usize = 256;
+/// The longest audience.
+pub const MAX_AUDIENCE_BYTES: usize = 256;
+/// The audience of a destination that stands for all that are not declared.
+const ANY_AUDIENCE: &str = "*";
 
 /// A declared service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +33,11 @@ pub struct Destination {
     pub hosts: Vec<Arc<str>>,
     /// Address ranges it is reached at.
     pub networks: Vec<Network>,
-    /// Ports it is reached at, ascending; never empty.
+    /// Ports it is reached at, ascending; empty only when no connection to it can be observed.
     pub ports: Vec<u16>,
     /// The transport: TCP or UDP.
     pub protocol: Protocol,
-    /// The `aud` of every token for it.
+    /// The `aud` of every token for it; `*` for any that no other destination has.
     pub audience: Arc<str>,
     /// Whether a denial denies.
     pub mode: Mode,
@@ -66,10 +70,15 @@ impl Destination {
         !(self.hosts.is_empty() && self.networks.is_empty())
     }
 
+    /// Whether it stands for every audience that no other destination has.
+    pub fn takes_any_audience(&self) -> bool {
+        &*self.audience == ANY_AUDIENCE
+    }
+
     pub(super) fn parse(mut fields: Fields<'_, '_>, name: Option<Arc<str>>) -> Option<Self> {
         let hosts = hosts(&mut fields);
         let networks = networks(&mut fields);
-        let ports = ports(&mut fields);
+        let ports = ports(&mut fields, hosts.is_empty() && networks.is_empty());
         let protocol = word(&mut fields, "protocol", Protocol::TCP, &[("tcp", Protocol::TCP), ("udp", Protocol::UDP)]);
         let mode = word(&mut fields, "mode", Mode::Enforce, &[("enforce", Mode::Enforce), ("audit", Mode::Audit)]);
         let labels = labels(&mut fields);
@@ -131,19 +140,6 @@ fn hosts(fields: &mut Fields<'_, '_>) -> Vec<Arc<str>> {
     hosts
 }
 
-fn is_host_name(text: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
-    };
-    // A name whose last label is a number is read as an old form of IPv4 address by some resolvers.
-    let last_is_number =
-        text.rsplit('.').next().is_some_and(|label| label.starts_with(|first: char| first.is_ascii_digit()));
-    text.len() <= 253 && text.split('.').all(is_label) && !last_is_number
-}
-
 fn networks(fields: &mut Fields<'_, '_>) -> Vec<Network> {
     let mut networks = Vec::new();
     for cidr in fields.texts("cidrs", MAX_CIDRS) {
@@ -157,10 +153,10 @@ fn networks(fields: &mut Fields<'_, '_>) -> Vec<Network> {
 }
 
 /// In the order of the file: the first one stands in the default audience.
-fn ports(fields: &mut Fields<'_, '_>) -> Vec<u16> {
+fn ports(fields: &mut Fields<'_, '_>, may_be_none: bool) -> Vec<u16> {
     const HELP: &str = "ports = [443]; each from 1 to 65535";
     let given = fields.integers("ports", MAX_PORTS);
-    if given.is_empty() {
+    if given.is_empty() && !may_be_none {
         fields.error(fields.at(), "the destination has no ports", HELP);
     }
     let mut ports = Vec::with_capacity(given.len());
@@ -188,13 +184,17 @@ fn labels(fields: &mut Fields<'_, '_>) -> Vec<Arc<str>> {
     labels.into_iter().collect()
 }
 
+/// Whether a text can be the audience of a token.
+pub fn is_audience(text: &str) -> bool {
+    (1..=MAX_AUDIENCE_BYTES).contains(&text.len())
+        && text.chars().all(|character| !character.is_control() && !character.is_whitespace())
+}
+
 fn audience(fields: &mut Fields<'_, '_>, hosts: &[Arc<str>], ports: &[u16]) -> Option<Arc<str>> {
     const HELP: &str =
         "what the service expects in the token's aud, for example audience = \"https://reports.internal\"";
     if let Some(given) = fields.text("audience") {
-        let fits = (1..=MAX_AUDIENCE_BYTES).contains(&given.value.len())
-            && given.value.chars().all(|character| !character.is_control() && !character.is_whitespace());
-        if fits {
+        if is_audience(&given.value) {
             return Some(given.value.into());
         }
         let message = format!("the audience is empty, longer than {MAX_AUDIENCE_BYTES} bytes or has blanks in it");

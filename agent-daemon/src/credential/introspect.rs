@@ -121,7 +121,7 @@ mod tests {
     };
 
     fn presented(lease: &Lease) -> Presented {
-        let claims = serde_json::to_value(Claims::new(lease, "https://reports.internal", None)).unwrap();
+        let claims = serde_json::to_value(Claims::new(lease, &["https://reports.internal".into()], None)).unwrap();
         Presented::from_claims(claims.as_object().unwrap()).unwrap()
     }
 
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn claims_of_another_form_are_not_ours() {
-        let good = serde_json::to_value(Claims::new(&lease(1, 7), "a", None)).unwrap();
+        let good = serde_json::to_value(Claims::new(&lease(1, 7), &["a".into()], None)).unwrap();
         for (key, value) in [
             ("sub", Value::Null),
             ("sub", 1.into()),

@@ -4,6 +4,8 @@
 //!
 //! <https://github.com/spiffe/spiffe/blob/main/standards/JWT-SVID.md> asks for `sub`, `aud` and `exp`.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::lease::Lease;
@@ -17,8 +19,8 @@ pub struct Claims<'a> {
     pub iss: Option<&'a str>,
     /// The SPIFFE ID it speaks for.
     pub sub: &'a str,
-    /// The destination's audience, and no other.
-    pub aud: [&'a str; 1],
+    /// The destination's audience, and no other; several only where a caller of the Workload API may name several.
+    pub aud: &'a [Arc<str>],
     /// Whole seconds since the epoch, rounded down.
     pub iat: i64,
     /// Whole seconds since the epoch, rounded down: the token never outlives its lease.
@@ -29,11 +31,11 @@ pub struct Claims<'a> {
 
 impl<'a> Claims<'a> {
     /// The claims for a lease.
-    pub fn new(lease: &'a Lease, audience: &'a str, issuer: Option<&'a str>) -> Self {
+    pub fn new(lease: &'a Lease, audiences: &'a [Arc<str>], issuer: Option<&'a str>) -> Self {
         Self {
             iss: issuer,
             sub: lease.spiffe_id.as_str(),
-            aud: [audience],
+            aud: audiences,
             iat: whole_seconds(lease.issued_at),
             exp: whole_seconds(lease.expires_at),
             jti: lease.id.as_str(),
@@ -56,7 +58,8 @@ mod tests {
         let mut lease = lease(1, 7);
         lease.issued_at = "2026-01-02T03:04:05.999Z".parse().unwrap();
         lease.expires_at = "2026-01-02T03:09:05.999Z".parse().unwrap();
-        let claims = Claims::new(&lease, "https://reports.internal", None);
+        let audiences = ["https://reports.internal".into()];
+        let claims = Claims::new(&lease, &audiences, None);
         let expected = serde_json::json!({
             "sub": "spiffe://example.org/agent/a",
             "aud": ["https://reports.internal"],
@@ -65,7 +68,7 @@ mod tests {
             "jti": lease.id.as_str(),
         });
         assert_eq!(serde_json::to_value(&claims).unwrap(), expected);
-        let claims = Claims::new(&lease, "https://reports.internal", Some("https://node.example"));
+        let claims = Claims::new(&lease, &audiences, Some("https://node.example"));
         assert_eq!(serde_json::to_value(&claims).unwrap()["iss"], "https://node.example");
     }
 
@@ -74,7 +77,7 @@ mod tests {
         for expires_at in ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05.999999999Z", "1969-12-31T23:59:59.5Z"] {
             let mut lease = lease(1, 7);
             lease.expires_at = expires_at.parse().unwrap();
-            let claims = Claims::new(&lease, "a", None);
+            let claims = Claims::new(&lease, &[], None);
             assert!(jiff::Timestamp::from_second(claims.exp).unwrap() <= lease.expires_at, "{expires_at}");
         }
     }

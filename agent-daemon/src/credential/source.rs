@@ -20,6 +20,8 @@ pub struct Source {
 pub enum SourceKind {
     /// The daemon mints a JWT-SVID.
     JwtSvid,
+    /// The daemon issues an X509-SVID.
+    X509Svid,
     /// A sealed secret is handed out as it is.
     Static {
         /// The sealed secret's name; never the secret.
@@ -32,6 +34,8 @@ pub enum SourceKind {
 pub enum CredentialType {
     /// A minted JWT-SVID.
     JwtSvid,
+    /// An X509-SVID with its key.
+    X509Svid,
     /// A static secret.
     Static,
 }
@@ -41,13 +45,14 @@ impl CredentialType {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::JwtSvid => "jwt-svid",
+            Self::X509Svid => "x509-svid",
             Self::Static => "static",
         }
     }
 
     /// From [`Self::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::JwtSvid, Self::Static].into_iter().find(|kind| kind.as_str() == word)
+        [Self::JwtSvid, Self::X509Svid, Self::Static].into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
@@ -56,18 +61,21 @@ impl Source {
     pub fn credential_type(&self) -> CredentialType {
         match self.kind {
             SourceKind::JwtSvid => CredentialType::JwtSvid,
+            SourceKind::X509Svid => CredentialType::X509Svid,
             SourceKind::Static { .. } => CredentialType::Static,
         }
     }
 
     pub(super) fn parse(mut fields: Fields<'_, '_>, name: Option<Arc<str>>) -> Option<Self> {
-        const TYPES: &str = "one of \"jwt-svid\", \"static\"";
+        const TYPES: &str = "one of \"jwt-svid\", \"x509-svid\", \"static\"";
         let kind = fields.required_text("type", TYPES);
         let secret = fields.text("secret");
         let kind = kind.and_then(|given| match (CredentialType::from_word(&given.value), secret) {
             (Some(CredentialType::JwtSvid), None) => Some(SourceKind::JwtSvid),
-            (Some(CredentialType::JwtSvid), Some(secret)) => {
-                fields.error(secret.at, "a jwt-svid source has no secret", "remove it, or set type = \"static\"");
+            (Some(CredentialType::X509Svid), None) => Some(SourceKind::X509Svid),
+            (Some(minted @ (CredentialType::JwtSvid | CredentialType::X509Svid)), Some(secret)) => {
+                let message = format!("a {} source has no secret", minted.as_str());
+                fields.error(secret.at, message, "remove it, or set type = \"static\"");
                 None
             }
             (Some(CredentialType::Static), Some(secret)) if is_name(&secret.value) => {

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
-use super::{Error, Selector, SpiffeId};
+use super::{Error, Selector, SpiffeId, TrustDomain};
 
 /// Names an entry in decisions and messages.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,6 +111,12 @@ pub struct Entry {
     pub accept_claimed: bool,
     /// Whether a process older than the kernel programs can have this identity.
     pub seeded: bool,
+    /// Told beside the identity where a process has several.
+    pub hint: Option<Arc<str>>,
+    /// In the certificates of the identity.
+    pub dns_names: Vec<Arc<str>>,
+    /// Foreign trust domains whose bundles it gets.
+    pub federates_with: Vec<TrustDomain>,
 }
 
 /// An immutable set of entries, indexed by each entry's rarest selector.

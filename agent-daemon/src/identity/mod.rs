@@ -15,7 +15,7 @@ mod spiffe;
 
 pub use entry::{AnyOf, Entries, Entry, EntryId, IdentityKind};
 pub use matching::{Difference, NearMiss};
-pub use parse::{MAX_ALTERNATIVES, MAX_ENTRIES, MAX_GROUPS, MAX_SELECTORS};
+pub use parse::{MAX_ALTERNATIVES, MAX_DNS_NAMES, MAX_ENTRIES, MAX_FEDERATES_WITH, MAX_GROUPS, MAX_SELECTORS};
 pub use selector::{Fact, KNOWN_SELECTORS, MAX_SELECTOR_BYTES, Provenance, SEEDED_SELECTOR, Selector};
 pub use spiffe::{MAX_SPIFFE_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
 
@@ -83,6 +83,20 @@ pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= MAX_NAME_BYTES
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/#:".contains(&byte))
+}
+
+/// Whether a text is a DNS name as it stands in certificates and resolvers: lower case, no wildcard, no dot at the end.
+pub(crate) fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
+    };
+    // A name whose last label is a number is read as an old form of IPv4 address by some resolvers.
+    let last_is_number =
+        text.rsplit('.').next().is_some_and(|label| label.starts_with(|first: char| first.is_ascii_digit()));
+    text.len() <= 253 && text.split('.').all(is_label) && !last_is_number
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{
     AnyOf, Entries, Entry, EntryId, IdentityKind, KNOWN_SELECTORS, MAX_NAME_BYTES, Selector, SpiffeId, TrustDomain,
-    document, is_name,
+    document, is_host_name, is_name,
     selector::{Weight, find_known},
 };
 use crate::diagnostic::{Diagnostic, SourceFile, position};
@@ -22,6 +22,11 @@ pub const MAX_SELECTORS: usize = 32;
 pub const MAX_ALTERNATIVES: usize = 64;
 /// Most groups of an entry.
 pub const MAX_GROUPS: usize = 32;
+/// Most DNS names of an entry.
+pub const MAX_DNS_NAMES: usize = 16;
+/// Most foreign trust domains of an entry.
+pub const MAX_FEDERATES_WITH: usize = 32;
+const MAX_HINT_BYTES: usize = 128;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +41,11 @@ struct EntryTable {
     accept_claimed: bool,
     #[serde(default = "yes")]
     seeded: bool,
+    hint: Option<Spanned<String>>,
+    #[serde(default)]
+    dns_names: Vec<Spanned<String>>,
+    #[serde(default)]
+    federates_with: Vec<Spanned<String>>,
 }
 
 fn yes() -> bool {
@@ -96,6 +106,9 @@ impl<'a> Parser<'a> {
         let kind = self.kind(file, &table.kind);
         let selectors = self.selectors(file, table.selectors);
         let groups = self.groups(file, table.groups);
+        let hint = self.hint(file, table.hint);
+        let dns_names = self.dns_names(file, table.dns_names);
+        let federates_with = self.federates_with(file, table.federates_with);
         Some(Entry {
             id: id?,
             spiffe_id: spiffe_id?,
@@ -104,6 +117,9 @@ impl<'a> Parser<'a> {
             groups: groups?,
             accept_claimed: table.accept_claimed,
             seeded: table.seeded,
+            hint: hint?,
+            dns_names: dns_names?,
+            federates_with: federates_with?,
         })
     }
 
@@ -242,6 +258,61 @@ impl<'a> Parser<'a> {
         groups.sort_unstable();
         groups.dedup();
         complete.then_some(groups)
+    }
+
+    fn hint(&mut self, file: &SourceFile, hint: Option<Spanned<String>>) -> Option<Option<Arc<str>>> {
+        let Some(hint) = hint else { return Some(None) };
+        let text = hint.get_ref();
+        if (1..=MAX_HINT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control) {
+            return Some(Some(text.as_str().into()));
+        }
+        let message = "the hint is empty, too long or holds a control character".into();
+        self.report(file, hint.span().start, message, format!("1 to {MAX_HINT_BYTES} bytes"));
+        None
+    }
+
+    fn dns_names(&mut self, file: &SourceFile, listed: Vec<Spanned<String>>) -> Option<Vec<Arc<str>>> {
+        let mut names: Vec<Arc<str>> = Vec::new();
+        let mut complete = listed.len() <= MAX_DNS_NAMES;
+        if let Some(name) = listed.get(MAX_DNS_NAMES) {
+            let message = format!("{} dns_names are too many", listed.len());
+            self.report(file, name.span().start, message, format!("at most {MAX_DNS_NAMES}"));
+        }
+        for name in listed {
+            let text = name.get_ref();
+            if is_host_name(text) {
+                names.push(text.as_str().into());
+            } else {
+                let help = "a name in lower case, without wildcard and dot at the end";
+                self.report(file, name.span().start, format!("{text:?} is not a DNS name"), help);
+                complete = false;
+            }
+        }
+        complete.then_some(names)
+    }
+
+    fn federates_with(&mut self, file: &SourceFile, listed: Vec<Spanned<String>>) -> Option<Vec<TrustDomain>> {
+        let mut domains: Vec<TrustDomain> = Vec::new();
+        let mut complete = listed.len() <= MAX_FEDERATES_WITH;
+        if let Some(domain) = listed.get(MAX_FEDERATES_WITH) {
+            let message = format!("{} federates_with are too many", listed.len());
+            self.report(file, domain.span().start, message, format!("at most {MAX_FEDERATES_WITH}"));
+        }
+        for domain in listed {
+            match domain.get_ref().parse::<TrustDomain>() {
+                Ok(foreign) if foreign != *self.trust_domain => domains.push(foreign),
+                Ok(_) => {
+                    let help = "name foreign trust domains only";
+                    self.report(file, domain.span().start, "this is the own trust domain".into(), help);
+                    complete = false;
+                }
+                Err(error) => {
+                    self.report(file, domain.span().start, error.to_string(), "for example partner.example");
+                    complete = false;
+                }
+            }
+        }
+        complete.then_some(domains)
     }
 }
 

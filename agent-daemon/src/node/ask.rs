@@ -7,7 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::attest::Failure;
-use crate::credential::{self, Lease, LeaseId};
+use crate::credential::{self, Delivery, Lease, LeaseId};
 use crate::{audit, authority};
 
 /// What a caller asks for.
@@ -15,6 +15,10 @@ use crate::{audit, authority};
 pub struct Ask {
     /// A declared destination.
     pub destination: String,
+    /// How the credential is to reach the caller.
+    pub delivery: Delivery,
+    /// What a token is to be good for, where the caller may say so; none: what the destination says.
+    pub audiences: Vec<Arc<str>>,
     /// The socket the credential is for.
     pub connection: Option<ConnectionRef>,
     /// Which binding, where several fit.
@@ -44,12 +48,14 @@ pub enum ConnectionRef {
 /// A credential on its way out.
 #[derive(Debug)]
 pub struct Released {
-    /// The credential itself.
+    /// The credential itself; of an X509-SVID its private key (PKCS#8, DER).
     pub secret: Zeroizing<Vec<u8>>,
+    /// The certificates of an X509-SVID, DER one after the other; empty otherwise.
+    pub chain: Vec<u8>,
     /// What was recorded of it.
     pub lease: Arc<Lease>,
-    /// Fixed by the destination.
-    pub audience: Arc<str>,
+    /// What a token is good for.
+    pub audiences: Vec<Arc<str>>,
 }
 
 /// Why a request was not answered as asked. The caller learns its kind and, of a denial, the decision's id.

@@ -96,7 +96,7 @@ impl Node {
 
     fn answer_only_if_same(&self, peer: &Peer, action: &'static str) -> Result<(), Refusal> {
         peer.recheck(self.records()).map_err(|failure| {
-            self.refuse_peer("agent", action, &failure, peer);
+            self.refuse_peer(action, &failure, peer);
             Refusal::Caller(failure)
         })
     }

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -14,7 +15,8 @@ use super::{Node, Refusal};
 use crate::attest::{Attested, Failure};
 use crate::audit::DecisionRecord;
 use crate::credential::address::{self, Matched, Observed, Verdict};
-use crate::credential::{Binding, Destination, Mode, ObservedConnect};
+use crate::credential::{Binding, CredentialType, Destination, Mode, ObservedConnect};
+use crate::identity::Entry;
 use crate::policy::{self, Action, ConnectionContext, CredentialContext, PreparedPrincipal, Request};
 use crate::process::{Connection, Tuple};
 use crate::snapshot::Snapshot;
@@ -78,8 +80,10 @@ reasons! {
 /// The grounds for issuing.
 #[derive(Debug)]
 pub(super) struct Grounds {
+    pub(super) entry: Arc<Entry>,
     pub(super) binding: Arc<Binding>,
-    pub(super) destination: Arc<Destination>,
+    pub(super) audiences: Vec<Arc<str>>,
+    pub(super) ttl: Duration,
     pub(super) connection: Option<Connection>,
 }
 
@@ -155,7 +159,7 @@ impl Node {
         now: Timestamp,
         record: &mut DecisionRecord,
     ) -> Result<Result<Grounds, Denial>, Refusal> {
-        let (principal, place) = match principal(attested, ask.spiffe_id.as_deref()) {
+        let (principal, entry) = match principal(attested, ask.spiffe_id.as_deref()) {
             Ok(found) => found,
             Err(denial) => {
                 let near = attested.near_misses(&snapshot.entries);
@@ -171,14 +175,21 @@ impl Node {
                 return Ok(Err(denial));
             }
         };
-        let entry = place;
         record.spiffe_id = Some(entry.spiffe_id.to_string());
         record.entry_id = Some(entry.id.as_str().to_owned());
         let Some(destination) = snapshot.catalog.destination(&ask.destination) else {
-            let detail = format!("no destination {:?} is declared", ask.destination);
+            let detail = match ask.audiences.first() {
+                Some(audience) => format!("no declared destination has the audience {audience:?}"),
+                None => format!("no destination {:?} is declared", ask.destination),
+            };
             return Ok(Err(Denial::new(Reason::NoDestination, detail).remedy("declare it, or ask for one that is")));
         };
-        let bindings = snapshot.catalog.bindings_for(&destination.name, &entry.spiffe_id, ask.binding.as_deref());
+        let bindings = snapshot.catalog.bindings_for(
+            &destination.name,
+            &entry.spiffe_id,
+            Some(ask.delivery),
+            ask.binding.as_deref(),
+        );
         let Some(binding) = bindings.first() else {
             let detail = match &ask.binding {
                 Some(name) => {
@@ -190,7 +201,15 @@ impl Node {
             return Ok(Err(Denial::new(Reason::NoBinding, detail).remedy(remedy)));
         };
         record.binding = Some(binding.name.to_string());
-        record.audience = Some(destination.audience.to_string());
+        let audiences = match binding.source.credential_type() {
+            // Good towards everybody who trusts the trust domain.
+            CredentialType::X509Svid => Vec::new(),
+            CredentialType::JwtSvid | CredentialType::Static if ask.audiences.is_empty() => {
+                vec![Arc::clone(&destination.audience)]
+            }
+            CredentialType::JwtSvid | CredentialType::Static => ask.audiences.clone(),
+        };
+        record.audience = (!audiences.is_empty()).then(|| audiences.join(", "));
         record.credential_type = Some(binding.source.credential_type().as_str().to_owned());
         let observed = match self.observed(attested, ask, binding, destination, record).await? {
             Ok(observed) => observed,
@@ -199,6 +218,8 @@ impl Node {
         let credential = CredentialContext {
             binding: Arc::clone(&binding.name),
             credential_type: binding.source.credential_type().as_str().into(),
+            delivery: binding.delivery.as_str().into(),
+            audiences: audiences.clone(),
             ttl_seconds: u32::try_from(binding.ttl.as_secs()).unwrap_or(u32::MAX),
         };
         let prepared =
@@ -215,7 +236,8 @@ impl Node {
             return Ok(Err(denial));
         }
         let connection = observed.map(|(connection, _)| connection);
-        Ok(Ok(Grounds { binding: Arc::clone(binding), destination: Arc::clone(destination), connection }))
+        let (entry, binding, ttl) = (Arc::clone(entry), Arc::clone(binding), binding.ttl);
+        Ok(Ok(Grounds { entry, binding, audiences, ttl, connection }))
     }
 
     /// The connection that was named, proved to be this exec instance's own and to go to the destination.
@@ -306,7 +328,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 fn principal<'a>(
     attested: &'a Attested,
     wanted: Option<&str>,
-) -> Result<(&'a PreparedPrincipal, &'a Arc<crate::identity::Entry>), Denial> {
+) -> Result<(&'a PreparedPrincipal, &'a Arc<Entry>), Denial> {
     let mut own = attested.principals.iter().zip(&attested.entries);
     match wanted {
         None => own.next().map(|(principal, entry)| (&**principal, entry)).ok_or_else(|| {

@@ -92,6 +92,7 @@ impl Node {
     pub(super) fn end_exec(&self, exec_id: ExecId, cause: Cause) {
         let ended = self.leases.end_exec(exec_id, cause, self.clock.now());
         self.record_ended(ended);
+        self.streams.end(exec_id);
         self.rates.forget(exec_id);
     }
 
@@ -120,8 +121,15 @@ impl Node {
         }
     }
 
-    /// Looks at every holder of a lease once. Cheap: one map look-up and one small file a holder.
+    /// Looks at every holder of a lease or a stream once. Cheap: one map look-up and one small file a holder.
     pub fn sweep_holders(&self) {
+        for (exec_id, tgid, uid) in self.streams.holders() {
+            match self.holder(exec_id, tgid) {
+                Holder::Ended(cause) => self.end_exec(exec_id, cause),
+                Holder::Lives { uid: now } if now != uid => self.streams.end(exec_id),
+                Holder::Lives { .. } | Holder::Unknown => {}
+            }
+        }
         for exec_id in self.leases.holders() {
             let leases = self.leases.of_exec(exec_id);
             let Some(tgid) = leases.first().map(|lease| lease.tgid) else { continue };
@@ -196,26 +204,38 @@ impl Node {
         }
     }
 
-    /// Has the kernel tell at once of the end of an exec instance that holds a lease.
+    /// Has the kernel tell at once of the end of an exec instance that holds a lease or a stream.
     pub(super) fn watch_holder(&self, exec_id: ExecId) {
         if let Err(error) = self.records().watch(exec_id) {
             // The sweep ends its leases too, only later.
             tracing::warn!(%error, %exec_id, "the kernel cannot watch a lease's holder");
         }
         // Its last lease may have ended before it was watched, and then nobody would take that back.
-        if !self.leases.is_holder(exec_id) {
+        if !self.is_holder(exec_id) {
             self.records().unwatch(exec_id);
+        }
+    }
+
+    fn is_holder(&self, exec_id: ExecId) -> bool {
+        self.leases.is_holder(exec_id) || self.streams.is_holder(exec_id)
+    }
+
+    /// After an exec instance lost what may have been its last lease or stream.
+    pub(super) fn unwatch_holder(&self, exec_id: ExecId) {
+        if self.is_holder(exec_id) {
+            return;
+        }
+        self.records().unwatch(exec_id);
+        // Another thread may have granted one in between and found the holder watched.
+        if self.is_holder(exec_id) {
+            self.watch_holder(exec_id);
         }
     }
 
     fn after_end(&self, ended: Ended) {
         bump(&self.counters.leases_ended);
         if ended.last {
-            self.records().unwatch(ended.lease.exec_id);
-            // Another thread may have granted one in between and found the holder watched.
-            if self.leases.is_holder(ended.lease.exec_id) {
-                self.watch_holder(ended.lease.exec_id);
-            }
+            self.unwatch_holder(ended.lease.exec_id);
         }
         self.tell(Happening::Lease(ended.lease));
     }

@@ -40,6 +40,10 @@ impl Node {
         if ask.connection.is_none() {
             ask.connection = connections.first().map(|connection| ConnectionRef::Cookie(connection.cookie));
         }
+        let named = |id| snapshot.catalog.bindings_for(&ask.destination, id, None, ask.binding.as_deref());
+        if let Some(binding) = attested.spiffe_id().map(named).and_then(|bindings| bindings.first().copied()) {
+            ask.delivery = binding.delivery;
+        }
         let verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, self.clock.now()).await?;
         let mut record = verdicted.record;
         record.outcome = if verdicted.grounds.is_some() { Outcome::Allow } else { Outcome::Deny };

@@ -7,7 +7,7 @@ impl Node {
     /// Whether a token of ours is good at this moment (RFC 7662). The kernel is asked, not our memory: a token
     /// is inactive as soon as its exec instance is gone, whether or not we have heard of it yet.
     pub fn introspect(&self, token: &str) -> Introspection {
-        let presented = self.authority.verify_jwt(token).ok().and_then(|claims| Presented::from_claims(&claims));
+        let presented = self.authority.jwt.verify_jwt(token).ok().and_then(|claims| Presented::from_claims(&claims));
         let Some(presented) = presented else { return Introspection::INACTIVE };
         let lease = self.leases.lease(presented.lease_id());
         let Some(lease) = lease else { return Introspection::INACTIVE };

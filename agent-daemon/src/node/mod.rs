@@ -19,13 +19,16 @@ mod peers;
 mod recent;
 mod release;
 mod reload;
+mod rotate;
+mod streams;
+mod svids;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 pub use ask::{Ask, ConnectionRef, Refusal, Released};
 pub use attest_connection::Opener;
@@ -36,6 +39,8 @@ pub use explain::Explained;
 pub(crate) use peers::with_sources;
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
+pub use streams::Stream;
+pub use svids::{Bundles, Changes, Invalid, SpiffeLimits, X509Svids};
 
 use self::budget::Budget;
 use crate::attest::Attestor;
@@ -99,6 +104,8 @@ pub struct Parts {
     pub log: audit::Log,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    /// What one caller may ask for at once.
+    pub spiffe: SpiffeLimits,
     /// Decisions held in memory.
     pub recent_decisions: usize,
 }
@@ -122,6 +129,7 @@ pub struct Node {
     pub recent: Recent,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    spiffe: SpiffeLimits,
     snapshot: ArcSwap<Snapshot>,
     load: Box<dyn Load>,
     reloads: std::sync::Mutex<reload::Reloads>,
@@ -129,6 +137,8 @@ pub struct Node {
     resolver: CachingResolver,
     happenings: broadcast::Sender<Arc<Happening>>,
     listeners: events::Listeners,
+    streams: streams::Streams,
+    snapshots: watch::Sender<u64>,
     refused: Budget,
     denials: Budget,
     counters: Counters,
@@ -166,12 +176,15 @@ impl Node {
             log: parts.log,
             recent: Recent::new(parts.recent_decisions),
             clock: parts.clock,
+            spiffe: parts.spiffe,
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             load: parts.load,
             rates: parts.rates,
             resolver: parts.resolver,
             happenings: broadcast::channel(WATCH_BUFFER).0,
             listeners: events::Listeners::default(),
+            streams: streams::Streams::default(),
+            snapshots: watch::Sender::new(0),
             refused: Budget::new(REFUSED_BURST, REFUSED_REFILL),
             denials: Budget::new(DENIED_BURST, DENIED_REFILL),
             counters: Counters::default(),

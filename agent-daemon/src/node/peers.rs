@@ -16,7 +16,7 @@ impl Node {
     /// In the ways of [`Failure`].
     pub fn pin(&self, socket: impl AsFd, name: &'static str) -> Result<Peer, Failure> {
         let socket = socket.as_fd();
-        match Peer::pin(socket, self.records(), self.attestor.proc()) {
+        match Peer::pin(socket, name, self.records(), self.attestor.proc()) {
             Ok((peer, _)) => Ok(peer),
             Err(failure) => {
                 let caller = Peer::kernel_word(socket).map_or_else(Caller::default, |(uid, gid, tgid)| Caller {
@@ -32,8 +32,8 @@ impl Node {
     }
 
     /// Records that a pinned caller was refused before anything was decided.
-    pub fn refuse_peer(&self, name: &'static str, action: &str, failure: &Failure, peer: &Peer) {
-        self.refuse(name, Some(action), failure, caller_of(peer));
+    pub fn refuse_peer(&self, action: &str, failure: &Failure, peer: &Peer) {
+        self.refuse(peer.socket, Some(action), failure, caller_of(peer));
     }
 
     /// Records that a caller was turned away at the door.
@@ -86,7 +86,7 @@ impl Node {
             Err(failure) => Err(failure),
         };
         attested.map_err(|failure| {
-            self.refuse_peer("agent", action, &failure, peer);
+            self.refuse_peer(action, &failure, peer);
             Refusal::Caller(failure)
         })
     }

@@ -18,10 +18,11 @@ use super::recent::Decided;
 use super::{Happening, Node, bump};
 use crate::attest::{Attested, Failure, Peer};
 use crate::audit::{self, DecisionRecord, Log, Outcome, Record, Slot};
-use crate::authority;
+use crate::authority::{self, Subject, X509Svid};
 use crate::credential::jwt::Claims;
 use crate::credential::lease::{self, State};
-use crate::credential::{self, Cause, Lease, LeaseId, SourceKind};
+use crate::credential::{self, Binding, Cause, Delivery, Lease, LeaseId, SourceKind};
+use crate::process::ExecId;
 
 const DECISION_ID_BYTES: usize = 12;
 
@@ -78,7 +79,7 @@ impl Node {
         Ok(())
     }
 
-    async fn conclude(
+    pub(super) async fn conclude(
         &self,
         peer: &Peer,
         attested: &Attested,
@@ -99,13 +100,12 @@ impl Node {
                 limit: grounds.binding.releases_per_connection.saturating_add(own),
             }
         });
-        let reservation = match self.leases.reserve(peer.exec_id, connection) {
+        let reservation = match self.room(peer.exec_id, connection, &grounds.binding) {
             Ok(reservation) => reservation,
             Err(error) => return Err(self.not_granted(slot, verdicted, error).await),
         };
-        let lease = lease_for(peer, attested, &grounds, &verdicted.record, now)?;
-        let secret = match self.secret(&grounds, &lease).await {
-            Ok(Some(secret)) => secret,
+        let Made { secret, chain, lease } = match self.make(peer, attested, &grounds, &verdicted.record, now) {
+            Ok(Some(made)) => made,
             Ok(None) => {
                 deny(
                     &mut verdicted,
@@ -137,7 +137,26 @@ impl Node {
         bump(&self.counters.allowed);
         let lease = self.recheck(peer, &grounds, pending)?;
         self.tell(Happening::Lease(Arc::clone(&lease)));
-        Ok(Released { secret, lease, audience: Arc::clone(&grounds.destination.audience) })
+        Ok(Released { secret, chain, lease, audiences: grounds.audiences })
+    }
+
+    /// Room for the lease. Whoever speaks SPIFFE may fetch as often as it likes, and has no words to give back: there
+    /// the lease that would end first makes room.
+    fn room(
+        &self,
+        exec_id: ExecId,
+        connection: Option<lease::Connection>,
+        binding: &Binding,
+    ) -> Result<lease::Reservation, credential::Error> {
+        match self.leases.reserve(exec_id, connection) {
+            Err(credential::Error::TooManyLeasesOfExec { .. }) if binding.delivery == Delivery::WorkloadApi => {
+                if let Some(first) = self.leases.first_to_end(exec_id, &binding.name) {
+                    self.record_ended(self.leases.end(&first, Cause::Superseded, self.clock.now()));
+                }
+                self.leases.reserve(exec_id, None)
+            }
+            reserved => reserved,
+        }
     }
 
     /// The last look before the answer leaves: same process, same image, same connection, and not revoked.
@@ -157,7 +176,7 @@ impl Node {
             Holder::Lives { .. } | Holder::Unknown => Cause::Revoked,
         };
         pending.take_back(cause);
-        self.refuse_peer("agent", "release", &failure, peer);
+        self.refuse_peer("release", &failure, peer);
         Err(Refusal::Caller(failure))
     }
 
@@ -210,18 +229,46 @@ impl Node {
         }
     }
 
-    async fn secret(&self, grounds: &Grounds, lease: &Lease) -> Result<Option<Zeroizing<Vec<u8>>>, authority::Error> {
-        match &grounds.binding.source.kind {
+    /// The credential and its lease; none when the secret that the operator promised is not there.
+    fn make(
+        &self,
+        peer: &Peer,
+        attested: &Attested,
+        grounds: &Grounds,
+        record: &DecisionRecord,
+        now: Timestamp,
+    ) -> Result<Option<Made>, authority::Error> {
+        let (x509, jwt) = (&self.authority.x509, &self.authority.jwt);
+        let made = match &grounds.binding.source.kind {
             SourceKind::JwtSvid => {
-                let claims = Claims::new(lease, &grounds.destination.audience, self.identity.issuer.as_deref());
-                let token = self.authority.signing_key().sign_jwt("JWT", &claims)?;
-                Ok(Some(Zeroizing::new(token.into_bytes())))
+                let signer = jwt.signer(now)?;
+                let lease = lease_for(peer, attested, grounds, record, now, signer.ends_at)?;
+                let claims = Claims::new(&lease, &grounds.audiences, self.identity.issuer.as_deref());
+                let token = signer.key.sign_jwt("JWT", &claims)?;
+                Made { secret: Zeroizing::new(token.into_bytes()), chain: Vec::new(), lease }
             }
-            SourceKind::Static { secret } => self.secrets.secret(secret),
-        }
+            SourceKind::X509Svid => {
+                let lease = lease_for(peer, attested, grounds, record, now, x509.ends_at(now)?)?;
+                let subject = Subject {
+                    spiffe_id: &lease.spiffe_id,
+                    dns_names: &grounds.entry.dns_names,
+                    serial: &lease.id.to_bytes(),
+                    begins_at: now,
+                    ends_at: lease.expires_at,
+                };
+                let X509Svid { chain, key } = x509.issue(&subject, now)?;
+                Made { secret: key, chain, lease }
+            }
+            SourceKind::Static { secret } => {
+                let Some(secret) = self.secrets.secret(secret)? else { return Ok(None) };
+                let lease = lease_for(peer, attested, grounds, record, now, Timestamp::MAX)?;
+                Made { secret, chain: Vec::new(), lease }
+            }
+        };
+        Ok(Some(made))
     }
 
-    async fn denied(&self, slot: Slot, verdicted: Verdicted) -> Refusal {
+    pub(super) async fn denied(&self, slot: Slot, verdicted: Verdicted) -> Refusal {
         let decision_id: Arc<str> = verdicted.record.decision_id.as_str().into();
         match self.commit_denied(slot, verdicted.record).await {
             Err(refusal) => refusal,
@@ -256,6 +303,13 @@ impl Node {
         tracing::error!(error = %super::peers::with_sources(&error), "refused: the audit log takes no record");
         Refusal::Audit(error)
     }
+}
+
+/// A credential and its lease, not granted yet.
+struct Made {
+    secret: Zeroizing<Vec<u8>>,
+    chain: Vec<u8>,
+    lease: Lease,
 }
 
 /// A lease that was granted and whose answer has not left. It ends unless it is delivered: also when the caller
@@ -298,28 +352,29 @@ fn deny(verdicted: &mut Verdicted, reason: Reason, detail: String) {
     verdicted.record.detail = detail;
 }
 
+/// A lease that ends with its binding's time, or with whoever signs for it.
 fn lease_for(
     peer: &Peer,
     attested: &Attested,
     grounds: &Grounds,
     record: &DecisionRecord,
     now: Timestamp,
-) -> Result<Lease, Refusal> {
-    let spiffe_id = record.spiffe_id.as_deref().and_then(|id| id.parse().ok());
-    let ttl =
-        SignedDuration::try_from(grounds.binding.ttl).map_err(|_| Refusal::Bug("bug: a lifetime is out of range"))?;
+    until: Timestamp,
+) -> Result<Lease, authority::Error> {
+    let ttl = SignedDuration::try_from(grounds.ttl).unwrap_or(SignedDuration::MAX);
+    let binding = &grounds.binding;
     Ok(Lease {
-        id: LeaseId::generate(authority::fill_random).map_err(Refusal::Authority)?,
+        id: LeaseId::generate(authority::fill_random)?,
         exec_id: peer.exec_id,
         tgid: peer.process.tgid,
         uid: attested.evidence.uid,
-        spiffe_id: spiffe_id.ok_or(Refusal::Bug("bug: allowed without an identity"))?,
-        destination: Arc::clone(&grounds.destination.name),
-        binding: Arc::clone(&grounds.binding.name),
-        credential_type: grounds.binding.source.credential_type(),
+        spiffe_id: grounds.entry.spiffe_id.clone(),
+        destination: Arc::clone(&binding.destination.name),
+        binding: Arc::clone(&binding.name),
+        credential_type: binding.source.credential_type(),
         cookie: grounds.connection.as_ref().map(|connection| connection.cookie),
         issued_at: now,
-        expires_at: now.saturating_add(ttl).map_err(|_| Refusal::Bug("bug: a lifetime is out of range"))?,
+        expires_at: now.saturating_add(ttl).unwrap_or(until).min(until),
         decision_id: record.decision_id.as_str().into(),
         state: State::Active,
     })

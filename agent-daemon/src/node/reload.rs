@@ -97,6 +97,7 @@ impl Node {
             None => {
                 reloads.number = snapshot.number;
                 self.snapshot.store(Arc::clone(&snapshot));
+                self.snapshots.send_replace(snapshot.number);
                 tracing::info!(generation = snapshot.policies.generation().as_str(), trigger, "reloaded");
             }
             Some(error) => {

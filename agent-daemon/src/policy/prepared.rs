@@ -232,6 +232,8 @@ impl CredentialContext {
         record(vec![
             ("binding", string(&self.binding)),
             ("type", string(&self.credential_type)),
+            ("delivery", string(&self.delivery)),
+            ("audiences", set(&self.audiences)),
             ("ttl_seconds", long(self.ttl_seconds)),
         ])
     }

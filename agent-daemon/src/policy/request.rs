@@ -97,8 +97,12 @@ pub struct ConnectionContext {
 pub struct CredentialContext {
     /// Name of the credential binding.
     pub binding: Arc<str>,
-    /// `jwt-svid` or `static`.
+    /// `jwt-svid`, `x509-svid` or `static`.
     pub credential_type: Arc<str>,
+    /// `release` or `workload-api`.
+    pub delivery: Arc<str>,
+    /// For whom it is; none for an X509-SVID.
+    pub audiences: Vec<Arc<str>>,
     /// How long it would live.
     pub ttl_seconds: u32,
 }

@@ -13,10 +13,11 @@ use super::{FakeClock, FakeKernel, FakeProc, FakeResolver, MemorySources, Privat
 use super::{exe_path, exec_instance_of_self, tgid};
 use crate::attest::{Attestor, Failure, MeasureConfig, Measurer, Peer, Proc};
 use crate::audit::{self, Log, Query};
-use crate::authority::{Authority, Sealer, SecretStore, open_or_create_key};
+use crate::authority::{self, Authority, Sealer, SecretStore, open_or_create_key};
 use crate::clock::Clock;
 use crate::credential::{CachingResolver, Leases, lease, rate, resolve};
-use crate::node::{Ask, ConnectionRef, Identity, Node, Parts};
+use crate::identity::TrustDomain;
+use crate::node::{Ask, ConnectionRef, Identity, Node, Parts, SpiffeLimits};
 use crate::process::{ExecId, History, Records};
 use crate::snapshot::Snapshot;
 
@@ -65,6 +66,10 @@ pub struct Setup {
     pub proc: Option<Proc>,
     /// Of the run's boot.
     pub boot_id: String,
+    /// Of JWT keys and CAs.
+    pub key_lifetime: Duration,
+    /// Of one token.
+    pub max_audiences: usize,
 }
 
 impl Default for Setup {
@@ -86,6 +91,8 @@ impl Default for Setup {
             clock: Arc::new(FakeClock::default()),
             proc: None,
             boot_id: BOOT_ID.to_owned(),
+            key_lifetime: Duration::from_secs(7 * 24 * 3600),
+            max_audiences: 1,
         }
     }
 }
@@ -161,7 +168,7 @@ impl Setup {
             kernel.insert(exec_instance_of_self(ExecId(1001)));
             Arc::new(kernel)
         });
-        let trust_domain = TRUST_DOMAIN.parse().expect("a trust domain");
+        let trust_domain: TrustDomain = TRUST_DOMAIN.parse().expect("a trust domain");
         let sources = MemorySources::new(&self.entries, &self.catalog, &self.policies);
         let parsed = sources.sources().and_then(|sources| Snapshot::parse(1, &sources, &trust_domain));
         let snapshot = parsed.expect("files without errors");
@@ -172,8 +179,14 @@ impl Setup {
         let names: Arc<dyn resolve::Resolve> = Arc::<FakeResolver>::clone(&resolver);
         let directory = self.directory.path();
         let sealer = Sealer::from_bytes(&[7; 32]).expect("a key");
+        let keys = authority::Config {
+            trust_domain: TrustDomain::clone(&trust_domain),
+            jwt_key_lifetime: self.key_lifetime,
+            ca_lifetime: self.key_lifetime,
+            refresh_hint: Duration::from_secs(300),
+        };
         let authority =
-            Authority::open_or_create(&directory.join("keys"), &sealer, &*self.clock).expect("signing keys");
+            Authority::open(&directory.join("keys"), &sealer, keys, self.clock.now()).expect("signing keys");
         let audit_key = open_or_create_key(&directory.join("keys"), "audit", &sealer).expect("an audit key");
         let mut audit_config = audit::Config::new(directory.join("audit"));
         (self.audit)(&mut audit_config);
@@ -197,6 +210,7 @@ impl Setup {
             secrets: SecretStore::open(directory.join("secrets"), sealer).expect("the secret store"),
             log,
             clock,
+            spiffe: SpiffeLimits { max_audiences: self.max_audiences },
             recent_decisions: 100,
         });
         TestNode {

@@ -16,6 +16,8 @@ fn config(directory: &PrivateDirectory) -> Config {
         agent_socket: directory.path().join("agent.sock"),
         agent_socket_mode: 0o660,
         admin_socket: directory.path().join("admin.sock"),
+        spiffe_socket: directory.path().join("spiffe.sock"),
+        spiffe_socket_mode: 0o640,
         limits: Limits { connections: 1, connections_per_uid: 1 },
         max_streams_per_connection: 1,
         max_message_bytes: 1024,
@@ -32,6 +34,7 @@ fn sockets_have_the_modes_they_were_given() {
     let directory = PrivateDirectory::new();
     let _sockets = bind(config(&directory)).unwrap();
     assert_eq!(mode(&config(&directory).agent_socket) & 0o777, 0o660);
+    assert_eq!(mode(&config(&directory).spiffe_socket) & 0o777, 0o640);
     assert_eq!(mode(&config(&directory).admin_socket) & 0o777, 0o600);
 }
 

@@ -21,6 +21,7 @@ mod renew;
 mod restart;
 mod secrets;
 mod served;
+mod spiffe;
 mod verifiers;
 
 use agent_daemon::attest::Failure;

@@ -36,7 +36,7 @@ fn verify(jwks: &[u8], token: &str) -> Value {
 async fn an_allowed_release_is_a_token_that_verifies_and_introspects_as_active() {
     let t = Setup::default().build();
     let released = release(&t).await;
-    let claims = verify(&t.node.authority.jwks().unwrap(), &token(&released));
+    let claims = verify(&t.node.authority.jwt.jwks().unwrap(), &token(&released));
     assert_eq!(claims["sub"], "spiffe://example.org/agent/a");
     assert_eq!(claims["aud"], serde_json::json!(["https://reports.example"]));
     assert_eq!(claims["jti"], released.lease.id.as_str());

@@ -114,8 +114,8 @@ async fn a_lease_ended_between_issue_and_reply_does_not_come_back() {
 async fn tokens_of_the_run_before_still_verify() {
     let t = Setup::default().build();
     let released = release(&t).await;
-    let jwks = t.node.authority.jwks().unwrap();
+    let jwks = t.node.authority.jwt.jwks().unwrap();
     let (t, _) = Host::of(t).start();
-    assert_eq!(t.node.authority.jwks().unwrap(), jwks);
-    t.node.authority.verify_jwt(&token(&released)).unwrap();
+    assert_eq!(t.node.authority.jwt.jwks().unwrap(), jwks);
+    t.node.authority.jwt.verify_jwt(&token(&released)).unwrap();
 }

@@ -16,6 +16,7 @@ use agent_daemon::api::{AuthorityAddress, AuthorityConfig, AuthorityListener, Co
 use agent_daemon::kernel::Tier;
 use agent_daemon::testing::{FakeView, PrivateDirectory, Setup, TestNode, while_none_is_built};
 use agent_proto::admin::admin_service_client::AdminServiceClient;
+use agent_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use agent_proto::v1::agent_service_client::AgentServiceClient;
 use agent_proto::v1::{AttestRequest, ConnectionRef, ReleaseRequest, connection_ref};
 use hyper_util::rt::TokioIo;
@@ -35,6 +36,7 @@ pub(crate) struct Served {
     pub(crate) view: Arc<FakeView>,
     pub(crate) agent: PathBuf,
     pub(crate) admin: PathBuf,
+    pub(crate) spiffe: PathBuf,
     pub(crate) verifiers: PathBuf,
     pub(crate) cancel: CancellationToken,
     gauges: Arc<dyn Gauges>,
@@ -52,12 +54,14 @@ impl Served {
     pub(crate) fn with(setup: Setup, change: impl FnOnce(&mut Config)) -> Self {
         let t = Arc::new(setup.build());
         let directory = PrivateDirectory::new();
-        let [agent, admin, verifiers] =
-            ["agent.sock", "admin.sock", "http.sock"].map(|name| directory.path().join(name));
+        let [agent, admin, spiffe, verifiers] =
+            ["agent.sock", "admin.sock", "spiffe.sock", "http.sock"].map(|name| directory.path().join(name));
         let mut config = Config {
             agent_socket: agent.clone(),
             agent_socket_mode: 0o666,
             admin_socket: admin.clone(),
+            spiffe_socket: spiffe.clone(),
+            spiffe_socket_mode: 0o666,
             limits: Limits { connections: 100, connections_per_uid: 100 },
             max_streams_per_connection: 16,
             max_message_bytes: 64 * 1024,
@@ -94,11 +98,15 @@ impl Served {
         tasks.spawn(async move { sockets.serve(node, admin_service, token).await.unwrap() });
         let (node, token, connections) = (Arc::clone(&t.node), cancel.clone(), tracker.clone());
         tasks.spawn(async move { listener.run(node, token, connections).await.unwrap() });
-        Self { t, view, agent, admin, verifiers, cancel, gauges, tasks, state, tracker, _directory: directory }
+        Self { t, view, agent, admin, spiffe, verifiers, cancel, gauges, tasks, state, tracker, _directory: directory }
     }
 
     pub(crate) async fn agent(&self) -> AgentServiceClient<Channel> {
         AgentServiceClient::new(channel(&self.agent).await)
+    }
+
+    pub(crate) async fn spiffe(&self) -> SpiffeWorkloadApiClient<Channel> {
+        SpiffeWorkloadApiClient::new(channel(&self.spiffe).await)
     }
 
     pub(crate) async fn admin(&self) -> AdminServiceClient<Channel> {

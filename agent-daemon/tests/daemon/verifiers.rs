@@ -32,7 +32,7 @@ async fn the_key_set_and_introspection_agree_with_what_was_released() {
     let served = Served::new(Setup::default());
     let token = token(&release(&served.t).await);
     let (status, jwks) = http(&served, "GET /jwks.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-    assert_eq!((status, jwks.as_bytes()), (200, served.t.node.authority.jwks().unwrap().as_slice()));
+    assert_eq!((status, jwks.as_bytes()), (200, served.t.node.authority.jwt.jwks().unwrap().as_slice()));
     assert!(!jwks.contains("\"d\""), "no private key");
     let (status, body) = introspect(&served, &format!("token={token}")).await;
     let body: Value = serde_json::from_str(&body).unwrap();

@@ -14,11 +14,11 @@ use toml::{
 };
 
 use super::{
-    binding::{Binding, References, keys_of},
+    binding::{Binding, Delivery, References, keys_of},
     destination::{Destination, name},
     fields::Fields,
     resolve::MAX_NAMES,
-    source::Source,
+    source::{CredentialType, Source},
 };
 use crate::{
     diagnostic::{Diagnostic, SourceFile},
@@ -41,6 +41,9 @@ pub struct Catalog {
     by_port: HashMap<(Protocol, u16), Vec<Arc<Destination>>>,
     /// By destination, then by [`super::binding::IdentityPattern::key`]: places in `bindings`.
     by_identity: HashMap<Arc<str>, HashMap<Box<str>, Vec<usize>>>,
+    /// Those of the Workload API, by the same key.
+    over_workload_api: HashMap<Box<str>, Vec<usize>>,
+    by_audience: HashMap<Arc<str>, Vec<Arc<Destination>>>,
 }
 
 impl Catalog {
@@ -90,6 +93,8 @@ impl Catalog {
         let mut catalog = Self { sources, ..Self::default() };
         for destination in &destinations {
             catalog.by_name.insert(Arc::clone(&destination.name), Arc::clone(destination));
+            let same = catalog.by_audience.entry(Arc::clone(&destination.audience)).or_default();
+            same.push(Arc::clone(destination));
             for port in &destination.ports {
                 catalog.by_port.entry((destination.protocol, *port)).or_default().push(Arc::clone(destination));
             }
@@ -98,6 +103,9 @@ impl Catalog {
             let identities = catalog.by_identity.entry(Arc::clone(&binding.destination.name)).or_default();
             for identity in &binding.identities {
                 identities.entry(identity.key().into()).or_default().push(place);
+                if binding.delivery == Delivery::WorkloadApi {
+                    catalog.over_workload_api.entry(identity.key().into()).or_default().push(place);
+                }
             }
         }
         catalog.destinations = destinations;
@@ -119,13 +127,53 @@ impl Catalog {
         self.by_name.get(name)
     }
 
-    /// The bindings that give this identity something for this destination, in the order of the files;
-    /// with a name only the one of that name.
-    pub fn bindings_for(&self, destination: &str, id: &SpiffeId, name: Option<&str>) -> Vec<&Arc<Binding>> {
+    /// The bindings that give this identity something for this destination, in the order of the files; with a way or a
+    /// name only those of that way and name.
+    pub fn bindings_for(
+        &self,
+        destination: &str,
+        id: &SpiffeId,
+        delivery: Option<Delivery>,
+        name: Option<&str>,
+    ) -> Vec<&Arc<Binding>> {
         let Some(identities) = self.by_identity.get(destination) else { return Vec::new() };
-        let places: BTreeSet<usize> = keys_of(id).filter_map(|key| identities.get(key)).flatten().copied().collect();
-        let bindings = places.into_iter().filter_map(|place| self.bindings.get(place));
+        let bindings = self.at(identities, id).filter(|binding| delivery.is_none_or(|way| binding.delivery == way));
         bindings.filter(|binding| name.is_none_or(|name| *binding.name == *name)).collect()
+    }
+
+    /// The binding that gives this identity its X509-SVID over the Workload API: the first of the files.
+    pub fn x509_binding(&self, id: &SpiffeId) -> Option<&Arc<Binding>> {
+        self.at(&self.over_workload_api, id)
+            .find(|binding| binding.source.credential_type() == CredentialType::X509Svid)
+    }
+
+    /// The binding that gives this identity a token for this audience over the Workload API: one for a destination
+    /// that has it, or else one for a destination that takes any.
+    pub fn jwt_binding(&self, id: &SpiffeId, audience: &str) -> Option<&Arc<Binding>> {
+        let over = |destination: &Arc<Destination>| {
+            let bindings = self.bindings_for(&destination.name, id, Some(Delivery::WorkloadApi), None);
+            bindings.into_iter().find(|binding| binding.source.credential_type() == CredentialType::JwtSvid)
+        };
+        match self.by_audience.get(audience) {
+            // A destination that is declared is not reached around its own bindings.
+            Some(destinations) => destinations.iter().find_map(over),
+            None => self.destinations.iter().filter(|destination| destination.takes_any_audience()).find_map(over),
+        }
+    }
+
+    /// The destination that a token for this audience would be for.
+    pub fn destination_of(&self, audience: &str) -> Option<&Arc<Destination>> {
+        let declared = self.by_audience.get(audience).and_then(|destinations| destinations.first());
+        declared.or_else(|| self.destinations.iter().find(|destination| destination.takes_any_audience()))
+    }
+
+    fn at<'a>(
+        &'a self,
+        index: &'a HashMap<Box<str>, Vec<usize>>,
+        id: &SpiffeId,
+    ) -> impl Iterator<Item = &'a Arc<Binding>> {
+        let places: BTreeSet<usize> = keys_of(id).filter_map(|key| index.get(key)).flatten().copied().collect();
+        places.into_iter().filter_map(|place| self.bindings.get(place))
     }
 
     /// The destinations that list this port and transport, in the order of the files.

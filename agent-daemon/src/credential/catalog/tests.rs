@@ -126,7 +126,7 @@ fn the_default_audience_names_the_first_port_unless_it_is_443() {
 fn bindings_come_in_the_order_of_the_file_and_only_to_those_they_name() {
     let catalog = parse(&[file("c.toml", GOOD)]).unwrap();
     let names = |path: &str, name: Option<&str>| -> Vec<String> {
-        let found = catalog.bindings_for("reports-api", &id(path), name);
+        let found = catalog.bindings_for("reports-api", &id(path), None, name);
         found.iter().map(|binding| binding.name.to_string()).collect()
     };
     assert_eq!(names("agent/report-writer", None), ["reports-token", "reports-key"]);
@@ -136,17 +136,17 @@ fn bindings_come_in_the_order_of_the_file_and_only_to_those_they_name() {
     assert_eq!(names("agent/report-writer/child", None), ["reports-key"]);
     assert_eq!(names("agent/other", Some("reports-token")), [""; 0]);
     assert_eq!(names("agent/report-writer", Some("other")), [""; 0]);
-    assert!(catalog.bindings_for("dns", &id("agent/report-writer"), None).is_empty());
-    assert!(catalog.bindings_for("other", &id("agent/report-writer"), None).is_empty());
+    assert!(catalog.bindings_for("dns", &id("agent/report-writer"), None, None).is_empty());
+    assert!(catalog.bindings_for("other", &id("agent/report-writer"), None, None).is_empty());
     let foreign: SpiffeId = "spiffe://example.com/agent/report-writer".parse().unwrap();
-    assert!(catalog.bindings_for("reports-api", &foreign, None).is_empty());
+    assert!(catalog.bindings_for("reports-api", &foreign, None, None).is_empty());
 }
 
 #[test]
 fn a_binding_is_found_once_however_many_of_its_patterns_fit() {
     let text = GOOD.replace("\"spiffe://example.org/tools/*\"]", "\"spiffe://example.org/agent/*\"]");
     let catalog = parse(&[file("c.toml", &text)]).unwrap();
-    assert_eq!(catalog.bindings_for("reports-api", &id("agent/report-writer"), None).len(), 2);
+    assert_eq!(catalog.bindings_for("reports-api", &id("agent/report-writer"), None, None).len(), 2);
 }
 
 #[test]
@@ -219,14 +219,13 @@ releases_per_connection = 17
         "9:8: unknown mode \"off\" / one of \"enforce\", \"audit\"",
         "3:1: the destination has neither a host nor an audience / what the service expects in the token's aud, for example audience = \"https://reports.internal\"",
         "10:1: unknown field \"colour\" in a destination / a destination has: name, hosts, cidrs, ports, protocol, mode, labels, audience",
-        "12:1: the destination has no ports / ports = [443]; each from 1 to 65535",
         "12:1: the destination has neither a host nor an audience / what the service expects in the token's aud, for example audience = \"https://reports.internal\"",
-        "17:8: unknown source type \"vault\" / one of \"jwt-svid\", \"static\"",
+        "17:8: unknown source type \"vault\" / one of \"jwt-svid\", \"x509-svid\", \"static\"",
         "21:15: unknown destination \"nowhere\" / declared are: empty",
         "23:15: \"spiffe://other.org/x\" is not in the trust domain example.org / spiffe://TRUST-DOMAIN/path, or with /* at the end for everything below a path",
-        "24:12: unknown delivery \"inject\" / one of \"release\"",
+        "24:12: unknown delivery \"inject\" / one of \"release\", \"workload-api\"",
         "25:20: unknown observed_connect \"maybe\" / one of \"required\", \"optional\"",
-        "26:7: ttl \"2h\" is out of range / from 5s to 1h",
+        "26:7: ttl \"2h\" is out of range / from 1s to 1h",
         "27:27: releases_per_connection is out of range / from 1 to 16",
     ];
     let found = findings(text);
@@ -248,7 +247,7 @@ fn one_wrong_value_is_one_finding() {
         ("source = \"partner-key\"\n", "", "the binding has no source"),
         ("source = \"partner-key\"\n", "source = 7\n", "source is integer, expected a string"),
         ("identities = [\"spiffe://example.org/*\"]", "identities = []", "the binding has no identities"),
-        ("ttl = \"90s\"", "ttl = \"4s\"", "out of range"),
+        ("ttl = \"90s\"", "ttl = \"0s\"", "out of range"),
         ("ttl = \"90s\"", "ttl = \"61m\"", "out of range"),
         ("ttl = \"90s\"", "ttl = \"soon\"", "is not a duration"),
         ("ttl = \"90s\"", "ttl = 90", "ttl is integer, expected a string"),
@@ -258,6 +257,14 @@ fn one_wrong_value_is_one_finding() {
         ("audience = \"dns\"", "audience = \"a b\"", "the audience is empty, longer"),
         ("audience = \"dns\"", "audience = \"\"", "the audience is empty, longer"),
         ("labels = [\"tier:1\"]", "labels = [\"\"]", "is not a label"),
+        ("ports = [53]\n", "\n", "the destination has no ports"),
+        ("type = \"jwt-svid\"", "type = \"x509-svid\"", "an x509-svid is not handed out by release"),
+        (
+            "source = \"partner-key\"\n",
+            "source = \"partner-key\"\ndelivery = \"workload-api\"\n",
+            "no words for a static",
+        ),
+        ("delivery = \"release\"", "delivery = \"workload-api\"", "no connection can be named"),
         ("ports = [53]", "ports = 53", "ports is integer, expected an array"),
     ] {
         assert!(GOOD.contains(from), "{from}");

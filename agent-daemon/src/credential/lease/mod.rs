@@ -48,6 +48,16 @@ impl LeaseId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The bits behind the text: the serial number of a certificate.
+    pub fn to_bytes(&self) -> [u8; 16] {
+        let mut random = [0_u8; Self::BYTES + 2];
+        // Made and read by us, so it decodes.
+        let _length = URL_SAFE_NO_PAD.decode_slice(&*self.0, &mut random);
+        let mut bytes = [0; Self::BYTES];
+        bytes.iter_mut().zip(random).for_each(|(byte, random)| *byte = random);
+        bytes
+    }
 }
 
 impl fmt::Display for LeaseId {
@@ -135,6 +145,8 @@ pub enum Cause {
     GivenBack,
     /// Another one took its place.
     Renewed,
+    /// The holder asked for one more than it may have at once, and this one would have ended first.
+    Superseded,
 }
 
 impl Cause {
@@ -148,6 +160,7 @@ impl Cause {
             Self::Revoked => "revoked",
             Self::GivenBack => "given_back",
             Self::Renewed => "renewed",
+            Self::Superseded => "superseded",
         }
     }
 }

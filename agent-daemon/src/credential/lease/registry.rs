@@ -191,7 +191,7 @@ impl Leases {
         let mut table = self.shared.table();
         let Some(of_exec) = table.by_exec.get_mut(&exec_id) else { return Vec::new() };
         of_exec.over = of_exec.reserved > 0;
-        let ids: Vec<_> = of_exec.leases.iter().cloned().collect();
+        let ids: Vec<_> = of_exec.leases.iter().map(|(_, id)| id.clone()).collect();
         let kept = self.shared.limits.ended_kept;
         ids.iter().filter_map(|id| table.end(id, cause, now, kept)).collect()
     }
@@ -242,7 +242,15 @@ impl Leases {
     pub fn of_exec(&self, exec_id: ExecId) -> Vec<Arc<Lease>> {
         let table = self.shared.table();
         let ids = table.by_exec.get(&exec_id).into_iter().flat_map(|of_exec| &of_exec.leases);
-        ids.filter_map(|id| table.active.get(id).cloned()).collect()
+        ids.filter_map(|(_, id)| table.active.get(id).cloned()).collect()
+    }
+
+    /// The active lease of an exec instance by a binding that would end first.
+    pub fn first_to_end(&self, exec_id: ExecId, binding: &str) -> Option<LeaseId> {
+        let table = self.shared.table();
+        let ids = table.by_exec.get(&exec_id).into_iter().flat_map(|of_exec| &of_exec.leases);
+        let mut leases = ids.filter_map(|(_, id)| table.active.get(id));
+        leases.find(|lease| *lease.binding == *binding).map(|lease| lease.id.clone())
     }
 
     /// Whether an exec instance has an active lease.

@@ -32,7 +32,8 @@ pub(super) struct Table {
 /// What one exec instance has. Gone from the map when it has nothing.
 #[derive(Debug, Default)]
 pub(super) struct OfExec {
-    pub(super) leases: BTreeSet<LeaseId>,
+    /// By expiry, so that the one that would end first comes first.
+    pub(super) leases: BTreeSet<(Timestamp, LeaseId)>,
     pub(super) reserved: usize,
     /// Ended while rooms were reserved: nothing may be granted any more.
     pub(super) over: bool,
@@ -67,7 +68,7 @@ impl Table {
         let lease = Arc::new(lease);
         let of_exec = self.by_exec.entry(lease.exec_id).or_default();
         let first = of_exec.leases.is_empty();
-        of_exec.leases.insert(lease.id.clone());
+        of_exec.leases.insert((lease.expires_at, lease.id.clone()));
         if let Some(cookie) = lease.cookie {
             let on_cookie = self.by_cookie.entry(cookie).or_default();
             on_cookie.leases.insert(lease.id.clone());
@@ -83,7 +84,7 @@ impl Table {
         let lease = self.active.remove(id)?;
         let mut last = true;
         self.leave_exec(lease.exec_id, |of_exec| {
-            of_exec.leases.remove(id);
+            of_exec.leases.remove(&(lease.expires_at, id.clone()));
             last = of_exec.leases.is_empty();
         });
         if let Some(cookie) = lease.cookie {

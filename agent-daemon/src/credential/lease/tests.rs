@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -373,11 +376,11 @@ fn of_many_who_ask_at_once_only_as_many_as_fit_get_in() {
 /// The indexes say what the leases say, and hold nothing else.
 fn consistent(leases: &Leases) {
     leases.with_table(|table| {
-        let mut of_exec: BTreeMap<ExecId, Vec<LeaseId>> = BTreeMap::new();
+        let mut of_exec: BTreeMap<ExecId, BTreeSet<(Timestamp, LeaseId)>> = BTreeMap::new();
         let mut on_cookie: BTreeMap<(u64, Arc<str>), u32> = BTreeMap::new();
         for lease in table.active.values() {
             assert_eq!(lease.state, State::Active);
-            of_exec.entry(lease.exec_id).or_default().push(lease.id.clone());
+            of_exec.entry(lease.exec_id).or_default().insert((lease.expires_at, lease.id.clone()));
             if let Some(cookie) = lease.cookie {
                 *on_cookie.entry((cookie, Arc::clone(&lease.binding))).or_default() += 1;
                 assert!(table.by_cookie[&cookie].leases.contains(&lease.id));

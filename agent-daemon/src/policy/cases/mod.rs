@@ -115,6 +115,8 @@ impl Policies {
         let credential = CredentialContext {
             binding: case.credential.binding.into(),
             credential_type: case.credential.credential_type.into(),
+            delivery: case.credential.delivery.into(),
+            audiences: case.credential.audiences.into_iter().map(Arc::from).collect(),
             ttl_seconds: case.credential.ttl_seconds,
         };
         let action = match &destination {

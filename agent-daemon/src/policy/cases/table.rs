@@ -203,12 +203,20 @@ pub(super) struct CredentialTable {
     pub(super) binding: String,
     #[serde(rename = "type")]
     pub(super) credential_type: String,
+    pub(super) delivery: String,
+    pub(super) audiences: Vec<String>,
     pub(super) ttl_seconds: u32,
 }
 
 impl Default for CredentialTable {
     fn default() -> Self {
-        Self { binding: "default".into(), credential_type: "jwt-svid".into(), ttl_seconds: 300 }
+        Self {
+            binding: "default".into(),
+            credential_type: "jwt-svid".into(),
+            delivery: "release".into(),
+            audiences: Vec::new(),
+            ttl_seconds: 300,
+        }
     }
 }
 

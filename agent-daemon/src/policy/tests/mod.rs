@@ -98,7 +98,13 @@ fn connection() -> ConnectionContext {
 }
 
 fn credential() -> CredentialContext {
-    CredentialContext { binding: "mail-github".into(), credential_type: "jwt-svid".into(), ttl_seconds: 120 }
+    CredentialContext {
+        binding: "mail-github".into(),
+        credential_type: "jwt-svid".into(),
+        delivery: "release".into(),
+        audiences: vec!["https://github.example".into()],
+        ttl_seconds: 120,
+    }
 }
 
 fn now() -> Timestamp {

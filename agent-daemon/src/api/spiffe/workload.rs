@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use agent_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApi;
+use agent_proto::spiffe::{
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
+};
+use futures_util::stream::unfold;
+use jiff::Timestamp;
+use prost_types::value::Kind;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{Updates, caller, is_passing};
+use crate::api::status::status;
+use crate::attest::Peer;
+use crate::authority::{MAX_TOKEN_BYTES, TrustBundle};
+use crate::credential::Lease;
+use crate::credential::destination::MAX_AUDIENCE_BYTES;
+use crate::identity::{Entry, MAX_SPIFFE_ID_BYTES};
+use crate::node::{Bundles, Changes, Node, Released, Stream, X509Svids};
+
+/// The Workload API.
+#[derive(Debug)]
+pub(in crate::api) struct Workload {
+    node: Arc<Node>,
+    cancel: CancellationToken,
+}
+
+/// An open stream and what it said last.
+struct Open<S> {
+    node: Arc<Node>,
+    peer: Arc<Peer>,
+    stream: Stream,
+    changes: Changes,
+    cancel: CancellationToken,
+    said: S,
+}
+
+/// What an X.509 stream said last.
+struct Given {
+    leases: Vec<Arc<Lease>>,
+    rotate_at: Timestamp,
+    ends_at: Timestamp,
+}
+
+impl Workload {
+    /// Streams end with `cancel`.
+    pub(in crate::api) fn new(node: Arc<Node>, cancel: CancellationToken) -> Self {
+        Self { node, cancel }
+    }
+
+    /// Opened before anything is looked at, so that no change is missed in between.
+    async fn open<T>(&self, request: Request<T>) -> Result<Open<()>, Status> {
+        let peer = caller(&request).await?;
+        let changes = self.node.changes();
+        let stream = self.node.open_stream(&peer).map_err(|refusal| status(&refusal))?;
+        Ok(Open { node: Arc::clone(&self.node), peer, stream, changes, cancel: self.cancel.clone(), said: () })
+    }
+
+    async fn bundles<T, R: Send + 'static>(
+        &self,
+        request: Request<T>,
+        answer: fn(&Bundles) -> R,
+    ) -> Result<Response<Updates<R>>, Status> {
+        let open = self.open(request).await?;
+        let bundles = self.node.bundles(&open.peer).await.map_err(|refusal| status(&refusal))?;
+        let first = answer(&bundles);
+        let state = Step::First(Box::new((open.with(bundles), first)));
+        Ok(Response::new(Box::pin(unfold(state, move |state| next_bundles(state, answer)))))
+    }
+}
+
+/// Where a stream is. The first answer is made before the stream begins, so that a refusal is the answer of the call.
+enum Step<S, R> {
+    First(Box<(Open<S>, R)>),
+    Next(Box<Open<S>>),
+    End,
+}
+
+impl<S> Open<S> {
+    fn with<N>(self, said: N) -> Open<N> {
+        let Self { node, peer, stream, changes, cancel, said: _ } = self;
+        Open { node, peer, stream, changes, cancel, said }
+    }
+
+    /// Waits until there may be something new to say.
+    async fn wait(&mut self, rotate_at: Option<Timestamp>) -> Result<(), Status> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Status::unavailable("the daemon is stopping")),
+            goes_on = self.node.wait(&self.stream, &mut self.changes, rotate_at) => match goes_on {
+                true => Ok(()),
+                // The words of `status` for a caller that is gone.
+                false => Err(Status::unauthenticated("originator gone")),
+            },
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Workload {
+    type FetchX509SVIDStream = Updates<X509svidResponse>;
+    type FetchX509BundlesStream = Updates<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Updates<JwtBundlesResponse>;
+
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        let open = self.open(request).await?;
+        let svids = self.node.x509_svids(&open.peer, &[]).await.map_err(|refusal| status(&refusal))?;
+        let (answer, given) = x509_answer(svids);
+        let state = Step::First(Box::new((open.with(given), answer)));
+        Ok(Response::new(Box::pin(unfold(state, next_svids))))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        let answer =
+            |bundles: &Bundles| X509BundlesResponse { crl: Vec::new(), bundles: all(bundles, |one| &one.x509) };
+        self.bundles(request, answer).await
+    }
+
+    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+        let peer = caller(&request).await?;
+        let request = request.into_inner();
+        self.node.check_audiences(&request.audience).map_err(Status::invalid_argument)?;
+        if request.spiffe_id.len() > MAX_SPIFFE_ID_BYTES || request.spiffe_id.chars().any(char::is_control) {
+            return Err(Status::invalid_argument("spiffe_id: not a SPIFFE ID"));
+        }
+        let audiences: Vec<Arc<str>> = request.audience.into_iter().map(Into::into).collect();
+        let spiffe_id = (!request.spiffe_id.is_empty()).then_some(request.spiffe_id.as_str());
+        let svids = self.node.jwt_svids(&peer, &audiences, spiffe_id).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(JwtsvidResponse { svids: svids.into_iter().map(jwt_svid).collect() }))
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        let answer = |bundles: &Bundles| JwtBundlesResponse { bundles: all(bundles, |one| &one.jwks) };
+        self.bundles(request, answer).await
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        let peer = caller(&request).await?;
+        let request = request.into_inner();
+        for (field, length, limit) in
+            [("audience", request.audience.len(), MAX_AUDIENCE_BYTES), ("svid", request.svid.len(), MAX_TOKEN_BYTES)]
+        {
+            if !(1..=limit).contains(&length) {
+                return Err(Status::invalid_argument(format!("{field}: from 1 to {limit} bytes")));
+            }
+        }
+        let valid = self.node.validate(&peer, &request.svid, &request.audience).await;
+        let (spiffe_id, claims) = valid
+            .map_err(|refusal| status(&refusal))?
+            .map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let fields = claims.into_iter().map(|(name, claim)| (name, value(claim))).collect();
+        Ok(Response::new(ValidateJwtsvidResponse {
+            spiffe_id: spiffe_id.to_string(),
+            claims: Some(prost_types::Struct { fields }),
+        }))
+    }
+}
+
+type SvidStep = Step<Given, X509svidResponse>;
+
+async fn next_svids(step: SvidStep) -> Option<(Result<X509svidResponse, Status>, SvidStep)> {
+    let mut open = match step {
+        Step::First(first) => {
+            let (open, answer) = *first;
+            return Some((Ok(answer), Step::Next(Box::new(open))));
+        }
+        Step::Next(open) => open,
+        Step::End => return None,
+    };
+    loop {
+        let rotate_at = open.said.rotate_at;
+        if let Err(over) = open.wait(Some(rotate_at)).await {
+            return Some((Err(over), Step::End));
+        }
+        match open.node.x509_svids(&open.peer, &open.said.leases).await {
+            Ok(svids) => {
+                let (answer, given) = x509_answer(svids);
+                open.said = given;
+                return Some((Ok(answer), Step::Next(open)));
+            }
+            // What the caller has goes on being good for a while, and so does the stream.
+            Err(refusal) if is_passing(&refusal) && open.node.clock.now() < open.said.ends_at => {
+                tracing::warn!(error = %refusal, "an X509-SVID could not be renewed yet");
+            }
+            Err(refusal) => return Some((Err(status(&refusal)), Step::End)),
+        }
+    }
+}
+
+async fn next_bundles<R>(
+    step: Step<Bundles, R>,
+    answer: fn(&Bundles) -> R,
+) -> Option<(Result<R, Status>, Step<Bundles, R>)> {
+    let mut open = match step {
+        Step::First(first) => {
+            let (open, answer) = *first;
+            return Some((Ok(answer), Step::Next(Box::new(open))));
+        }
+        Step::Next(open) => open,
+        Step::End => return None,
+    };
+    loop {
+        if let Err(over) = open.wait(None).await {
+            return Some((Err(over), Step::End));
+        }
+        match open.node.bundles(&open.peer).await {
+            Ok(bundles) if bundles == open.said => {}
+            Ok(bundles) => {
+                let response = answer(&bundles);
+                open.said = bundles;
+                return Some((Ok(response), Step::Next(open)));
+            }
+            Err(refusal) if is_passing(&refusal) => {}
+            Err(refusal) => return Some((Err(status(&refusal)), Step::End)),
+        }
+    }
+}
+
+fn x509_answer(svids: X509Svids) -> (X509svidResponse, Given) {
+    let X509Svids { svids, bundles, rotate_at } = svids;
+    let leases: Vec<Arc<Lease>> = svids.iter().map(|(_, svid)| Arc::clone(&svid.lease)).collect();
+    let ends_at = leases.iter().map(|lease| lease.expires_at).min().unwrap_or(rotate_at);
+    let foreign = bundles.foreign.iter().map(|bundle| (key_of(bundle), bundle.x509.to_vec())).collect();
+    let mut hints = Vec::new();
+    let svids = svids.into_iter().map(|(entry, svid)| x509_svid(&entry, svid, &bundles.own, &mut hints)).collect();
+    (X509svidResponse { svids, crl: Vec::new(), federated_bundles: foreign }, Given { leases, rotate_at, ends_at })
+}
+
+fn x509_svid(entry: &Entry, svid: Released, own: &TrustBundle, hints: &mut Vec<Arc<str>>) -> X509svid {
+    let Released { mut secret, chain, lease, .. } = svid;
+    X509svid {
+        spiffe_id: lease.spiffe_id.to_string(),
+        x509_svid: chain,
+        x509_svid_key: std::mem::take(&mut *secret),
+        bundle: own.x509.to_vec(),
+        hint: unique(entry, hints),
+    }
+}
+
+/// A hint picks one identity, so only the first that has it gets it.
+fn unique(entry: &Entry, hints: &mut Vec<Arc<str>>) -> String {
+    match &entry.hint {
+        Some(hint) if !hints.contains(hint) => {
+            hints.push(Arc::clone(hint));
+            hint.to_string()
+        }
+        Some(_) | None => String::new(),
+    }
+}
+
+fn jwt_svid((entry, svid): (Arc<Entry>, Released)) -> Jwtsvid {
+    let Released { mut secret, lease, .. } = svid;
+    Jwtsvid {
+        spiffe_id: lease.spiffe_id.to_string(),
+        // Base64 and dots, made by us.
+        svid: String::from_utf8(std::mem::take(&mut *secret)).unwrap_or_default(),
+        hint: entry.hint.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn all(bundles: &Bundles, part: fn(&TrustBundle) -> &bytes::Bytes) -> HashMap<String, Vec<u8>> {
+    let all = [&bundles.own].into_iter().chain(&bundles.foreign);
+    all.map(|bundle| (key_of(bundle), part(bundle).to_vec())).collect()
+}
+
+/// The SPIFFE ID of a trust domain.
+fn key_of(bundle: &TrustBundle) -> String {
+    format!("spiffe://{}", bundle.trust_domain)
+}
+
+fn value(json: serde_json::Value) -> prost_types::Value {
+    let kind = match json {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(is) => Kind::BoolValue(is),
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(values) => {
+            Kind::ListValue(prost_types::ListValue { values: values.into_iter().map(value).collect() })
+        }
+        serde_json::Value::Object(members) => Kind::StructValue(prost_types::Struct {
+            fields: members.into_iter().map(|(name, member)| (name, value(member))).collect(),
+        }),
+    };
+    prost_types::Value { kind: Some(kind) }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a trust domain is verified by: its X.509 authorities and its JWT keys.
+//!
+//! As a document it is a key set:
+//! <https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Trust_Domain_and_Bundle.md>.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use x509_parser::public_key::PublicKey;
+
+use super::{Error, Jwk};
+use crate::identity::TrustDomain;
+
+/// The authorities of one trust domain, as they were at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// Whose.
+    pub trust_domain: TrustDomain,
+    /// Grows with every change, where its publisher counts.
+    pub sequence: Option<u64>,
+    /// How often to look for a change.
+    pub refresh_hint: Option<Duration>,
+    /// The X.509 authorities, DER one after the other.
+    pub x509: Bytes,
+    /// The JWT keys, as a key set (RFC 7517).
+    pub jwks: Bytes,
+    /// Everything, as its specification writes it.
+    pub document: Bytes,
+}
+
+impl TrustBundle {
+    /// Of authorities of our own.
+    ///
+    /// # Errors
+    /// When a certificate is not one.
+    pub fn new(
+        trust_domain: TrustDomain,
+        roots: &[Vec<u8>],
+        keys: &[Jwk],
+        sequence: u64,
+        refresh_hint: Duration,
+    ) -> Result<Self, Error> {
+        let jwt: Vec<Value> = keys.iter().map(jwt_key).collect::<Result<_, _>>()?;
+        let x509: Vec<Value> = roots.iter().map(|root| x509_key(root)).collect::<Result<_, _>>()?;
+        let document = json!({
+            "keys": x509.into_iter().chain(jwt.iter().cloned()).collect::<Vec<_>>(),
+            "spiffe_sequence": sequence,
+            "spiffe_refresh_hint": refresh_hint.as_secs(),
+        });
+        Ok(Self {
+            trust_domain,
+            sequence: Some(sequence),
+            refresh_hint: Some(refresh_hint),
+            x509: roots.concat().into(),
+            jwks: encode(&json!({ "keys": jwt }))?,
+            document: encode(&document)?,
+        })
+    }
+}
+
+fn encode(value: &Value) -> Result<Bytes, Error> {
+    serde_json::to_vec(value).map(Into::into).map_err(Error::Json)
+}
+
+/// Its use is told as this kind of key set has it.
+fn jwt_key(key: &Jwk) -> Result<Value, Error> {
+    let mut value = serde_json::to_value(key).map_err(Error::Json)?;
+    if let Some(members) = value.as_object_mut() {
+        members.insert("use".to_owned(), "jwt-svid".into());
+    }
+    Ok(value)
+}
+
+fn x509_key(certificate: &[u8]) -> Result<Value, Error> {
+    let unreadable = || Error::Crypto { operation: "read a certificate of the trust bundle" };
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| unreadable())?;
+    let encoded = |bytes: &[u8]| Value::String(URL_SAFE_NO_PAD.encode(bytes));
+    let mut members = Map::new();
+    members.insert("use".to_owned(), "x509-svid".into());
+    members.insert("x5c".to_owned(), json!([STANDARD.encode(certificate)]));
+    match parsed.public_key().parsed().map_err(|_| unreadable())? {
+        PublicKey::EC(point) => {
+            let coordinates = point.data().strip_prefix(&[4]).ok_or_else(unreadable)?;
+            let (curve, half) = match coordinates.len() {
+                64 => ("P-256", 32),
+                96 => ("P-384", 48),
+                132 => ("P-521", 66),
+                _ => return Err(unreadable()),
+            };
+            let (x, y) = coordinates.split_at_checked(half).ok_or_else(unreadable)?;
+            members.insert("kty".to_owned(), "EC".into());
+            members.insert("crv".to_owned(), curve.into());
+            members.insert("x".to_owned(), encoded(x));
+            members.insert("y".to_owned(), encoded(y));
+        }
+        PublicKey::RSA(key) => {
+            // ASN.1 puts a zero before a number that would look negative; a key set has none.
+            let unsigned = |number: &[u8]| encoded(number.strip_prefix(&[0]).unwrap_or(number));
+            members.insert("kty".to_owned(), "RSA".into());
+            members.insert("n".to_owned(), unsigned(key.modulus));
+            members.insert("e".to_owned(), unsigned(key.exponent));
+        }
+        _ => return Err(unreadable()),
+    }
+    Ok(Value::Object(members))
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::rand::SystemRandom;
+
+    use super::*;
+    use crate::authority::SigningKey;
+    use crate::authority::file::private_tempdir;
+    use crate::authority::{Sealer, X509Authority};
+
+    #[test]
+    fn the_document_names_every_authority_with_its_use() {
+        let directory = private_tempdir();
+        let (domain, sealer): (TrustDomain, _) =
+            ("example.org".parse().unwrap(), Sealer::from_bytes(&[7; 32]).unwrap());
+        let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+        let ca = X509Authority::open(directory.path(), &sealer, domain.clone(), Duration::from_secs(600), now).unwrap();
+        let key = SigningKey::generate(&SystemRandom::new()).unwrap().public_jwk();
+        let roots = ca.roots();
+        let bundle = TrustBundle::new(domain, &roots, std::slice::from_ref(&key), 7, Duration::from_secs(300)).unwrap();
+        let document: Value = serde_json::from_slice(&bundle.document).unwrap();
+        assert_eq!((&document["spiffe_sequence"], &document["spiffe_refresh_hint"]), (&json!(7), &json!(300)));
+        let keys = document["keys"].as_array().unwrap();
+        assert_eq!(keys.len(), 2);
+        assert_eq!((&keys[0]["use"], &keys[0]["kty"]), (&json!("x509-svid"), &json!("EC")));
+        assert_eq!(keys[0]["x5c"], json!([STANDARD.encode(&roots[0])]));
+        assert!(keys[0].get("kid").is_none());
+        assert_eq!((&keys[1]["use"], &keys[1]["kid"]), (&json!("jwt-svid"), &json!(key.kid())));
+        assert_eq!(bundle.x509, roots[0]);
+        let jwks: Value = serde_json::from_slice(&bundle.jwks).unwrap();
+        assert_eq!(jwks["keys"], json!([keys[1]]));
+    }
+}

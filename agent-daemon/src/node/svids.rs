@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What whoever speaks SPIFFE asks for: SVIDs for all of its identities, trust bundles, and whether a token is good.
+//!
+//! Each SVID is a release like any other: decided, recorded, and leased.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+
+use super::ask::{Ask, Refusal, Released};
+use super::decide::Verdicted;
+use super::release::decision_id;
+use super::{Node, Stream};
+use crate::attest::{Attested, Peer};
+use crate::authority::{self, TrustBundle};
+use crate::credential::destination::is_audience;
+use crate::credential::{Binding, Delivery, Lease};
+use crate::identity::{Entry, SpiffeId};
+use crate::snapshot::Snapshot;
+
+/// The clock may be set while a stream waits, so no wait is longer than this.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// A rotation that could not be made is tried again this soon, as long as what was given out is good.
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+
+/// What one caller may ask for at once.
+#[derive(Debug, Clone, Copy)]
+pub struct SpiffeLimits {
+    /// Audiences of one token.
+    pub max_audiences: usize,
+}
+
+/// All X509-SVIDs of a caller, the default identity's first, and what verifies those of others.
+#[derive(Debug)]
+pub struct X509Svids {
+    /// Each with the entry that gave the identity.
+    pub svids: Vec<(Arc<Entry>, Released)>,
+    /// Of the own trust domain and of foreign ones.
+    pub bundles: Bundles,
+    /// When to make new ones: about half of the shortest life.
+    pub rotate_at: Timestamp,
+}
+
+/// The bundles that a caller gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundles {
+    /// Of the own trust domain.
+    pub own: Arc<TrustBundle>,
+    /// Of those that the caller's entries name, as far as they are known.
+    pub foreign: Vec<Arc<TrustBundle>>,
+}
+
+/// What a stream waits for.
+#[derive(Debug)]
+pub struct Changes {
+    snapshots: watch::Receiver<u64>,
+    bundles: watch::Receiver<Arc<TrustBundle>>,
+}
+
+/// Why a token is not good. Whoever asks learns no more than the words here.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    /// Signature, form, audience, time or holder.
+    #[error("the token is not valid: {0}")]
+    Token(&'static str),
+}
+
+impl Node {
+    /// New X509-SVIDs for every identity of the caller that gets one; `held` are the leases of those that they
+    /// replace.
+    ///
+    /// # Errors
+    /// See [`Refusal`]. Only when there is none at all: then for what became of the default identity.
+    pub async fn x509_svids(&self, peer: &Peer, held: &[Arc<Lease>]) -> Result<X509Svids, Refusal> {
+        let snapshot = self.snapshot();
+        let attested = self.admit(peer, "fetch_x509_svid", &snapshot).await?;
+        let mut svids = Vec::new();
+        let mut refused = None;
+        for entry in identities(&attested) {
+            let Some(binding) = snapshot.catalog.x509_binding(&entry.spiffe_id) else { continue };
+            let replaces = held.iter().find(|lease| lease.spiffe_id == entry.spiffe_id).map(Arc::clone);
+            match self.svid(peer, &snapshot, &attested, entry, binding, replaces).await {
+                Ok(released) => svids.push((Arc::clone(entry), released)),
+                // The answer is for nobody then, or there is nothing to be had for anybody.
+                Err(refusal @ (Refusal::Caller(_) | Refusal::Audit(_))) => return Err(refusal),
+                Err(refusal) => refused = refused.or(Some(refusal)),
+            }
+        }
+        if svids.is_empty() {
+            return Err(match refused {
+                Some(refusal) => refusal,
+                None => self.nothing(&snapshot, &attested, "x509-svid").await,
+            });
+        }
+        let bundles = self.bundles_of(&attested);
+        let rotate_at = svids.iter().map(|(_, svid)| turn(&svid.lease)).collect::<Result<Vec<_>, _>>();
+        let rotate_at = rotate_at.map_err(Refusal::Authority)?.into_iter().min();
+        let rotate_at = rotate_at.ok_or(Refusal::Bug("bug: no SVID and no refusal"))?;
+        Ok(X509Svids { svids, bundles, rotate_at })
+    }
+
+    async fn svid(
+        &self,
+        peer: &Peer,
+        snapshot: &Snapshot,
+        attested: &Attested,
+        entry: &Entry,
+        binding: &Binding,
+        replaces: Option<Arc<Lease>>,
+    ) -> Result<Released, Refusal> {
+        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+        let now = self.clock.now();
+        // One that is over, or that an operator ended, is not renewed: the new one stands for itself.
+        let replaces = replaces.and_then(|old| self.leases.lease(&old.id)).filter(|old| old.is_live(now));
+        let ask = Ask { renews: replaces.as_ref().map(|old| old.id.clone()), ..ask(binding, entry, Vec::new()) };
+        let verdicted = self.decide(snapshot, attested, &ask, decision_id()?, now).await?;
+        self.conclude(peer, attested, slot, verdicted, replaces, now).await
+    }
+
+    /// A JWT-SVID for these audiences, for one identity of the caller or for each.
+    ///
+    /// # Errors
+    /// See [`Refusal`]. Where all identities are asked for: only when there is none at all.
+    pub async fn jwt_svids(
+        &self,
+        peer: &Peer,
+        audiences: &[Arc<str>],
+        spiffe_id: Option<&str>,
+    ) -> Result<Vec<(Arc<Entry>, Released)>, Refusal> {
+        let snapshot = self.snapshot();
+        let attested = self.admit(peer, "fetch_jwt_svid", &snapshot).await?;
+        let mut svids = Vec::new();
+        let mut refused = None;
+        let wanted = |entry: &&Arc<Entry>| spiffe_id.is_none_or(|id| entry.spiffe_id.as_str() == id);
+        for entry in identities(&attested).filter(wanted) {
+            match self.token(peer, &snapshot, &attested, entry, audiences).await {
+                Ok(released) => svids.push((Arc::clone(entry), released)),
+                Err(refusal @ (Refusal::Caller(_) | Refusal::Audit(_))) => return Err(refusal),
+                Err(refusal) => refused = refused.or(Some(refusal)),
+            }
+        }
+        if svids.is_empty() {
+            return Err(match refused {
+                Some(refusal) => refusal,
+                None => {
+                    let ask = Ask { spiffe_id: spiffe_id.map(str::to_owned), ..Ask::default() };
+                    self.refused(&snapshot, &attested, ask).await
+                }
+            });
+        }
+        Ok(svids)
+    }
+
+    /// One token. Each of its audiences has to be permitted; the record of the first names them all.
+    async fn token(
+        &self,
+        peer: &Peer,
+        snapshot: &Snapshot,
+        attested: &Attested,
+        entry: &Entry,
+        audiences: &[Arc<str>],
+    ) -> Result<Released, Refusal> {
+        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+        let now = self.clock.now();
+        let mut all: Option<Verdicted> = None;
+        for audience in audiences {
+            let catalog = &snapshot.catalog;
+            let named = vec![Arc::clone(audience)];
+            let ask = match catalog.jwt_binding(&entry.spiffe_id, audience) {
+                Some(binding) => ask(binding, entry, named),
+                None => {
+                    let destination = catalog.destination_of(audience).map(|destination| destination.name.to_string());
+                    let destination = destination.unwrap_or_default();
+                    Ask { destination, audiences: named, ..identity(entry) }
+                }
+            };
+            let one = self.decide(snapshot, attested, &ask, decision_id()?, now).await?;
+            all = Some(match (all, one) {
+                (None, one) => one,
+                (Some(_), one) if one.grounds.is_none() => one,
+                (Some(all), one) => joined(all, one),
+            });
+            if all.as_ref().is_some_and(|all| all.grounds.is_none()) {
+                break;
+            }
+        }
+        let verdicted = all.ok_or(Refusal::Bug("bug: a token without an audience"))?;
+        self.conclude(peer, attested, slot, verdicted, None, now).await
+    }
+
+    /// The bundles that the caller gets. Public keys need no decision, only an identity.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn bundles(&self, peer: &Peer) -> Result<Bundles, Refusal> {
+        let snapshot = self.snapshot();
+        let attested = self.admit(peer, "fetch_bundles", &snapshot).await?;
+        if attested.entries.is_empty() {
+            return Err(self.refused(&snapshot, &attested, Ask::default()).await);
+        }
+        peer.recheck(self.records()).map_err(|failure| {
+            self.refuse_peer("fetch_bundles", &failure, peer);
+            Refusal::Caller(failure)
+        })?;
+        Ok(self.bundles_of(&attested))
+    }
+
+    fn bundles_of(&self, _attested: &Attested) -> Bundles {
+        Bundles { own: self.authority.bundle(), foreign: Vec::new() }
+    }
+
+    /// Whether a token is good for an audience, and what it says. Only callers with an identity may ask.
+    ///
+    /// # Errors
+    /// The outer one refuses the caller, the inner one the token.
+    pub async fn validate(
+        &self,
+        peer: &Peer,
+        token: &str,
+        audience: &str,
+    ) -> Result<Result<(SpiffeId, authority::Claims), Invalid>, Refusal> {
+        let snapshot = self.snapshot();
+        let attested = self.admit(peer, "validate_jwt_svid", &snapshot).await?;
+        if attested.entries.is_empty() {
+            return Err(self.refused(&snapshot, &attested, Ask::default()).await);
+        }
+        Ok(self.validated(token, audience))
+    }
+
+    fn validated(&self, token: &str, audience: &str) -> Result<(SpiffeId, authority::Claims), Invalid> {
+        let claims = self.authority.jwt.verify_jwt(token).map_err(|error| match error {
+            authority::Error::Token { reason } => Invalid::Token(reason),
+            _ => Invalid::Token("it cannot be read"),
+        })?;
+        let subject = claims.get("sub").and_then(|sub| sub.as_str()).and_then(|sub| sub.parse::<SpiffeId>().ok());
+        let subject = subject.ok_or(Invalid::Token("its subject is no SPIFFE ID"))?;
+        if subject.trust_domain() != &self.identity.trust_domain {
+            return Err(Invalid::Token("its subject is of another trust domain than its key"));
+        }
+        let audiences = claims.get("aud").and_then(|aud| aud.as_array());
+        if !audiences.is_some_and(|audiences| audiences.iter().any(|one| one.as_str() == Some(audience))) {
+            return Err(Invalid::Token("it is for another audience"));
+        }
+        // Ours to know: it ends with its holder and not only with time.
+        if !self.introspect(token).is_active() {
+            return Err(Invalid::Token("it is over"));
+        }
+        Ok((subject, claims))
+    }
+
+    /// Whether these can be the audiences of a token, by number and form.
+    ///
+    /// # Errors
+    /// What is wrong with them, for the caller.
+    pub fn check_audiences(&self, audiences: &[String]) -> Result<(), String> {
+        let limit = self.spiffe.max_audiences;
+        if audiences.is_empty() {
+            return Err("audience: required".to_owned());
+        }
+        if audiences.len() > limit {
+            return Err(format!("audience: at most {limit} in one token"));
+        }
+        if audiences.iter().any(|audience| !is_audience(audience)) {
+            return Err("audience: empty, too long, or with blanks in it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What streams wait for, from now on.
+    pub fn changes(&self) -> Changes {
+        Changes { snapshots: self.snapshots.subscribe(), bundles: self.authority.bundles() }
+    }
+
+    /// Waits until there is something new to say, or the time has come. False when the stream is over.
+    pub async fn wait(&self, stream: &Stream, changes: &mut Changes, rotate_at: Option<Timestamp>) -> bool {
+        loop {
+            let left = rotate_at.map_or(LONGEST_WAIT, |at| {
+                let left = at.duration_since(self.clock.now());
+                Duration::try_from(left).unwrap_or_default().clamp(SHORTEST_WAIT, LONGEST_WAIT)
+            });
+            // Each arm is cancel-safe: what changed stays marked until it was seen.
+            tokio::select! {
+                biased;
+                () = stream.ended() => return false,
+                changed = changes.snapshots.changed() => return changed.is_ok(),
+                changed = changes.bundles.changed() => return changed.is_ok(),
+                () = tokio::time::sleep(left) => {}
+            }
+            if rotate_at.is_some_and(|at| at <= self.clock.now()) {
+                return true;
+            }
+        }
+    }
+
+    /// The caller has identities, but none of them gets what it asks for; or it has none.
+    async fn nothing(&self, snapshot: &Snapshot, attested: &Attested, credential_type: &str) -> Refusal {
+        let entry = attested.entries.first();
+        let ask = entry.map_or_else(Ask::default, |entry| identity(entry));
+        match self.denial(snapshot, attested, ask).await {
+            Ok((slot, mut verdicted)) => {
+                if entry.is_some() {
+                    verdicted.record.reason = super::Reason::NoBinding.as_str().to_owned();
+                    verdicted.record.detail =
+                        format!("no binding gives this identity an {credential_type} over the Workload API");
+                    verdicted.record.destination = None;
+                    verdicted.record.remediation =
+                        Some("add a binding with delivery = \"workload-api\" that names it".to_owned());
+                }
+                self.denied(slot, verdicted).await
+            }
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// Records what is known to be denied.
+    async fn refused(&self, snapshot: &Snapshot, attested: &Attested, ask: Ask) -> Refusal {
+        match self.denial(snapshot, attested, ask).await {
+            Ok((slot, verdicted)) => self.denied(slot, verdicted).await,
+            Err(refusal) => refusal,
+        }
+    }
+
+    async fn denial(
+        &self,
+        snapshot: &Snapshot,
+        attested: &Attested,
+        ask: Ask,
+    ) -> Result<(crate::audit::Slot, Verdicted), Refusal> {
+        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+        let ask = Ask { delivery: Delivery::WorkloadApi, ..ask };
+        let mut verdicted = self.decide(snapshot, attested, &ask, decision_id()?, self.clock.now()).await?;
+        if verdicted.grounds.take().is_some() {
+            return Err(Refusal::Bug("bug: what is denied would be allowed"));
+        }
+        Ok((slot, verdicted))
+    }
+}
+
+/// Each identity once, by its most specific entry.
+fn identities(attested: &Attested) -> impl Iterator<Item = &Arc<Entry>> {
+    let entries = &attested.entries;
+    let is_first =
+        |place: usize, entry: &Entry| entries.iter().take(place).all(|earlier| earlier.spiffe_id != entry.spiffe_id);
+    entries.iter().enumerate().filter(move |(place, entry)| is_first(*place, entry)).map(|(_, entry)| entry)
+}
+
+fn identity(entry: &Entry) -> Ask {
+    Ask { spiffe_id: Some(entry.spiffe_id.to_string()), delivery: Delivery::WorkloadApi, ..Ask::default() }
+}
+
+fn ask(binding: &Binding, entry: &Entry, audiences: Vec<Arc<str>>) -> Ask {
+    Ask {
+        destination: binding.destination.name.to_string(),
+        binding: Some(binding.name.to_string()),
+        audiences,
+        ..identity(entry)
+    }
+}
+
+/// One token for what both allow, no longer than either.
+fn joined(mut all: Verdicted, one: Verdicted) -> Verdicted {
+    if let (Some(grounds), Some(other)) = (&mut all.grounds, one.grounds) {
+        grounds.audiences.extend(other.audiences);
+        grounds.ttl = grounds.ttl.min(other.ttl);
+        all.record.audience = Some(grounds.audiences.join(", "));
+        all.record.detail = format!("{}; by binding {} too", all.record.detail, other.binding.name);
+    }
+    all
+}
+
+/// About half of a life: a little sooner or later, so that those who came together do not come back together.
+fn turn(lease: &Lease) -> Result<Timestamp, authority::Error> {
+    let mut random = [0; 1];
+    authority::fill_random(&mut random)?;
+    let [random] = random;
+    let life = lease.expires_at.duration_since(lease.issued_at);
+    // From 45 to 55 percent, in steps of a 2560th.
+    let part = life.saturating_mul(1152_i32.saturating_add(i32::from(random))) / 2560;
+    Ok(lease.issued_at.saturating_add(part.max(SignedDuration::ZERO)).unwrap_or(lease.expires_at))
+}
