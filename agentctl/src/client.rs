@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Response, Status, Streaming};
 
-use crate::error::Error;
+use crate::error::{Error, Socket};
 
 /// A page of 512 processes with all their facts, or all policies with their text, must fit.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
@@ -43,22 +43,7 @@ pub(crate) struct Pages<T> {
 impl Client {
     /// Connects once; a connection that breaks is an error and not made again behind the user's back.
     pub(crate) async fn connect(path: &Path, timeout: Duration) -> Result<Self, Error> {
-        let refused = |source| Error::Connect { path: path.to_owned(), source };
-        let stream = tokio::time::timeout(timeout, UnixStream::connect(path))
-            .await
-            .map_err(|_elapsed| refused(io::ErrorKind::TimedOut.into()))?
-            .map_err(refused)?;
-        let mut stream = Some(TokioIo::new(stream));
-        let connector = tower::service_fn(move |_: Uri| {
-            let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted));
-            std::future::ready(stream)
-        });
-        // The name is only what HTTP/2 wants to see as authority: the connector decides where it goes.
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel = tokio::time::timeout(timeout, endpoint.connect_with_connector(connector))
-            .await
-            .map_err(|_elapsed| Error::Timeout { timeout })?
-            .map_err(|source| Error::Protocol { path: path.to_owned(), source })?;
+        let channel = channel(path, Socket::Admin, timeout).await?;
         Ok(Self { api: AdminServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES), timeout })
     }
 
@@ -87,6 +72,26 @@ impl Client {
         };
         Ok(Pages { stream, timeout: (patience == Patience::Finite).then_some(self.timeout) })
     }
+}
+
+/// One connection to a socket of the daemon.
+pub(crate) async fn channel(path: &Path, socket: Socket, timeout: Duration) -> Result<Channel, Error> {
+    let refused = |source| Error::Connect { socket, path: path.to_owned(), source };
+    let stream = tokio::time::timeout(timeout, UnixStream::connect(path))
+        .await
+        .map_err(|_elapsed| refused(io::ErrorKind::TimedOut.into()))?
+        .map_err(refused)?;
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_: Uri| {
+        let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted));
+        std::future::ready(stream)
+    });
+    // The name is only what HTTP/2 wants to see as authority: the connector decides where it goes.
+    let endpoint = Endpoint::from_static("http://localhost");
+    tokio::time::timeout(timeout, endpoint.connect_with_connector(connector))
+        .await
+        .map_err(|_elapsed| Error::Timeout { timeout })?
+        .map_err(|source| Error::Protocol { socket, path: path.to_owned(), source })
 }
 
 impl<T> Pages<T> {

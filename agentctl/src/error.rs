@@ -15,14 +15,20 @@ use crate::text::escape;
 pub(crate) enum Error {
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
-    #[error("cannot connect to the admin socket {path}", path = .path.display())]
-    Connect { path: PathBuf, source: io::Error },
+    #[error("cannot connect to the {} {path}", .socket.name(), path = .path.display())]
+    Connect { socket: Socket, path: PathBuf, source: io::Error },
     #[error("{path} does not speak gRPC", path = .path.display())]
-    Protocol { path: PathBuf, source: tonic::transport::Error },
+    Protocol { socket: Socket, path: PathBuf, source: tonic::transport::Error },
     #[error("the daemon gave no answer within {timeout:?}")]
     Timeout { timeout: Duration },
     #[error("{}", explain_status(.0))]
     Daemon(Box<Status>),
+    #[error("{}", explain_status(.0))]
+    Workload(Box<Status>),
+    #[error("the daemon gave a certificate that cannot be read")]
+    Certificate,
+    #[error("cannot write {path}", path = .path.display())]
+    WriteFile { path: PathBuf, source: io::Error },
     #[error("bug: the daemon's answer has no {0}")]
     Incomplete(&'static str),
     #[error("the daemon ended the stream before it was complete")]
@@ -45,13 +51,45 @@ pub(crate) enum Error {
     Json(#[source] serde_json::Error),
 }
 
+/// Which of the daemon's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Socket {
+    /// For operators.
+    Admin,
+    /// For programs that speak SPIFFE.
+    Spiffe,
+}
+
+impl Socket {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin socket",
+            Self::Spiffe => "Workload API",
+        }
+    }
+
+    /// The flag and the variable that name it.
+    fn ways(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Admin => ("--admin-socket", "AGENT_ADMIN_SOCKET"),
+            Self::Spiffe => ("--spiffe-socket", "SPIFFE_ENDPOINT_SOCKET"),
+        }
+    }
+}
+
 impl Error {
     /// What to do about it.
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Connect { source, path } => match source.kind() {
+            Self::Connect { source, path, socket } => match source.kind() {
                 io::ErrorKind::NotFound => {
-                    "is agent-daemon running? it prints AGENT_ADMIN_SOCKET=… when ready; give that path with --admin-socket"
+                    let (flag, variable) = socket.ways();
+                    return Some(format!(
+                        "is agent-daemon running? it prints {variable}=… when ready; give that path with {flag}"
+                    ));
+                }
+                io::ErrorKind::PermissionDenied if *socket == Socket::Spiffe => {
+                    "spiffe.socket_mode in the daemon's configuration says who may connect"
                 }
                 io::ErrorKind::PermissionDenied => {
                     // sudo does not pass the environment on.
@@ -61,7 +99,11 @@ impl Error {
                     ));
                 }
                 io::ErrorKind::ConnectionRefused if !is_socket(path) => {
-                    "that is no socket: --admin-socket and AGENT_ADMIN_SOCKET take the path of the daemon's admin socket"
+                    let (flag, variable) = socket.ways();
+                    let name = socket.name();
+                    return Some(format!(
+                        "that is no socket: {flag} and {variable} take the path of the daemon's {name}"
+                    ));
                 }
                 io::ErrorKind::ConnectionRefused => {
                     "the socket is there but nothing listens: agent-daemon has ended, start it again"
@@ -69,9 +111,17 @@ impl Error {
                 io::ErrorKind::TimedOut => {
                     "agent-daemon is overloaded or stuck: look at its log, or give it longer with --timeout"
                 }
-                _ => "--admin-socket and AGENT_ADMIN_SOCKET take a path, or unix: and a path",
+                _ => {
+                    let (flag, variable) = socket.ways();
+                    return Some(format!("{flag} and {variable} take a path, or unix: and a path"));
+                }
             },
-            Self::Protocol { .. } => "this must be the admin socket: is the path that of another socket?",
+            Self::Protocol { socket, .. } => {
+                return Some(format!("this must be the {}: is the path that of another socket?", socket.name()));
+            }
+            Self::Workload(status) => return workload_hint(status).map(str::to_owned),
+            Self::Certificate => "is the path that of agent-daemon's Workload API?",
+            Self::WriteFile { .. } => "name a folder that you may write, with --write",
             Self::Timeout { .. } => "give it longer with --timeout, or look at the daemon's log",
             Self::Daemon(status) => return status_hint(status).map(str::to_owned),
             Self::CutShort => "what was printed is not all; look at the daemon's log",
@@ -156,6 +206,17 @@ fn explain_status(status: &Status) -> String {
     }
 }
 
+/// Whoever asks as a workload is told little; an operator finds the rest.
+fn workload_hint(status: &Status) -> Option<&'static str> {
+    match status.code() {
+        Code::PermissionDenied => Some(
+            "this process has no identity, or no binding or policy gives it that: see `agentctl decisions --denied` and `agentctl explain`",
+        ),
+        Code::Unimplemented => Some("is the path that of another socket?"),
+        _ => None,
+    }
+}
+
 fn status_hint(status: &Status) -> Option<&'static str> {
     if is_local(status) {
         return Some("it ended or was restarted (look at its log), or the path is not that of the admin socket");
@@ -201,7 +262,8 @@ mod tests {
                 "error: cannot connect to the admin socket /s: connection refused\nhint: the socket is there",
             ),
         ] {
-            let error = Error::Connect { path: "/s".into(), source: io::Error::from_raw_os_error(code) };
+            let error =
+                Error::Connect { socket: Socket::Admin, path: "/s".into(), source: io::Error::from_raw_os_error(code) };
             assert!(rendered(&error).starts_with(expected), "{}", rendered(&error));
         }
     }

@@ -57,10 +57,18 @@ impl TrustBundle {
             sequence: Some(sequence),
             refresh_hint: Some(refresh_hint),
             x509: roots.concat().into(),
-            jwks: encode(&json!({ "keys": jwt }))?,
+            jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
             document: encode(&document)?,
         })
     }
+}
+
+/// Outside of a bundle a key has no such use, and a reader that knows only the registered ones would refuse it.
+fn plain(mut key: Value) -> Value {
+    if let Some(members) = key.as_object_mut() {
+        members.remove("use");
+    }
+    key
 }
 
 fn encode(value: &Value) -> Result<Bytes, Error> {
@@ -139,6 +147,6 @@ mod tests {
         assert_eq!((&keys[1]["use"], &keys[1]["kid"]), (&json!("jwt-svid"), &json!(key.kid())));
         assert_eq!(bundle.x509, roots[0]);
         let jwks: Value = serde_json::from_slice(&bundle.jwks).unwrap();
-        assert_eq!(jwks["keys"], json!([keys[1]]));
+        assert_eq!(jwks["keys"], json!([plain(keys[1].clone())]));
     }
 }

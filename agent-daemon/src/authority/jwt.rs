@@ -208,7 +208,7 @@ pub fn open_or_create_key(directory: &Path, name: &str, sealer: &Sealer) -> Resu
     let path = directory.join(format!("{name}{SUFFIX}"));
     let read = || -> Result<Option<SigningKey>, Error> {
         let sealed = file::read_private(&path, MAX_KEY_FILE_BYTES).map_err(Error::io("read the key", &path))?;
-        sealed.map(|sealed| SigningKey::from_pkcs8(&*sealer.unseal(name, 1, &sealed)?)).transpose()
+        sealed.map(|sealed| SigningKey::from_pkcs8(&sealer.unseal(name, 1, &sealed)?)).transpose()
     };
     if let Some(key) = read()? {
         return Ok(key);

@@ -15,6 +15,8 @@ use crate::identity::{SpiffeId, TrustDomain};
 pub const MAX_IDENTITIES: usize = 256;
 /// The shortest life of a lease.
 pub const MIN_TTL: Duration = Duration::from_secs(1);
+/// The shortest life of a certificate, which ends on a whole second.
+pub const MIN_X509_TTL: Duration = Duration::from_secs(2);
 /// The longest life of a lease.
 pub const MAX_TTL: Duration = Duration::from_secs(60 * 60);
 /// The most releases one observed connection may carry at a time.
@@ -175,6 +177,12 @@ impl Binding {
             fields.error(fields.at(), message, "give the destination one, or set observed_connect = \"optional\"");
         }
         let ttl = ttl(&mut fields);
+        if let (Some(ttl), Some(source)) = (ttl, &references.source)
+            && source.credential_type() == CredentialType::X509Svid
+            && ttl < MIN_X509_TTL
+        {
+            fields.error(fields.at(), "the ttl of an x509-svid is out of range", "from 2s to 1h");
+        }
         let releases = releases_per_connection(&mut fields);
         if !fields.finish() {
             return None;

@@ -248,7 +248,9 @@ impl Node {
                 Made { secret: Zeroizing::new(token.into_bytes()), chain: Vec::new(), lease }
             }
             SourceKind::X509Svid => {
-                let lease = lease_for(peer, attested, grounds, record, now, x509.ends_at(now)?)?;
+                let mut lease = lease_for(peer, attested, grounds, record, now, x509.ends_at(now)?)?;
+                // In whole seconds, as the certificate: what rotates it must not think that it lives longer.
+                lease.expires_at = Timestamp::from_second(lease.expires_at.as_second()).unwrap_or(lease.expires_at);
                 let subject = Subject {
                     spiffe_id: &lease.spiffe_id,
                     dns_names: &grounds.entry.dns_names,

@@ -77,7 +77,7 @@ async fn svids(served: &Served) -> Result<Streaming<X509svidResponse>, Status> {
 
 /// The next message, which has to come.
 async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
-    soon("a message comes", stream.message()).await.map(|message| message.expect("the stream ended without a reason"))
+    soon("a message comes", stream.message()).await.map(|message| message.unwrap())
 }
 
 fn uri(chain: &[u8]) -> String {

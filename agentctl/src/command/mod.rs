@@ -13,6 +13,7 @@ mod ps;
 mod reload;
 mod revoke;
 mod secret;
+mod spiffe;
 mod status;
 mod story;
 mod watch;
@@ -38,6 +39,9 @@ pub(crate) async fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Verdict, E
     if let Command::Completions { shell } = &cli.command {
         return completions(*shell, output);
     }
+    if let Command::Spiffe(command) = &cli.command {
+        return spiffe::run(command, cli.timeout, output).await;
+    }
     let client = Client::connect(&cli.admin_socket(), cli.timeout).await?;
     match &cli.command {
         Command::Status => status::run(&client, output).await,
@@ -53,6 +57,7 @@ pub(crate) async fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Verdict, E
         Command::Doctor => doctor::run(&client, output).await,
         Command::Watch(args) => watch::run(&client, args, output).await,
         Command::Secret(args) => secret::run(&client, args, output).await,
+        Command::Spiffe(command) => spiffe::run(command, cli.timeout, output).await,
         Command::Completions { shell } => completions(*shell, output),
     }
 }

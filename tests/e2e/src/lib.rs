@@ -12,6 +12,7 @@ mod authority;
 mod control;
 mod daemon;
 mod setup;
+mod talker;
 mod tiny;
 mod wait;
 mod watcher;
@@ -22,6 +23,7 @@ pub use authority::Authority;
 pub use control::Control;
 pub use daemon::{Daemon, binaries};
 pub use setup::{AUDIENCE, Setup, TRUST_DOMAIN};
+pub use talker::Talker;
 pub use wait::{wait_for, wait_until};
 pub use watcher::Watcher;
 pub use world::{NOBODY, OTHER, Told, World};
@@ -36,4 +38,10 @@ pub fn with_daemon(setup: Setup, scene: impl FnOnce(&mut World) -> anyhow::Resul
         log if log.is_empty() => error,
         log => error.context(format!("the daemon's log:\n{log}\nfailed")),
     })
+}
+
+/// What base64url stands for.
+pub fn base64url(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).ok()
 }

@@ -133,6 +133,13 @@ impl Setup {
         self
     }
 
+    /// More destinations, sources and bindings.
+    #[must_use]
+    pub fn with_destinations(mut self, destinations: &str) -> Self {
+        self.destinations.push_str(destinations);
+        self
+    }
+
     /// `config.toml`.
     pub(crate) fn config(&self) -> String {
         let mut tables: BTreeMap<&str, String> = BTreeMap::new();

@@ -19,6 +19,7 @@ use crate::authority::Authority;
 use crate::control::Control;
 use crate::daemon::{Daemon, binaries, sweep_pins};
 use crate::setup::{Setup, TRUST_DOMAIN};
+use crate::talker::Talker;
 use crate::wait::wait_for;
 use crate::watcher::Watcher;
 
@@ -97,6 +98,7 @@ impl World {
             ("kernel.pin_dir", format!("\"{PINS}/{PREFIX}{}-{number}\"", std::process::id())),
             ("api.agent_socket", path("sockets/agent.sock")),
             ("api.admin_socket", path("sockets/admin.sock")),
+            ("spiffe.socket", path("sockets/spiffe.sock")),
             ("authority.listen", format!("\"unix:{}\"", dir.path().join("sockets/authority.sock").display())),
         ];
         for (key, value) in defaults {
@@ -184,8 +186,16 @@ impl World {
     /// # Errors
     /// When it cannot be copied.
     pub fn install(&self, name: &str) -> Result<String> {
+        self.install_as("actor", name)
+    }
+
+    /// A copy of one of the programs of these tests.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn install_as(&self, program: &str, name: &str) -> Result<String> {
         let target = self.path("bin").join(name);
-        fs::copy(actor_program()?, &target).with_context(|| format!("cannot install {}", target.display()))?;
+        fs::copy(test_program(program)?, &target).with_context(|| format!("cannot install {}", target.display()))?;
         fs::set_permissions(&target, fs::Permissions::from_mode(0o755))?;
         Ok(self.program(name))
     }
@@ -223,6 +233,20 @@ impl World {
         }
         let child = command.current_dir("/").spawn().with_context(|| format!("cannot start {program}"))?;
         Actor::of_child(child, &self.control)
+    }
+
+    /// Starts a program that speaks SPIFFE and says what it sees; all it is told is where the daemon is.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn talk(&self, program: &str, uid: u32, arguments: &[&str]) -> Result<Talker> {
+        let mut command = Command::new(program);
+        let endpoint = format!("unix:{}", self.text("sockets/spiffe.sock"));
+        command.args(arguments).env_clear().env("SPIFFE_ENDPOINT_SOCKET", endpoint).current_dir("/");
+        if uid != 0 {
+            command.uid(uid).gid(uid);
+        }
+        Talker::start(command).with_context(|| format!("cannot start {program}"))
     }
 
     /// Starts the agent that has an identity.
@@ -376,9 +400,9 @@ fn keep(listener: &TcpListener) {
     }
 }
 
-/// Cargo puts it beside the folder of the test program.
-fn actor_program() -> Result<PathBuf> {
-    Ok(std::env::current_exe()?.ancestors().nth(2).context("no place for the actor")?.join("actor"))
+/// Cargo puts them beside the folder of the test program.
+fn test_program(name: &str) -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.ancestors().nth(2).context("no place for the programs of the tests")?.join(name))
 }
 
 fn sha256(path: &Path) -> Result<String> {

@@ -136,7 +136,10 @@ impl SpiffeWorkloadApi for Workload {
         let audiences: Vec<Arc<str>> = request.audience.into_iter().map(Into::into).collect();
         let spiffe_id = (!request.spiffe_id.is_empty()).then_some(request.spiffe_id.as_str());
         let svids = self.node.jwt_svids(&peer, &audiences, spiffe_id).await.map_err(|refusal| status(&refusal))?;
-        Ok(Response::new(JwtsvidResponse { svids: svids.into_iter().map(jwt_svid).collect() }))
+        let mut hints = Vec::new();
+        Ok(Response::new(JwtsvidResponse {
+            svids: svids.into_iter().map(|(entry, svid)| jwt_svid(&entry, svid, &mut hints)).collect(),
+        }))
     }
 
     async fn fetch_jwt_bundles(
@@ -264,13 +267,13 @@ fn unique(entry: &Entry, hints: &mut Vec<Arc<str>>) -> String {
     }
 }
 
-fn jwt_svid((entry, svid): (Arc<Entry>, Released)) -> Jwtsvid {
+fn jwt_svid(entry: &Entry, svid: Released, hints: &mut Vec<Arc<str>>) -> Jwtsvid {
     let Released { mut secret, lease, .. } = svid;
     Jwtsvid {
         spiffe_id: lease.spiffe_id.to_string(),
         // Base64 and dots, made by us.
         svid: String::from_utf8(std::mem::take(&mut *secret)).unwrap_or_default(),
-        hint: entry.hint.as_ref().map(ToString::to_string).unwrap_or_default(),
+        hint: unique(entry, hints),
     }
 }
 

@@ -20,3 +20,4 @@ mod operators;
 mod programs;
 mod restart;
 mod slice;
+mod spiffe;

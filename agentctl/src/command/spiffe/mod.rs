@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `agentctl spiffe`: a client of the Workload API like any other. It gets what this very process may have, by its own
+//! identity, and nothing of the operator's; what it fetched ends with it.
+
+mod certificate;
+mod fetch;
+mod validate;
+
+use std::path::Path;
+use std::time::Duration;
+
+use agent_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::Verdict;
+use crate::cli::{FetchCommand, SpiffeCommand};
+use crate::client;
+use crate::error::{Error, Socket};
+use crate::output::Output;
+
+pub(crate) async fn run(command: &SpiffeCommand, timeout: Duration, output: &mut Output<'_>) -> Result<Verdict, Error> {
+    match command {
+        SpiffeCommand::Fetch(FetchCommand::X509 { socket, write }) => {
+            let api = Api::connect(&socket.path(), timeout).await?;
+            fetch::x509(api, write.as_deref(), output).await
+        }
+        SpiffeCommand::Fetch(FetchCommand::Jwt { socket, audience, spiffe_id }) => {
+            let api = Api::connect(&socket.path(), timeout).await?;
+            fetch::jwt(api, audience, spiffe_id, output).await
+        }
+        SpiffeCommand::Watch { socket, count } => {
+            let api = Api::connect(&socket.path(), timeout).await?;
+            fetch::watch(api, *count, output).await
+        }
+        SpiffeCommand::Validate { socket, audience, file } => {
+            let token = validate::token(file.as_deref())?;
+            let api = Api::connect(&socket.path(), timeout).await?;
+            validate::run(api, audience, token, output).await
+        }
+    }
+}
+
+/// One connection to the Workload API.
+struct Api {
+    client: SpiffeWorkloadApiClient<Channel>,
+    timeout: Duration,
+}
+
+impl Api {
+    async fn connect(path: &Path, timeout: Duration) -> Result<Self, Error> {
+        let channel = client::channel(path, Socket::Spiffe, timeout).await?;
+        Ok(Self { client: SpiffeWorkloadApiClient::new(channel), timeout })
+    }
+
+    async fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+        let timeout = self.timeout;
+        let response = tokio::time::timeout(timeout, call).await.map_err(|_elapsed| Error::Timeout { timeout })?;
+        Ok(response.map_err(refused)?.into_inner())
+    }
+}
+
+fn refused(status: Status) -> Error {
+    Error::Workload(Box::new(status))
+}
+
+/// Every call has to say that it means this API.
+fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", tonic::metadata::MetadataValue::from_static("true"));
+    request
+}
