@@ -24,15 +24,19 @@ pub(crate) struct Options {
     /// Write the table into docs/benchmarks.md
     #[arg(long, conflicts_with_all = ["quick", "only"])]
     write: bool,
-    /// Only these parts: hooks, storm, startup, release
+    /// Only these parts: hooks, storm, startup, release, spiffe
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Measure this one beside us, too: SPIRE, from the folder that SPIRE_BIN names
+    #[arg(long, value_parser = ["spire"])]
+    peer: Option<String>,
     /// Print a table for people or JSON for programs
     #[arg(long, value_parser = ["table", "json"], default_value = "table", conflicts_with = "write")]
     output: String,
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let peer = options.peer.as_ref().map(|_| peer()).transpose()?;
     let folder = workspace.target().join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let program = minimal_program(workspace, &folder)?;
@@ -46,6 +50,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let output = if options.write { "markdown" } else { &options.output };
     measure.arg("--daemon").arg(&daemon).arg("--program").arg(&program).arg("--state").arg(state.path());
     measure.args(["--output", output]).args(options.quick.then_some("--quick"));
+    if let Some(peer) = &peer {
+        measure.arg("--spire").arg(peer);
+    }
     if !options.only.is_empty() {
         measure.arg("--only").arg(options.only.join(","));
     }
@@ -62,6 +69,16 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         say(format_args!("written into {DOCUMENT}"));
     }
     Ok(())
+}
+
+/// SPIRE as its release ships it; there is no package of it to install.
+fn peer() -> Result<PathBuf> {
+    let folder = std::env::var_os("SPIRE_BIN").map(PathBuf::from);
+    let folder = folder.context("SPIRE_BIN is not set: it names the folder with spire-server and spire-agent")?;
+    for program in ["spire-server", "spire-agent"] {
+        ensure!(folder.join(program).is_file(), "SPIRE_BIN is {}, where there is no {program}", folder.display());
+    }
+    folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))
 }
 
 /// The daemons ran as root, so what they left is root's.

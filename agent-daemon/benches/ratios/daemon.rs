@@ -40,6 +40,7 @@ pub(crate) struct Installed {
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) socket: PathBuf,
+    pub(crate) spiffe: PathBuf,
     /// From its exec to the line with its socket.
     pub(crate) ready_after: Duration,
 }
@@ -76,11 +77,16 @@ impl Installed {
         let began = Instant::now();
         let mut child = command.spawn().with_context(|| format!("cannot run {}", self.binary.display()))?;
         let lines = BufReader::new(child.stdout.take().context("bug: the daemon's output is not piped")?);
-        let mut daemon = Daemon { child, socket: PathBuf::new(), ready_after: Duration::ZERO };
+        let (socket, spiffe) = (PathBuf::new(), PathBuf::new());
+        let mut daemon = Daemon { child, socket, spiffe, ready_after: Duration::ZERO };
         for line in lines.lines() {
-            if let Some(socket) = line?.strip_prefix("AGENT_SOCKET=unix:") {
+            let line = line?;
+            if let Some(socket) = line.strip_prefix("AGENT_SOCKET=unix:") {
                 daemon.ready_after = began.elapsed();
                 daemon.socket = socket.into();
+            }
+            if let Some(socket) = line.strip_prefix("SPIFFE_ENDPOINT_SOCKET=unix:") {
+                daemon.spiffe = socket.into();
                 return Ok(daemon);
             }
         }
@@ -154,8 +160,11 @@ pin_dir = "{pin_dir}"
 [api]
 agent_socket = "agent.sock"
 admin_socket = "admin.sock"
+max_connections_per_uid = 4096
 rate_burst = 1000000
 rate_refill = "1us"
+[spiffe]
+socket = "spiffe.sock"
 [authority]
 listen = "unix:authority.sock"
 [credentials]
@@ -181,7 +190,36 @@ groups = ["bench-clients"]
 }
 
 fn destinations() -> String {
-    let mut text = "[[source]]\nname = \"node-jwt\"\ntype = \"jwt-svid\"\n".to_owned();
+    let mut text = r#"[[source]]
+name = "node-jwt"
+type = "jwt-svid"
+[[source]]
+name = "node-x509"
+type = "x509-svid"
+[[destination]]
+name = "any"
+audience = "*"
+labels = ["bench"]
+[[binding]]
+name = "any-token"
+destination = "any"
+identities = ["spiffe://bench.example/agent/client"]
+source = "node-jwt"
+delivery = "workload-api"
+ttl = "5m"
+[[destination]]
+name = "mesh"
+audience = "spiffe://bench.example"
+labels = ["bench"]
+[[binding]]
+name = "certificates"
+destination = "mesh"
+identities = ["spiffe://bench.example/agent/client"]
+source = "node-x509"
+delivery = "workload-api"
+ttl = "5m"
+"#
+    .to_owned();
     for name in DESTINATIONS {
         text.push_str(&format!(
             r#"[[destination]]

@@ -4,14 +4,18 @@
 
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
+use agent_proto::spiffe;
+use agent_proto::spiffe::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use agent_proto::v1;
 use agent_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -24,6 +28,10 @@ pub(crate) struct Shape {
     lease_id: usize,
     binding: usize,
     decision_id: usize,
+    token: usize,
+    certificate: usize,
+    key: usize,
+    bundle: usize,
 }
 
 impl Shape {
@@ -38,6 +46,34 @@ impl Shape {
             lease_id: lease.lease_id.len(),
             binding: lease.binding.len(),
             decision_id: response.decision_id.len(),
+            ..Self::EMPTY
+        })
+    }
+
+    const EMPTY: Self = Self {
+        secret: 0,
+        spiffe_id: 0,
+        audience: 0,
+        lease_id: 0,
+        binding: 0,
+        decision_id: 0,
+        token: 0,
+        certificate: 0,
+        key: 0,
+        bundle: 0,
+    };
+
+    /// Of real SVIDs.
+    pub(crate) fn of_svids(token: &spiffe::JwtsvidResponse, svids: &spiffe::X509svidResponse) -> anyhow::Result<Self> {
+        let token = token.svids.first().context("no token")?;
+        let svid = svids.svids.first().context("no certificate")?;
+        Ok(Self {
+            spiffe_id: token.spiffe_id.len(),
+            token: token.svid.len(),
+            certificate: svid.x509_svid.len(),
+            key: svid.x509_svid_key.len(),
+            bundle: svid.bundle.len(),
+            ..Self::EMPTY
         })
     }
 
@@ -66,8 +102,10 @@ impl Shape {
 
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { secret, spiffe_id, audience, lease_id, binding, decision_id } = self;
-        write!(f, "{secret},{spiffe_id},{audience},{lease_id},{binding},{decision_id}")
+        let Self { secret, spiffe_id, audience, lease_id, binding, decision_id, token, certificate, key, bundle } =
+            self;
+        write!(f, "{secret},{spiffe_id},{audience},{lease_id},{binding},{decision_id},")?;
+        write!(f, "{token},{certificate},{key},{bundle}")
     }
 }
 
@@ -76,9 +114,9 @@ impl FromStr for Shape {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let lengths: Vec<usize> = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
-        let [secret, spiffe_id, audience, lease_id, binding, decision_id] =
-            lengths.try_into().map_err(|_| anyhow::anyhow!("expected six lengths"))?;
-        Ok(Self { secret, spiffe_id, audience, lease_id, binding, decision_id })
+        let [secret, spiffe_id, audience, lease_id, binding, decision_id, token, certificate, key, bundle] =
+            lengths.try_into().map_err(|_| anyhow::anyhow!("expected ten lengths"))?;
+        Ok(Self { secret, spiffe_id, audience, lease_id, binding, decision_id, token, certificate, key, bundle })
     }
 }
 
@@ -111,6 +149,64 @@ impl AgentService for Bare {
     }
 }
 
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Bare {
+    type FetchX509SVIDStream = Messages<spiffe::X509svidResponse>;
+    type FetchX509BundlesStream = Messages<spiffe::X509BundlesResponse>;
+    type FetchJWTBundlesStream = Messages<spiffe::JwtBundlesResponse>;
+
+    async fn fetch_jwtsvid(
+        &self,
+        _: Request<spiffe::JwtsvidRequest>,
+    ) -> Result<Response<spiffe::JwtsvidResponse>, Status> {
+        let svid = spiffe::Jwtsvid {
+            spiffe_id: "x".repeat(self.0.spiffe_id),
+            svid: "x".repeat(self.0.token),
+            hint: String::new(),
+        };
+        Ok(Response::new(spiffe::JwtsvidResponse { svids: vec![svid] }))
+    }
+
+    async fn fetch_x509svid(
+        &self,
+        _: Request<spiffe::X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        let svid = spiffe::X509svid {
+            spiffe_id: "x".repeat(self.0.spiffe_id),
+            x509_svid: vec![b'x'; self.0.certificate],
+            x509_svid_key: vec![b'x'; self.0.key],
+            bundle: vec![b'x'; self.0.bundle],
+            hint: String::new(),
+        };
+        let first = spiffe::X509svidResponse { svids: vec![svid], ..spiffe::X509svidResponse::default() };
+        // One message, and then it stays open.
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(first)).chain(tokio_stream::pending()))))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        _: Request<spiffe::X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        _: Request<spiffe::JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        _: Request<spiffe::ValidateJwtsvidRequest>,
+    ) -> Result<Response<spiffe::ValidateJwtsvidResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+}
+
 /// Serves until standard input ends.
 pub(crate) fn serve(socket: &Path, shape: &Shape) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -122,7 +218,9 @@ pub(crate) fn serve(socket: &Path, shape: &Shape) -> anyhow::Result<()> {
             // Whatever it ends with, it ended.
             let _ended = tokio::task::spawn_blocking(|| io::copy(&mut io::stdin().lock(), &mut io::sink())).await;
         };
-        let server = Server::builder().add_service(AgentServiceServer::new(Bare(*shape)));
+        let server = Server::builder()
+            .add_service(AgentServiceServer::new(Bare(*shape)))
+            .add_service(SpiffeWorkloadApiServer::new(Bare(*shape)));
         server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), end).await?;
         Ok(())
     })

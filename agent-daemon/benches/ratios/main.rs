@@ -16,6 +16,8 @@ mod program;
 mod release;
 mod report;
 mod scale;
+mod spiffe;
+mod spire;
 mod startup;
 mod statistics;
 mod storm;
@@ -39,6 +41,9 @@ struct Options {
     /// An empty folder on a disk, for the daemons' state
     #[arg(long, requires = "daemon")]
     state: Option<PathBuf>,
+    /// The folder with spire-server and spire-agent, to be measured beside us
+    #[arg(long)]
+    spire: Option<PathBuf>,
     /// Fewer rounds: for a look, not for the record
     #[arg(long)]
     quick: bool,
@@ -69,6 +74,8 @@ enum Part {
     Startup,
     /// Releases against a bare server, and with much in the tables
     Release,
+    /// SVIDs over the Workload API against a bare server, and against SPIRE where it is given
+    Spiffe,
 }
 
 /// What every part needs.
@@ -77,6 +84,7 @@ struct Setting {
     daemon: PathBuf,
     program: PathBuf,
     state: PathBuf,
+    spire: Option<PathBuf>,
     is_quick: bool,
 }
 
@@ -110,7 +118,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         return Ok(());
     };
     ensure!(rustix::process::geteuid().is_root(), "kernel programs can be loaded by root only");
-    let setting = Setting { daemon, program, state, is_quick: options.quick };
+    let setting = Setting { daemon, program, state, spire: options.spire, is_quick: options.quick };
     let is_asked = |part: Part| options.only.is_empty() || options.only.contains(&part);
     cleanup::on_signals()?;
     let mut report = report::Report::new(setting.is_quick)?;
@@ -125,6 +133,9 @@ fn run(options: Options) -> anyhow::Result<()> {
     }
     if is_asked(Part::Release) {
         release::measure(&setting, &mut report).context("measuring releases")?;
+    }
+    if is_asked(Part::Spiffe) {
+        spiffe::measure(&setting, &mut report).context("measuring SVIDs")?;
     }
     cleanup::run();
     print!("{}", report.finish(options.output)?);
