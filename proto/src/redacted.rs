@@ -45,6 +45,38 @@ impl fmt::Debug for crate::spiffe::ValidateJwtsvidRequest {
     }
 }
 
+impl fmt::Debug for crate::envoy::config::core::v3::DataSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DataSource(\"...\")")
+    }
+}
+
+impl fmt::Debug for crate::envoy::config::core::v3::data_source::Specifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Specifier(\"...\")")
+    }
+}
+
+impl fmt::Debug for crate::envoy::service::discovery::v3::DiscoveryResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiscoveryResponse")
+            .field("version_info", &self.version_info)
+            .field("resources", &self.resources.len())
+            .field("nonce", &self.nonce)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for crate::envoy::service::discovery::v3::Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resource")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("resource", &"...")
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -60,6 +92,18 @@ mod tests {
         let svid = crate::spiffe::Jwtsvid { svid: "canary".into(), ..Default::default() };
         let response = crate::spiffe::JwtsvidResponse { svids: vec![svid] };
         assert!(!format!("{response:?}").contains("canary"));
+        let any = || prost_types::Any { value: b"canary".to_vec(), ..Default::default() };
+        let resource = crate::envoy::service::discovery::v3::Resource { resource: Some(any()), ..Default::default() };
+        assert!(!format!("{resource:?}").contains("99, 97"));
+        let response =
+            crate::envoy::service::discovery::v3::DiscoveryResponse { resources: vec![any()], ..Default::default() };
+        assert!(!format!("{response:?}").contains("99, 97"));
+        let specifier = crate::envoy::config::core::v3::data_source::Specifier::InlineBytes(b"canary".to_vec());
+        let certificate = crate::envoy::extensions::transport_sockets::tls::v3::TlsCertificate {
+            private_key: Some(crate::envoy::config::core::v3::DataSource { specifier: Some(specifier) }),
+            ..Default::default()
+        };
+        assert!(!format!("{certificate:?}").contains("99, 97"));
         let request = crate::spiffe::ValidateJwtsvidRequest { svid: "canary".into(), ..Default::default() };
         assert!(!format!("{request:?}").contains("canary"));
     }

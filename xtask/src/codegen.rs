@@ -14,11 +14,29 @@ use crate::digest::files_below;
 use crate::workspace::Workspace;
 
 /// In the order in which they stand in the descriptor set.
-const FILES: [&str; 3] = ["agent/v1/agent.proto", "agent/admin/v1/admin.proto", "spiffe/workload.proto"];
+const FILES: [&str; 9] = [
+    "agent/v1/agent.proto",
+    "agent/admin/v1/admin.proto",
+    "spiffe/workload.proto",
+    "google/rpc/status.proto",
+    "envoy/type/v3/semantic_version.proto",
+    "envoy/config/core/v3/core.proto",
+    "envoy/service/discovery/v3/discovery.proto",
+    "envoy/extensions/transport_sockets/tls/v3/tls.proto",
+    "envoy/service/secret/v3/sds.proto",
+];
 
 /// Messages with a secret in them: their `Debug` is written by hand in `proto/src/redacted.rs`.
-const SKIP_DEBUG: [&str; 5] =
-    ["agent.v1.Credential", "agent.admin.v1.PutSecretRequest", "X509SVID", "JWTSVID", "ValidateJWTSVIDRequest"];
+const SKIP_DEBUG: [&str; 8] = [
+    "agent.v1.Credential",
+    "agent.admin.v1.PutSecretRequest",
+    "X509SVID",
+    "JWTSVID",
+    "ValidateJWTSVIDRequest",
+    "envoy.config.core.v3.DataSource",
+    "envoy.service.discovery.v3.DiscoveryResponse",
+    "envoy.service.discovery.v3.Resource",
+];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use agent_proto::admin::admin_service_server::AdminServiceServer;
+use agent_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use agent_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use agent_proto::v1::agent_service_server::AgentServiceServer;
 use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
@@ -26,7 +27,7 @@ use super::accept::{self, Acceptor, Prompt};
 use super::admin::{Admin, Gauges};
 use super::agent::Agent;
 use super::door::{Door, Limits};
-use super::spiffe::Workload;
+use super::spiffe::{Sds, Workload};
 use super::stream::{OperatorStream, PeerStream};
 use super::{AGENT, SPIFFE};
 use crate::audit::Caller;
@@ -36,6 +37,8 @@ use crate::process::Capacity;
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Envoy lists all of its extensions in every request: 61 KB of them in version 1.40.
+const SDS_MESSAGE_BYTES: usize = 256 * 1024;
 /// Admin messages may carry policy files.
 const ADMIN_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 const ADMIN_CONNECTIONS: Limits = Limits { connections: 64, connections_per_uid: 64 };
@@ -156,8 +159,9 @@ impl Sockets {
             peers(agent_listener, AGENT, self.doors.agent),
             cancel.clone().cancelled_owned(),
         );
-        // The specification allows nothing beside its own services here, so there is no health service either.
-        let workloads = builder(config).add_service(workload).serve_with_incoming_shutdown(
+        let secrets = SecretDiscoveryServiceServer::new(Sds::new(Arc::clone(&node), cancel.clone()))
+            .max_decoding_message_size(config.max_message_bytes.max(SDS_MESSAGE_BYTES));
+        let workloads = builder(config).add_service(workload).add_service(secrets).serve_with_incoming_shutdown(
             peers(spiffe_listener, SPIFFE, self.doors.spiffe),
             cancel.clone().cancelled_owned(),
         );

@@ -40,7 +40,7 @@ pub(crate) use peers::with_sources;
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use streams::Stream;
-pub use svids::{Bundles, Changes, Invalid, SpiffeLimits, X509Svids};
+pub use svids::{Bundles, Changes, Invalid, SpiffeLimits, Wanted, X509Svids};
 
 use self::budget::Budget;
 use crate::attest::Attestor;

@@ -33,11 +33,38 @@ pub struct SpiffeLimits {
     pub max_audiences: usize,
 }
 
+/// Which of a caller's X509-SVIDs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// That of every identity.
+    All,
+    /// The default identity's, if so, and those that are named.
+    Some {
+        /// Whether the default identity's is.
+        default: bool,
+        /// SPIFFE IDs.
+        ids: Vec<String>,
+    },
+}
+
+impl Wanted {
+    fn takes(&self, place: usize, entry: &Entry) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some { default, ids } => {
+                (*default && place == 0) || ids.iter().any(|id| entry.spiffe_id.as_str() == id)
+            }
+        }
+    }
+}
+
 /// All X509-SVIDs of a caller, the default identity's first, and what verifies those of others.
 #[derive(Debug)]
 pub struct X509Svids {
     /// Each with the entry that gave the identity.
     pub svids: Vec<(Arc<Entry>, Released)>,
+    /// The caller's default identity, whether or not it is among them.
+    pub default: SpiffeId,
     /// Of the own trust domain and of foreign ones.
     pub bundles: Bundles,
     /// When to make new ones: about half of the shortest life.
@@ -69,17 +96,18 @@ pub enum Invalid {
 }
 
 impl Node {
-    /// New X509-SVIDs for every identity of the caller that gets one; `held` are the leases of those that they
+    /// New X509-SVIDs for every wanted identity of the caller that gets one; `held` are the leases of those that they
     /// replace.
     ///
     /// # Errors
-    /// See [`Refusal`]. Only when there is none at all: then for what became of the default identity.
-    pub async fn x509_svids(&self, peer: &Peer, held: &[Arc<Lease>]) -> Result<X509Svids, Refusal> {
+    /// See [`Refusal`]. Only when there is none at all: then for what became of the first of them.
+    pub async fn x509_svids(&self, peer: &Peer, wanted: &Wanted, held: &[Arc<Lease>]) -> Result<X509Svids, Refusal> {
         let snapshot = self.snapshot();
         let attested = self.admit(peer, "fetch_x509_svid", &snapshot).await?;
         let mut svids = Vec::new();
         let mut refused = None;
-        for entry in identities(&attested) {
+        let of_caller = identities(&attested).enumerate().filter(|(place, entry)| wanted.takes(*place, entry));
+        for (_, entry) in of_caller {
             let Some(binding) = snapshot.catalog.x509_binding(&entry.spiffe_id) else { continue };
             let replaces = held.iter().find(|lease| lease.spiffe_id == entry.spiffe_id).map(Arc::clone);
             match self.svid(peer, &snapshot, &attested, entry, binding, replaces).await {
@@ -92,14 +120,15 @@ impl Node {
         if svids.is_empty() {
             return Err(match refused {
                 Some(refusal) => refusal,
-                None => self.nothing(&snapshot, &attested, "x509-svid").await,
+                None => self.nothing(&snapshot, &attested, wanted, "x509-svid").await,
             });
         }
+        let default = attested.spiffe_id().cloned().ok_or(Refusal::Bug("bug: an SVID without an identity"))?;
         let bundles = self.bundles_of(&attested);
         let rotate_at = svids.iter().map(|(_, svid)| turn(&svid.lease)).collect::<Result<Vec<_>, _>>();
         let rotate_at = rotate_at.map_err(Refusal::Authority)?.into_iter().min();
         let rotate_at = rotate_at.ok_or(Refusal::Bug("bug: no SVID and no refusal"))?;
-        Ok(X509Svids { svids, bundles, rotate_at })
+        Ok(X509Svids { svids, default, bundles, rotate_at })
     }
 
     async fn svid(
@@ -296,9 +325,20 @@ impl Node {
     }
 
     /// The caller has identities, but none of them gets what it asks for; or it has none.
-    async fn nothing(&self, snapshot: &Snapshot, attested: &Attested, credential_type: &str) -> Refusal {
-        let entry = attested.entries.first();
-        let ask = entry.map_or_else(Ask::default, |entry| identity(entry));
+    async fn nothing(
+        &self,
+        snapshot: &Snapshot,
+        attested: &Attested,
+        wanted: &Wanted,
+        credential_type: &str,
+    ) -> Refusal {
+        let found = identities(attested).enumerate().find(|(place, entry)| wanted.takes(*place, entry));
+        let entry = found.map(|(_, entry)| entry);
+        let ask = match (entry, wanted) {
+            (Some(entry), _) => identity(entry),
+            (None, Wanted::Some { ids, .. }) => Ask { spiffe_id: ids.first().cloned(), ..Ask::default() },
+            (None, Wanted::All) => Ask::default(),
+        };
         match self.denial(snapshot, attested, ask).await {
             Ok((slot, mut verdicted)) => {
                 if entry.is_some() {

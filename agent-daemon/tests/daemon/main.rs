@@ -19,6 +19,7 @@ mod release;
 mod reload;
 mod renew;
 mod restart;
+mod sds;
 mod secrets;
 mod served;
 mod spiffe;

@@ -19,7 +19,7 @@ const SECOND: &str = "spiffe://example.org/agent/b";
 const AUDIENCE: &str = "https://reports.example";
 
 /// One identity, or two of which the first is the more specific; a destination for tokens, one for certificates.
-fn setup(identities: usize) -> Setup {
+pub(crate) fn setup(identities: usize) -> Setup {
     let gid = format!(", \"unix:gid:{}\"", rustix::process::getegid().as_raw());
     let mut entries = Setup::entry("agent", "agent/a", &gid).replace("groups", "hint = \"internal\"\ngroups");
     if identities > 1 {

@@ -1,27 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What programs that speak SPIFFE talk to: the Workload API.
+//! What programs that speak SPIFFE talk to: the Workload API, and Envoy's secret discovery.
 //!
 //! Names, codes and the shape of streams are those of
 //! <https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_API.md>.
 
+mod sds;
 mod workload;
 
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio_stream::Stream;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+pub(super) use self::sds::Sds;
 pub(super) use self::workload::Workload;
 
-use super::status::status;
+use super::status;
 use super::stream::CallerInfo;
 use crate::attest::Peer;
-use crate::node::Refusal;
+use crate::node::{Changes, Node, Refusal, Stream};
+
+/// As for agents, but a denial begins with the words by which SPIFFE's libraries know that there is no identity.
+fn status(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Denied { .. } => Status::permission_denied(format!("no identity issued: {refusal}")),
+        refusal => status::status(refusal),
+    }
+}
 
 /// Full state, again and again.
-type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Updates<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+/// An open stream and what it said last.
+struct Open<S> {
+    node: Arc<Node>,
+    peer: Arc<Peer>,
+    stream: Stream,
+    changes: Changes,
+    cancel: CancellationToken,
+    said: S,
+}
+
+impl Open<()> {
+    /// Opened before anything is looked at, so that no change is missed in between.
+    fn new(node: &Arc<Node>, peer: Arc<Peer>, cancel: &CancellationToken) -> Result<Self, Status> {
+        let changes = node.changes();
+        let stream = node.open_stream(&peer).map_err(|refusal| status(&refusal))?;
+        Ok(Self { node: Arc::clone(node), peer, stream, changes, cancel: cancel.clone(), said: () })
+    }
+}
+
+impl<S> Open<S> {
+    fn with<N>(self, said: N) -> Open<N> {
+        let Self { node, peer, stream, changes, cancel, said: _ } = self;
+        Open { node, peer, stream, changes, cancel, said }
+    }
+
+    /// Waits until there may be something new to say.
+    async fn wait(&mut self, rotate_at: Option<Timestamp>) -> Result<(), Status> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Status::unavailable("the daemon is stopping")),
+            goes_on = self.node.wait(&self.stream, &mut self.changes, rotate_at) => match goes_on {
+                true => Ok(()),
+                // The words of `status` for a caller that is gone.
+                false => Err(Status::unauthenticated("originator gone")),
+            },
+        }
+    }
+}
 
 /// The caller, who must have said that it means this API: a request that a program was tricked into sending elsewhere
 /// does not carry the metadata.
@@ -30,6 +79,11 @@ async fn caller<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
     if !(said.next().is_some_and(|value| value == "true") && said.next().is_none()) {
         return Err(Status::invalid_argument("the metadata workload.spiffe.io: true is missing"));
     }
+    present(request).await
+}
+
+/// The caller, once it has shown that it is there itself.
+async fn present<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
     let caller = request.extensions().get::<CallerInfo>();
     // Not borrowed across the wait: a request of another type need not be shared between threads.
     let caller = caller.cloned().ok_or_else(|| Status::unauthenticated("unresolvable"))?;

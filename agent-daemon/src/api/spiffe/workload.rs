@@ -14,30 +14,18 @@ use prost_types::value::Kind;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{Updates, caller, is_passing};
-use crate::api::status::status;
-use crate::attest::Peer;
+use super::{Open, Updates, caller, is_passing, status};
 use crate::authority::{MAX_TOKEN_BYTES, TrustBundle};
 use crate::credential::Lease;
 use crate::credential::destination::MAX_AUDIENCE_BYTES;
 use crate::identity::{Entry, MAX_SPIFFE_ID_BYTES};
-use crate::node::{Bundles, Changes, Node, Released, Stream, X509Svids};
+use crate::node::{Bundles, Node, Released, Wanted, X509Svids};
 
 /// The Workload API.
 #[derive(Debug)]
 pub(in crate::api) struct Workload {
     node: Arc<Node>,
     cancel: CancellationToken,
-}
-
-/// An open stream and what it said last.
-struct Open<S> {
-    node: Arc<Node>,
-    peer: Arc<Peer>,
-    stream: Stream,
-    changes: Changes,
-    cancel: CancellationToken,
-    said: S,
 }
 
 /// What an X.509 stream said last.
@@ -53,12 +41,9 @@ impl Workload {
         Self { node, cancel }
     }
 
-    /// Opened before anything is looked at, so that no change is missed in between.
     async fn open<T>(&self, request: Request<T>) -> Result<Open<()>, Status> {
         let peer = caller(&request).await?;
-        let changes = self.node.changes();
-        let stream = self.node.open_stream(&peer).map_err(|refusal| status(&refusal))?;
-        Ok(Open { node: Arc::clone(&self.node), peer, stream, changes, cancel: self.cancel.clone(), said: () })
+        Open::new(&self.node, peer, &self.cancel)
     }
 
     async fn bundles<T, R: Send + 'static>(
@@ -81,25 +66,6 @@ enum Step<S, R> {
     End,
 }
 
-impl<S> Open<S> {
-    fn with<N>(self, said: N) -> Open<N> {
-        let Self { node, peer, stream, changes, cancel, said: _ } = self;
-        Open { node, peer, stream, changes, cancel, said }
-    }
-
-    /// Waits until there may be something new to say.
-    async fn wait(&mut self, rotate_at: Option<Timestamp>) -> Result<(), Status> {
-        tokio::select! {
-            () = self.cancel.cancelled() => Err(Status::unavailable("the daemon is stopping")),
-            goes_on = self.node.wait(&self.stream, &mut self.changes, rotate_at) => match goes_on {
-                true => Ok(()),
-                // The words of `status` for a caller that is gone.
-                false => Err(Status::unauthenticated("originator gone")),
-            },
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for Workload {
     type FetchX509SVIDStream = Updates<X509svidResponse>;
@@ -111,7 +77,7 @@ impl SpiffeWorkloadApi for Workload {
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let open = self.open(request).await?;
-        let svids = self.node.x509_svids(&open.peer, &[]).await.map_err(|refusal| status(&refusal))?;
+        let svids = self.node.x509_svids(&open.peer, &Wanted::All, &[]).await.map_err(|refusal| status(&refusal))?;
         let (answer, given) = x509_answer(svids);
         let state = Step::First(Box::new((open.with(given), answer)));
         Ok(Response::new(Box::pin(unfold(state, next_svids))))
@@ -191,7 +157,7 @@ async fn next_svids(step: SvidStep) -> Option<(Result<X509svidResponse, Status>,
         if let Err(over) = open.wait(Some(rotate_at)).await {
             return Some((Err(over), Step::End));
         }
-        match open.node.x509_svids(&open.peer, &open.said.leases).await {
+        match open.node.x509_svids(&open.peer, &Wanted::All, &open.said.leases).await {
             Ok(svids) => {
                 let (answer, given) = x509_answer(svids);
                 open.said = given;
@@ -236,7 +202,7 @@ async fn next_bundles<R>(
 }
 
 fn x509_answer(svids: X509Svids) -> (X509svidResponse, Given) {
-    let X509Svids { svids, bundles, rotate_at } = svids;
+    let X509Svids { svids, bundles, rotate_at, .. } = svids;
     let leases: Vec<Arc<Lease>> = svids.iter().map(|(_, svid)| Arc::clone(&svid.lease)).collect();
     let ends_at = leases.iter().map(|lease| lease.expires_at).min().unwrap_or(rotate_at);
     let foreign = bundles.foreign.iter().map(|bundle| (key_of(bundle), bundle.x509.to_vec())).collect();
