@@ -66,6 +66,7 @@ fn whole_program(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     say(format_args!("{tests} whole-program tests on this kernel, one after another"));
     let binaries = workspace.binaries();
     let python = workspace.python();
+    let interop = workspace.interop();
     let inherited: Vec<_> = ["PATH", "RUST_BACKTRACE", "RUST_LOG", "CI"]
         .into_iter()
         .filter_map(|name| env::var_os(name).map(|value| (name, value)))
@@ -73,6 +74,7 @@ fn whole_program(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let mut environment: Vec<(&str, &OsStr)> = vec![
         ("AGENT_TEST_BINARIES", binaries.as_os_str()),
         ("AGENT_TEST_PYTHON", python.as_os_str()),
+        ("AGENT_TEST_INTEROP", interop.as_os_str()),
         ("AGENT_TEST_ROOT", workspace.root().as_os_str()),
     ];
     environment.extend(inherited.iter().map(|(name, value)| (*name, value.as_os_str())));

@@ -88,6 +88,11 @@ impl Workspace {
     }
 
     /// The Python environment of the example agents.
+    pub(crate) fn interop(&self) -> PathBuf {
+        self.target.join("interop")
+    }
+
+    /// The Python environment of the example agents.
     pub(crate) fn python(&self) -> PathBuf {
         self.target.join("python")
     }

@@ -12,6 +12,7 @@ mod authority;
 pub mod convert;
 mod door;
 mod presence;
+mod rename;
 mod serve;
 mod spiffe;
 mod status;

@@ -20,11 +20,15 @@ use tonic::transport::server::Connected;
 use super::admin::Operator;
 use super::door::{Door, Place};
 use super::presence::Presence;
+use super::rename::Renamer;
 use crate::attest::{Failure, Peer};
 use crate::node::Node;
 
 /// How long the first call of a connection waits for its caller to answer; clients do at once, by themselves.
 const PRESENCE_TIME: Duration = Duration::from_secs(2);
+
+/// Read at once while the names of requests are still looked at.
+const UNREAD_BYTES: usize = 4096;
 
 /// What a handler knows of its caller.
 #[derive(Debug, Clone)]
@@ -61,6 +65,7 @@ pub(super) struct PeerStream {
     ids: Option<(u32, u32)>,
     control: Vec<u8>,
     presence: Presence,
+    renamer: Renamer,
     _place: Place,
 }
 
@@ -73,7 +78,30 @@ impl PeerStream {
     ) -> Result<Self, crate::authority::Error> {
         let control = nix::cmsg_space!(UnixCredentials);
         let presence = Presence::new()?;
-        Ok(Self { io, peer: Arc::new(peer), node, ids: None, control, presence, _place: place })
+        let renamer = Renamer::new();
+        Ok(Self { io, peer: Arc::new(peer), node, ids: None, control, presence, renamer, _place: place })
+    }
+
+    /// What came in, with the names of requests as our server takes them.
+    fn read(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        if self.renamer.is_off() {
+            return self.receive(buf);
+        }
+        let mut space = [0; UNREAD_BYTES];
+        while self.renamer.waiting().is_empty() {
+            let mut came = ReadBuf::new(&mut space);
+            self.receive(&mut came)?;
+            if came.filled().is_empty() {
+                return Ok(());
+            }
+            self.renamer.push(came.filled())?;
+        }
+        let waiting = self.renamer.waiting();
+        let part = waiting.get(..buf.remaining()).unwrap_or(waiting);
+        buf.put_slice(part);
+        let length = part.len();
+        self.renamer.took(length);
+        Ok(())
     }
 
     fn receive(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
@@ -132,9 +160,14 @@ impl Connected for PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         loop {
-            ready!(self.io.poll_read_ready(cx))?;
-            match self.receive(buf) {
+            if self.renamer.waiting().is_empty() {
+                ready!(self.io.poll_read_ready(cx))?;
+            }
+            match self.read(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return Poll::Ready(other),
             }

@@ -52,8 +52,7 @@ def ask(target, destination, cookie):
     """Asks for a credential for the connection that the kernel knows by this cookie."""
     if not target.startswith("unix:"):
         target = "unix:" + target
-    options = [("grpc.default_authority", "localhost"), ("grpc.enable_retries", 0)]
-    with grpc.insecure_channel(target, options=options) as channel:
+    with grpc.insecure_channel(target, options=[("grpc.enable_retries", 0)]) as channel:
         request = agent_pb2.ReleaseRequest(
             destination=destination, connection=agent_pb2.ConnectionRef(cookie=cookie)
         )

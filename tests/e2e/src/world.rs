@@ -235,6 +235,15 @@ impl World {
         Actor::of_child(child, &self.control)
     }
 
+    /// The environment with the clients and peers that we did not write.
+    ///
+    /// # Errors
+    /// When it is not set.
+    pub fn interop(&self) -> Result<PathBuf> {
+        let folder = std::env::var_os("AGENT_TEST_INTEROP").context("AGENT_TEST_INTEROP is not set: use xtask test")?;
+        Ok(PathBuf::from(folder))
+    }
+
     /// Starts a program that speaks SPIFFE and says what it sees; all it is told is where the daemon is.
     ///
     /// # Errors

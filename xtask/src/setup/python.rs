@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The Python environment of the example agents, in `target/python`.
+//! The Python environments: of the example agents in `target/python`, of the whole-program tests in `target/interop`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,34 +16,55 @@ use crate::workspace::Workspace;
 const PYTHON: Packages =
     Packages { what: "Python 3 with venv", apt: &["python3", "python3-venv"], dnf: &["python3", "python3-pip"] };
 
+/// One environment, made from one list of packages.
+struct Environment {
+    requirements: PathBuf,
+    folder: PathBuf,
+    what: &'static str,
+}
+
 pub(super) fn ensure(workspace: &Workspace) -> Result<()> {
-    let requirements = workspace.root().join("examples/agents/python/requirements.txt");
-    if !requirements.is_file() {
-        return Ok(());
-    }
-    let content = fs::read(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
-    let wanted = digest::of_bytes(&content);
-    let environment = workspace.python();
-    let stamp = environment.join(".requirements");
-    let python = environment.join("bin/python3");
-    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) && works(&python, "pass") {
-        return Ok(());
-    }
-    let system = match system_python() {
-        Some(python) => python,
-        None => {
-            packages::install(&PYTHON)?;
-            system_python().context("Python was installed, but it still cannot make virtual environments")?
+    let environments = [
+        Environment {
+            requirements: workspace.root().join("examples/agents/python/requirements.txt"),
+            folder: workspace.python(),
+            what: "the Python packages of the example agents in target/python",
+        },
+        Environment {
+            requirements: workspace.root().join("tests/e2e/python/requirements.txt"),
+            folder: workspace.interop(),
+            what: "the clients and peers of the whole-program tests in target/interop (Envoy among them, 100 MB)",
+        },
+    ];
+    environments.iter().try_for_each(Environment::ensure)
+}
+
+impl Environment {
+    fn ensure(&self) -> Result<()> {
+        let requirements = &self.requirements;
+        let content = fs::read(requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
+        let wanted = digest::of_bytes(&content);
+        let stamp = self.folder.join(".requirements");
+        let python = self.folder.join("bin/python3");
+        if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) && works(&python, "pass") {
+            return Ok(());
         }
-    };
-    say("setup: installing the Python packages of the example agents in target/python");
-    command::run(Command::new(system).args(["-m", "venv", "--clear"]).arg(&environment))?;
-    command::run(
-        Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
-            .arg(&requirements),
-    )?;
-    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+        let system = match system_python() {
+            Some(python) => python,
+            None => {
+                packages::install(&PYTHON)?;
+                system_python().context("Python was installed, but it still cannot make virtual environments")?
+            }
+        };
+        say(format_args!("setup: installing {}", self.what));
+        command::run(Command::new(system).args(["-m", "venv", "--clear"]).arg(&self.folder))?;
+        command::run(
+            Command::new(&python)
+                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
+                .arg(requirements),
+        )?;
+        fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+    }
 }
 
 /// One that can make virtual environments. The system's own comes first: a personal one often lives below a

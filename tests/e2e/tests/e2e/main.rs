@@ -15,6 +15,7 @@ mod configuring;
 mod connections;
 mod gateways;
 mod hostile;
+mod interop;
 mod leases;
 mod operators;
 mod programs;

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use super::*;
+
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&size[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+fn fields(authority: &str, path: &str) -> Fields {
+    [(":method", "POST"), (":authority", authority), (":path", path), ("workload.spiffe.io", "true")]
+        .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+        .to_vec()
+}
+
+fn encoded(encoder: &mut Encoder<'static>, fields: &Fields) -> Vec<u8> {
+    encoder.encode(fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice())))
+}
+
+fn preface() -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[])].concat()
+}
+
+/// What comes out when the bytes come in so many at a time.
+fn through(bytes: &[u8], at_once: usize) -> io::Result<Vec<u8>> {
+    let mut renamer = Renamer::new();
+    let mut out = Vec::new();
+    for part in bytes.chunks(at_once) {
+        renamer.push(part)?;
+        let length = renamer.waiting().len();
+        out.extend_from_slice(renamer.waiting());
+        renamer.took(length);
+    }
+    Ok(out)
+}
+
+/// The headers and the other frames of what came out.
+fn read(mut out: &[u8]) -> (Vec<Fields>, Vec<Vec<u8>>) {
+    let mut decoder = Decoder::new();
+    let (mut blocks, mut others, mut block) = (Vec::new(), Vec::new(), Vec::new());
+    out = &out[PREFACE..];
+    while let Some((header, rest)) = out.split_at_checked(HEADER) {
+        let (payload, rest) = rest.split_at(length(header));
+        match header[3] {
+            HEADERS | CONTINUATION => {
+                let first = if header[3] == HEADERS { header[4] } else { 0 };
+                block.extend_from_slice(fragment(payload, first).unwrap());
+                if header[4] & END_HEADERS != 0 {
+                    blocks.push(decode(&mut decoder, &std::mem::take(&mut block)).unwrap());
+                }
+            }
+            _ => others.push([header, payload].concat()),
+        }
+        out = rest;
+    }
+    (blocks, others)
+}
+
+const ESCAPED: &str = "%2Frun%2Fagent-daemon%2Fspiffe.sock";
+
+#[test]
+fn a_name_that_the_server_would_refuse_is_replaced_in_every_request_and_nothing_else_is_changed() {
+    let mut encoder = Encoder::new();
+    let first = encoded(&mut encoder, &fields(ESCAPED, "/a"));
+    let second = encoded(&mut encoder, &fields(ESCAPED, "/b"));
+    let data = frame(0, 1, 1, b"body");
+    let bytes = [
+        preface(),
+        frame(HEADERS, END_HEADERS, 1, &first),
+        data.clone(),
+        frame(HEADERS, END_HEADERS | END_STREAM, 3, &second),
+    ]
+    .concat();
+    for at_once in [1, 7, 64, bytes.len()] {
+        let (blocks, others) = read(&through(&bytes, at_once).unwrap());
+        assert_eq!(blocks, [fields("localhost", "/a"), fields("localhost", "/b")], "{at_once}");
+        assert_eq!(others, [frame(4, 0, 0, &[]), data.clone()], "{at_once}");
+    }
+}
+
+#[test]
+fn a_name_that_the_server_takes_leaves_every_byte_as_it_was() {
+    for authority in ["localhost", "host:80", "[::1]:50051", "a.b"] {
+        let mut encoder = Encoder::new();
+        let block = encoded(&mut encoder, &fields(authority, "/a"));
+        let bytes = [preface(), frame(HEADERS, END_HEADERS, 1, &block), frame(9, 4, 1, b"whatever it is")].concat();
+        for at_once in [1, 5, bytes.len()] {
+            assert_eq!(through(&bytes, at_once).unwrap(), bytes, "{authority}");
+        }
+        let mut renamer = Renamer::new();
+        renamer.push(&bytes).unwrap();
+        assert!(!renamer.is_off(), "there is something to read");
+        renamer.took(bytes.len());
+        assert!(renamer.is_off());
+    }
+}
+
+#[test]
+fn a_block_in_many_frames_with_padding_and_priority_is_one_block() {
+    let mut encoder = Encoder::new();
+    let block = encoded(&mut encoder, &fields(ESCAPED, "/a"));
+    let (head, tail) = block.split_at(5);
+    let padded = [&[3, 0, 0, 0, 0, 16], head, &[0, 0, 0]].concat();
+    let bytes = [
+        preface(),
+        frame(HEADERS, PADDED | PRIORITY | END_STREAM, 1, &padded),
+        frame(CONTINUATION, 0, 1, &tail[..2]),
+        frame(CONTINUATION, 0, 1, &[]),
+        frame(CONTINUATION, END_HEADERS, 1, &tail[2..]),
+    ]
+    .concat();
+    let (blocks, _) = read(&through(&bytes, 3).unwrap());
+    assert_eq!(blocks, [fields("localhost", "/a")]);
+}
+
+#[test]
+fn what_is_no_block_of_headers_or_grows_beyond_bounds_ends_the_connection() {
+    let mut encoder = Encoder::new();
+    let good = encoded(&mut encoder, &fields(ESCAPED, "/a"));
+    // One long value in the table, and then thousands of references to it, a byte each.
+    let long = vec![(b"x".to_vec(), vec![b'x'; 3000])];
+    let bomb = [encoded(&mut Encoder::new(), &long), vec![0x80 | 62; 1000]].concat();
+    let endless: Vec<u8> = std::iter::once(frame(HEADERS, 0, 1, &good))
+        .chain((0..100).map(|_| frame(CONTINUATION, 0, 1, &[0; 1000])))
+        .flatten()
+        .collect();
+    for (case, frames) in [
+        ("an index that is not there", frame(HEADERS, END_HEADERS, 1, &[0xff, 0xff, 0x7f])),
+        ("cut short", frame(HEADERS, END_HEADERS, 1, &[0x41, 0x10, b'a'])),
+        ("more padding than payload", frame(HEADERS, END_HEADERS | PADDED, 1, &[9, 0])),
+        ("no room for the priority", frame(HEADERS, END_HEADERS | PRIORITY, 1, &[0; 4])),
+        ("nothing padded", frame(HEADERS, END_HEADERS | PADDED, 1, &[])),
+        ("a frame in between", [frame(HEADERS, 0, 1, &good), frame(0, 0, 1, b"x")].concat()),
+        ("of another stream", [frame(HEADERS, 0, 1, &good), frame(CONTINUATION, END_HEADERS, 3, b"")].concat()),
+        ("a frame too large", frame(HEADERS, END_HEADERS, 1, &vec![0; MAX_FRAME + 1])),
+        ("a bomb", frame(HEADERS, END_HEADERS, 1, &bomb)),
+        ("no end", endless),
+    ] {
+        assert!(through(&[preface(), frames].concat(), 1000).is_err(), "{case}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_it_panic_or_keep_more_than_a_block(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..2000),
+        at_once in 1..300_usize,
+    ) {
+        let bytes = [preface(), bytes].concat();
+        let mut renamer = Renamer::new();
+        for part in bytes.chunks(at_once) {
+            if renamer.push(part).is_err() {
+                break;
+            }
+            assert!(renamer.raw.len() <= MAX_BLOCK + HEADER);
+            let length = renamer.waiting().len();
+            renamer.took(length);
+        }
+    }
+}
