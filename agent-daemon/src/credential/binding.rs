@@ -42,6 +42,8 @@ pub struct Binding {
     pub ttl: Duration,
     /// How many live releases one observed connection carries.
     pub releases_per_connection: u32,
+    /// Whether its tokens say what is known of their holder (the `att` claim).
+    pub has_evidence: bool,
 }
 
 /// How the credential reaches the one who uses it.
@@ -184,10 +186,18 @@ impl Binding {
             fields.error(fields.at(), "the ttl of an x509-svid is out of range", "from 2s to 1h");
         }
         let releases = releases_per_connection(&mut fields);
+        let evidence = fields.flag("evidence");
+        if let (Some(Placed { value: true, at }), Some(source)) = (&evidence, &references.source)
+            && source.credential_type() != CredentialType::JwtSvid
+        {
+            let help = "remove it, or use a source of type jwt-svid";
+            fields.error(*at, "evidence is a claim of a token, and this source gives none", help);
+        }
         if !fields.finish() {
             return None;
         }
         Some(Self {
+            has_evidence: evidence.is_some_and(|evidence| evidence.value),
             name: references.name?,
             destination: references.destination?,
             identities,

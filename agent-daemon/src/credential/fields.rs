@@ -121,6 +121,18 @@ impl<'a, 'i> Fields<'a, 'i> {
         None
     }
 
+    /// True or false, if it is there.
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<Placed<bool>> {
+        let (span, value) = self.take(key)?;
+        match value {
+            DeValue::Boolean(value) => Some(Placed { value, at: span.start }),
+            other => {
+                self.wrong_type(span.start, key, "true or false", &other);
+                None
+            }
+        }
+    }
+
     fn list<T>(
         &mut self,
         key: &'static str,

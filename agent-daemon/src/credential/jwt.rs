@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::lease::Lease;
+use super::{att::Att, lease::Lease};
 
 /// What is signed. There is no `nbf`: it would be `iat`, and make a verifier whose clock is a little behind refuse a
 /// token that was asked for a moment ago.
@@ -27,6 +27,9 @@ pub struct Claims<'a> {
     pub exp: i64,
     /// The lease's id.
     pub jti: &'a str,
+    /// What is known of the holder, where the binding says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub att: Option<Att>,
 }
 
 impl<'a> Claims<'a> {
@@ -39,6 +42,7 @@ impl<'a> Claims<'a> {
             iat: whole_seconds(lease.issued_at),
             exp: whole_seconds(lease.expires_at),
             jti: lease.id.as_str(),
+            att: None,
         }
     }
 }

@@ -8,6 +8,7 @@
 //! Its only IO is the look-up of host names, behind [`resolve::Resolve`].
 
 pub mod address;
+pub mod att;
 pub mod binding;
 pub mod catalog;
 pub mod destination;

@@ -19,6 +19,7 @@ use super::{Happening, Node, bump};
 use crate::attest::{Attested, Failure, Peer};
 use crate::audit::{self, DecisionRecord, Log, Outcome, Record, Slot};
 use crate::authority::{self, Subject, X509Svid};
+use crate::credential::att::{Att, LineageDigest, Measured};
 use crate::credential::jwt::Claims;
 use crate::credential::lease::{self, State};
 use crate::credential::{self, Binding, Cause, Delivery, Lease, LeaseId, SourceKind};
@@ -149,7 +150,9 @@ impl Node {
         binding: &Binding,
     ) -> Result<lease::Reservation, credential::Error> {
         match self.leases.reserve(exec_id, connection) {
-            Err(credential::Error::TooManyLeasesOfExec { .. }) if binding.delivery == Delivery::WorkloadApi => {
+            Err(credential::Error::TooManyLeasesOfExec { .. } | credential::Error::TooManyLeases { .. })
+                if binding.delivery == Delivery::WorkloadApi =>
+            {
                 if let Some(first) = self.leases.first_to_end(exec_id, &binding.name) {
                     self.record_ended(self.leases.end(&first, Cause::Superseded, self.clock.now()));
                 }
@@ -243,7 +246,8 @@ impl Node {
             SourceKind::JwtSvid => {
                 let signer = jwt.signer(now)?;
                 let lease = lease_for(peer, attested, grounds, record, now, signer.ends_at)?;
-                let claims = Claims::new(&lease, &grounds.audiences, self.identity.issuer.as_deref());
+                let mut claims = Claims::new(&lease, &grounds.audiences, self.identity.issuer.as_deref());
+                claims.att = grounds.binding.has_evidence.then(|| self.att(attested, record));
                 let token = signer.key.sign_jwt("JWT", &claims)?;
                 Made { secret: Zeroizing::new(token.into_bytes()), chain: Vec::new(), lease }
             }
@@ -268,6 +272,20 @@ impl Node {
             }
         };
         Ok(Some(made))
+    }
+
+    /// The same facts as in the record, so that the two can be held against each other.
+    fn att(&self, attested: &Attested, record: &DecisionRecord) -> Att {
+        let exec = &record.exec;
+        let ancestors = record.lineage.iter().map(|entry| ExecId(entry.exec_id));
+        Att {
+            exec_id: ExecId(exec.exec_id).to_string(),
+            boot_id: self.identity.boot_id.clone(),
+            exe: measured(exec.sha256.as_ref(), exec.sha256_provenance.as_ref()),
+            script: measured(exec.script_sha256.as_ref(), exec.script_provenance.as_ref()),
+            lineage: LineageDigest::new(ancestors, attested.lineage.is_complete),
+            policy_generation: record.policy_generation.clone(),
+        }
     }
 
     pub(super) async fn denied(&self, slot: Slot, verdicted: Verdicted) -> Refusal {
@@ -352,6 +370,10 @@ fn deny(verdicted: &mut Verdicted, reason: Reason, detail: String) {
     verdicted.grounds = None;
     verdicted.record.reason = reason.as_str().to_owned();
     verdicted.record.detail = detail;
+}
+
+fn measured(sha256: Option<&String>, source: Option<&String>) -> Option<Measured> {
+    Some(Measured { sha256: sha256?.clone(), source: source?.clone() })
 }
 
 /// A lease that ends with its binding's time, or with whoever signs for it.

@@ -352,3 +352,23 @@ async fn the_lifetime_is_the_bindings_and_ends_to_the_second() {
     t.clock.set(released.lease.expires_at);
     assert!(!is_active(&t, &released), "at its expiry it is over, swept or not");
 }
+
+#[tokio::test]
+async fn a_token_says_what_is_known_of_its_holder_only_where_the_binding_asks_for_it() {
+    let plain = Setup::catalog("enforce", "required", "jwt");
+    let catalog = plain.replace("ttl = \"5m\"", "ttl = \"5m\"\nevidence = true");
+    let t = Setup { catalog, ..Setup::default() }.build();
+    let released = release(&t).await;
+    let claims = t.node.authority.jwt.verify_jwt(&token(&released)).unwrap();
+    let (att, record) = (&claims["att"], t.last("decision"));
+    assert_eq!(att["exec_id"], format!("x{}", record["exec"]["exec_id"]));
+    assert_eq!(att["boot_id"], agent_daemon::testing::BOOT_ID);
+    assert_eq!(att["exe"]["sha256"], record["exec"]["sha256"]);
+    assert_eq!(att["exe"]["source"], "measured");
+    assert_eq!(att["policy_generation"], record["policy_generation"]);
+    let ancestors = record.get("lineage").and_then(|lineage| lineage.as_array()).map_or(0, Vec::len);
+    assert_eq!(att["lineage"]["depth"], ancestors);
+    let t = Setup { catalog: plain, ..Setup::default() }.build();
+    let claims = t.node.authority.jwt.verify_jwt(&token(&release(&t).await)).unwrap();
+    assert!(!claims.contains_key("att"));
+}

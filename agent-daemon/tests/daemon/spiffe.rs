@@ -354,18 +354,20 @@ async fn several_audiences_are_one_token_only_where_they_may_be_and_each_is_perm
 
 #[tokio::test]
 async fn a_client_that_fetches_without_end_loses_its_oldest_tokens_and_is_never_refused() {
-    let mut setup = setup(1);
-    setup.leases.per_exec = 3;
-    let served = Served::new(setup);
-    let mut client = served.spiffe().await;
-    for _ in 0..10 {
-        client.fetch_jwtsvid(token_for(AUDIENCE)).await.unwrap();
-        served.t.clock.advance(Duration::from_millis(1));
+    for (total, per_exec) in [(100, 3), (3, 100)] {
+        let mut setup = setup(1);
+        (setup.leases.total, setup.leases.per_exec) = (total, per_exec);
+        let served = Served::new(setup);
+        let mut client = served.spiffe().await;
+        for _ in 0..10 {
+            client.fetch_jwtsvid(token_for(AUDIENCE)).await.unwrap();
+            served.t.clock.advance(Duration::from_millis(1));
+        }
+        assert_eq!(served.t.node.leases.len(), 3);
+        let ended = served.t.records_of("lease_ended");
+        assert_eq!(ended.len(), 7);
+        assert!(ended.iter().all(|record| record["cause"] == "superseded"));
     }
-    assert_eq!(served.t.node.leases.len(), 3);
-    let ended = served.t.records_of("lease_ended");
-    assert_eq!(ended.len(), 7);
-    assert!(ended.iter().all(|record| record["cause"] == "superseded"));
 }
 
 #[tokio::test]

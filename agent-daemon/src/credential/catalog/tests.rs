@@ -265,6 +265,8 @@ fn one_wrong_value_is_one_finding() {
             "no words for a static",
         ),
         ("delivery = \"release\"", "delivery = \"workload-api\"", "no connection can be named"),
+        ("ttl = \"90s\"", "ttl = \"90s\"\nevidence = true", "evidence is a claim of a token"),
+        ("ttl = \"5m\"", "ttl = \"5m\"\nevidence = 1", "evidence is integer, expected true or false"),
         ("ports = [53]", "ports = 53", "ports is integer, expected an array"),
     ] {
         assert!(GOOD.contains(from), "{from}");
