@@ -349,6 +349,12 @@ pub(crate) enum SpiffeCommand {
         #[arg(long, value_name = "PATH")]
         file: Option<PathBuf>,
     },
+    /// Registration entries of SPIRE as entries for this daemon; exit 1 when something is left out
+    Import {
+        /// What `spire-server entry show -output json` printed; - for standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -483,6 +489,8 @@ mod tests {
             "spiffe fetch jwt --audience a --audience b --spiffe-id spiffe://example.org/a",
             "spiffe watch -n 2 --spiffe-socket unix:///run/s",
             "spiffe validate --audience a --file token",
+            "spiffe import entries.json",
+            "spiffe import -",
             "completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());

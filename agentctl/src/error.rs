@@ -37,6 +37,8 @@ pub(crate) enum Error {
     Read { what: String, source: io::Error },
     #[error("{what} is larger than {limit} bytes")]
     TooLarge { what: String, limit: usize },
+    #[error("{what} is not a list of SPIRE's entries")]
+    NotEntries { what: String, source: serde_json::Error },
     #[error("{what} is not UTF-8 text")]
     NotText { what: String },
     #[error("standard input is a terminal, which would show the secret")]
@@ -120,6 +122,7 @@ impl Error {
                 return Some(format!("this must be the {}: is the path that of another socket?", socket.name()));
             }
             Self::Workload(status) => return workload_hint(status).map(str::to_owned),
+            Self::NotEntries { .. } => "it has to be what `spire-server entry show -output json` printed",
             Self::Certificate => "is the path that of agent-daemon's Workload API?",
             Self::WriteFile { .. } => "name a folder that you may write, with --write",
             Self::Timeout { .. } => "give it longer with --timeout, or look at the daemon's log",

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! `agentctl spiffe`: a client of the Workload API like any other. It gets what this very process may have, by its own
-//! identity, and nothing of the operator's; what it fetched ends with it.
+//! identity, and nothing of the operator's; what it fetched ends with it. `import` asks nobody.
 
 mod certificate;
 mod fetch;
+mod import;
 mod validate;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: &SpiffeCommand, timeout: Duration, output: &mut
             let api = Api::connect(&socket.path(), timeout).await?;
             fetch::jwt(api, audience, spiffe_id, output).await
         }
+        SpiffeCommand::Import { file } => import::run(file, output),
         SpiffeCommand::Watch { socket, count } => {
             let api = Api::connect(&socket.path(), timeout).await?;
             fetch::watch(api, *count, output).await

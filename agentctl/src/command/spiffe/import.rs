@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Registration entries of SPIRE (`spire-server entry show -output json`) as entries of ours. An entry is carried over
+//! only if it gives its identity to nobody but those to whom it gave it there; what is not carried over is listed.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Verdict;
+use crate::command::read_bounded;
+use crate::error::Error;
+use crate::output::Output;
+
+const SCHEMA: &str = "agentctl.spiffe.import/v1";
+/// Some thousand entries.
+const MAX_BYTES: usize = 16 << 20;
+/// Selectors that mean the same here. All others speak of things this daemon does not look at.
+const SAME: [&str; 7] = ["uid", "gid", "user", "group", "supplementary_gid", "path", "sha256"];
+/// So that policies can speak of them.
+const GROUP: &str = "spire";
+
+#[derive(Deserialize)]
+struct Shown {
+    #[serde(default)]
+    entries: Vec<SpireEntry>,
+}
+
+/// Whatever is not here is not needed to tell what an entry gives to whom.
+#[derive(Deserialize)]
+struct SpireEntry {
+    #[serde(default)]
+    id: String,
+    spiffe_id: SpireId,
+    parent_id: Option<SpireId>,
+    #[serde(default)]
+    selectors: Vec<SpireSelector>,
+    #[serde(default)]
+    x509_svid_ttl: Number,
+    #[serde(default)]
+    jwt_svid_ttl: Number,
+    #[serde(default)]
+    federates_with: Vec<String>,
+    #[serde(default)]
+    hint: String,
+    #[serde(default)]
+    admin: bool,
+    #[serde(default)]
+    downstream: bool,
+    #[serde(default)]
+    store_svid: bool,
+    #[serde(default)]
+    dns_names: Vec<String>,
+    #[serde(default)]
+    expires_at: Number,
+}
+
+#[derive(Deserialize)]
+struct SpireId {
+    trust_domain: String,
+    #[serde(default)]
+    path: String,
+}
+
+#[derive(Deserialize)]
+struct SpireSelector {
+    r#type: String,
+    value: String,
+}
+
+/// 64-bit numbers are texts there.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Plain(i64),
+    Text(String),
+}
+
+impl Default for Number {
+    fn default() -> Self {
+        Self::Plain(0)
+    }
+}
+
+impl Number {
+    fn is_set(&self) -> bool {
+        match self {
+            Self::Plain(number) => *number != 0,
+            Self::Text(text) => text.parse::<i64>() != Ok(0),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct LeftOut {
+    /// SPIRE's id of the entry.
+    entry: String,
+    spiffe_id: String,
+    /// Whether the whole entry is left out, or only this of it.
+    whole: bool,
+    what: String,
+}
+
+#[derive(Serialize)]
+struct Document {
+    entries: usize,
+    toml: String,
+    left_out: Vec<LeftOut>,
+}
+
+pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<Verdict, Error> {
+    let what = file.display().to_string();
+    let bytes = if what == "-" {
+        read_bounded(io::stdin().lock(), "standard input", MAX_BYTES)?
+    } else {
+        let opened = File::open(file).map_err(|source| Error::Read { what: what.clone(), source })?;
+        read_bounded(opened, &what, MAX_BYTES)?
+    };
+    let shown: Shown = serde_json::from_slice(&bytes).map_err(|source| Error::NotEntries { what, source })?;
+    let document = convert(&shown.entries);
+    let verdict = Verdict::ok_if(document.left_out.is_empty());
+    if output.is_json() {
+        output.document(SCHEMA, &document)?;
+    } else {
+        output.raw(document.toml.as_bytes())?;
+        output.raw(comments(&document).as_bytes())?;
+    }
+    Ok(verdict)
+}
+
+fn convert(entries: &[SpireEntry]) -> Document {
+    let (mut toml, mut left_out, mut count) = (String::new(), Vec::new(), 0);
+    for (number, entry) in entries.iter().enumerate() {
+        let spiffe_id = uri(&entry.spiffe_id);
+        let mut leave = |whole: bool, what: String| {
+            left_out.push(LeftOut { entry: entry.id.clone(), spiffe_id: spiffe_id.clone(), whole, what });
+        };
+        if let Some(reason) = obstacle(entry) {
+            leave(true, reason);
+            continue;
+        }
+        for (is_there, what) in [
+            (
+                entry.x509_svid_ttl.is_set() || entry.jwt_svid_ttl.is_set(),
+                "its lifetimes: a binding says how long an SVID lives",
+            ),
+            (entry.admin, "admin: no identity administers this daemon"),
+            (entry.store_svid, "store_svid: SVIDs are only given to whoever asks"),
+        ] {
+            if is_there {
+                leave(false, what.to_owned());
+            }
+        }
+        count += 1;
+        let id = if entry.id.is_empty() { format!("spire-{number}") } else { entry.id.clone() };
+        toml.push_str(&table(entry, &id, &spiffe_id));
+    }
+    Document { entries: count, toml, left_out }
+}
+
+/// Why an entry cannot be carried over as it is.
+fn obstacle(entry: &SpireEntry) -> Option<String> {
+    if entry.downstream {
+        return Some("downstream: this daemon gives no authority to other servers".to_owned());
+    }
+    if entry.parent_id.as_ref().is_some_and(|parent| parent.path == "/spire/server") {
+        return Some("it is a node's: its selectors are not a workload's".to_owned());
+    }
+    if entry.expires_at.is_set() {
+        return Some("it expires, and entries of this daemon do not".to_owned());
+    }
+    let is_same = |selector: &&SpireSelector| {
+        let kind = selector.value.split(':').next().unwrap_or_default();
+        selector.r#type == "unix" && SAME.contains(&kind)
+    };
+    // Without one of its selectors it would give the identity to more than before.
+    if let Some(selector) = entry.selectors.iter().find(|selector| !is_same(selector)) {
+        return Some(format!("the selector {}:{} is not known here", selector.r#type, selector.value));
+    }
+    let narrows = |selector: &SpireSelector| selector.value.starts_with("path:");
+    if entry.selectors.iter().all(narrows) {
+        return Some("a path alone does not identify a program: add unix:sha256 or unix:uid".to_owned());
+    }
+    None
+}
+
+fn uri(id: &SpireId) -> String {
+    format!("spiffe://{}{}", id.trust_domain, id.path)
+}
+
+fn table(entry: &SpireEntry, id: &str, spiffe_id: &str) -> String {
+    let mut text = String::from("[[entry]]\n");
+    let selectors: Vec<String> =
+        entry.selectors.iter().map(|selector| format!("{}:{}", selector.r#type, selector.value)).collect();
+    let domain = |name: &String| name.strip_prefix("spiffe://").unwrap_or(name).to_owned();
+    let federates_with: Vec<String> = entry.federates_with.iter().map(domain).collect();
+    let mut line = |key: &str, value: String| {
+        // Writing to a text does not fail.
+        let _written = writeln!(text, "{key} = {value}");
+    };
+    line("id", quoted(id));
+    line("spiffe_id", quoted(spiffe_id));
+    line("kind", quoted("workload"));
+    line("selectors", list(&selectors));
+    line("groups", list(&[GROUP.to_owned()]));
+    if !entry.hint.is_empty() {
+        line("hint", quoted(&entry.hint));
+    }
+    for (key, values) in [("dns_names", &entry.dns_names), ("federates_with", &federates_with)] {
+        if !values.is_empty() {
+            line(key, list(values));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+fn list(values: &[String]) -> String {
+    format!("[{}]", values.iter().map(|value| quoted(value)).collect::<Vec<_>>().join(", "))
+}
+
+/// A string of JSON is one of TOML.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn comments(document: &Document) -> String {
+    let mut text = format!("# {} entries were carried over.\n", document.entries);
+    for left in &document.left_out {
+        let what = if left.whole { "Left out" } else { "Without" };
+        let _written = writeln!(
+            text,
+            "# {what}: {} ({}): {}",
+            left.entry.escape_debug(),
+            left.spiffe_id.escape_debug(),
+            left.what.escape_debug()
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a SPIRE server wrote them.
+    const SHOWN: &str = r#"{"entries":[
+        {"admin":true,"created_at":"1795697400","dns_names":[],"downstream":false,"expires_at":"0","federates_with":[],"hint":"","id":"9f7a","jwt_svid_ttl":0,"parent_id":{"path":"/host","trust_domain":"example.org"},"revision_number":"0","selectors":[{"type":"unix","value":"uid:1002"}],"spiffe_id":{"path":"/admin","trust_domain":"example.org"},"store_svid":false,"x509_svid_ttl":0},
+        {"downstream":true,"expires_at":"0","id":"46bc","parent_id":{"path":"/host","trust_domain":"example.org"},"selectors":[{"type":"unix","value":"uid:1001"}],"spiffe_id":{"path":"/nested","trust_domain":"example.org"}},
+        {"dns_names":["web.example.org","web"],"downstream":false,"expires_at":"0","federates_with":["spiffe://other.example"],"hint":"ex\"ternal","id":"web","jwt_svid_ttl":120,"selectors":[{"type":"unix","value":"path:/usr/bin/web"},{"type":"unix","value":"uid:1000"}],"spiffe_id":{"path":"/web","trust_domain":"example.org"},"x509_svid_ttl":1800},
+        {"id":"k8s","selectors":[{"type":"unix","value":"uid:1"},{"type":"k8s","value":"ns:prod"}],"spiffe_id":{"path":"/k","trust_domain":"example.org"}},
+        {"id":"old","expires_at":"1893456000","selectors":[{"type":"unix","value":"uid:1"}],"spiffe_id":{"path":"/o","trust_domain":"example.org"}},
+        {"id":"path","selectors":[{"type":"unix","value":"path:/bin/x"}],"spiffe_id":{"path":"/p","trust_domain":"example.org"}},
+        {"id":"node","parent_id":{"path":"/spire/server","trust_domain":"example.org"},"selectors":[{"type":"unix","value":"uid:1"}],"spiffe_id":{"path":"/n","trust_domain":"example.org"}}
+    ],"next_page_token":""}"#;
+
+    fn converted() -> Document {
+        let shown: Shown = serde_json::from_str(SHOWN).unwrap();
+        convert(&shown.entries)
+    }
+
+    #[test]
+    fn an_entry_is_carried_over_only_when_it_gives_its_identity_to_nobody_else() {
+        let document = converted();
+        let expected = r#"[[entry]]
+id = "9f7a"
+spiffe_id = "spiffe://example.org/admin"
+kind = "workload"
+selectors = ["unix:uid:1002"]
+groups = ["spire"]
+
+[[entry]]
+id = "web"
+spiffe_id = "spiffe://example.org/web"
+kind = "workload"
+selectors = ["unix:path:/usr/bin/web", "unix:uid:1000"]
+groups = ["spire"]
+hint = "ex\"ternal"
+dns_names = ["web.example.org", "web"]
+federates_with = ["other.example"]
+
+"#;
+        assert_eq!(document.toml, expected);
+        let left: Vec<(&str, bool)> = document.left_out.iter().map(|left| (left.entry.as_str(), left.whole)).collect();
+        let expected = [
+            ("9f7a", false),
+            ("46bc", true),
+            ("web", false),
+            ("k8s", true),
+            ("old", true),
+            ("path", true),
+            ("node", true),
+        ];
+        assert_eq!(left, expected);
+        assert!(comments(&document).starts_with("# 2 entries were carried over.\n# Without: 9f7a"));
+    }
+
+    #[test]
+    fn a_hostile_name_cannot_leave_its_comment() {
+        let text = SHOWN.replace("\"k8s\",\"value\":\"ns:prod\"", "\"k8s\",\"value\":\"ns\\n[[entry]]\\u001b[2J\"");
+        let shown: Shown = serde_json::from_str(&text).unwrap();
+        let written = comments(&convert(&shown.entries));
+        assert!(written.lines().all(|line| line.starts_with("# ")), "{written}");
+        assert!(!written.contains('\u{1b}'));
+    }
+}
