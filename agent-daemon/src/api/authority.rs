@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The HTTP endpoint for those who verify what we mint: the key set (RFC 7517) and introspection (RFC 7662), on
-//! a Unix socket or the loopback interface.
+//! The HTTP endpoint for those who verify what we mint: the key set (RFC 7517), the SPIFFE trust bundle and
+//! introspection (RFC 7662), on a Unix socket or the loopback interface.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -180,10 +180,13 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Full<B
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "the key set cannot be written\n")
             }
         },
+        (&Method::GET, "/bundle.json") => {
+            response(StatusCode::OK, "application/json", node.authority.bundle().document.clone())
+        }
         (&Method::POST, "/introspect") => introspect(node, request).await,
-        (_, "/jwks.json") => not_allowed("GET"),
+        (_, "/jwks.json" | "/bundle.json") => not_allowed("GET"),
         (_, "/introspect") => not_allowed("POST"),
-        _ => plain(StatusCode::NOT_FOUND, "there are /jwks.json and /introspect\n"),
+        _ => plain(StatusCode::NOT_FOUND, "there are /jwks.json, /bundle.json and /introspect\n"),
     }
 }
 

@@ -80,6 +80,8 @@ fn jwt_key(key: &Jwk) -> Result<Value, Error> {
     let mut value = serde_json::to_value(key).map_err(Error::Json)?;
     if let Some(members) = value.as_object_mut() {
         members.insert("use".to_owned(), "jwt-svid".into());
+        // Not a member of these key sets: the key itself says what it signs with.
+        members.remove("alg");
     }
     Ok(value)
 }

@@ -110,7 +110,7 @@ section! {
 }
 
 section! {
-    /// The SPIFFE Workload API, for programs that speak SPIFFE. Connections and calls are bounded as in [api].
+    /// The SPIFFE Workload API, for programs that speak SPIFFE. The bounds of the table api hold here too.
     struct SpiffeTable {
         /// Where they find it: SPIFFE_ENDPOINT_SOCKET is "unix:" and this path.
         socket: FilePath = FilePath::new(concat!(runtime_directory!(), "/spiffe.sock"));
@@ -122,8 +122,8 @@ section! {
 }
 
 section! {
-    /// The keys of this node, and how those who check tokens find them: JWKS (GET /jwks.json) and token introspection (POST /introspect, RFC 7662) over HTTP, for services on this
-    /// machine that check tokens.
+    /// The keys of this node, and how those who check tokens and certificates find them: JWKS (GET /jwks.json), the SPIFFE
+    /// trust bundle (GET /bundle.json) and token introspection (POST /introspect, RFC 7662) over HTTP, on this machine.
     struct AuthorityTable {
         /// "unix:PATH" or the address and port of the loopback interface. Nothing else is accepted.
         listen: Endpoint = Endpoint::Unix(FilePath::new(concat!(runtime_directory!(), "/authority.sock")));

@@ -101,8 +101,8 @@ impl Node {
                 limit: grounds.binding.releases_per_connection.saturating_add(own),
             }
         });
-        let reservation = match self.room(peer.exec_id, connection, &grounds.binding) {
-            Ok(reservation) => reservation,
+        let (reservation, replaces) = match self.room(peer.exec_id, connection, &grounds.binding, replaces) {
+            Ok(room) => room,
             Err(error) => return Err(self.not_granted(slot, verdicted, error).await),
         };
         let Made { secret, chain, lease } = match self.make(peer, attested, &grounds, &verdicted.record, now) {
@@ -141,24 +141,29 @@ impl Node {
         Ok(Released { secret, chain, lease, audiences: grounds.audiences })
     }
 
-    /// Room for the lease. Whoever speaks SPIFFE may fetch as often as it likes, and has no words to give back: there
-    /// the lease that would end first makes room.
+    /// Room for the lease, and what it is still to replace. Whoever speaks SPIFFE may fetch as often as it likes, and has
+    /// no words to give back: there the lease that is replaced makes room, or else the one that would end first.
     fn room(
         &self,
         exec_id: ExecId,
         connection: Option<lease::Connection>,
         binding: &Binding,
-    ) -> Result<lease::Reservation, credential::Error> {
+        replaces: Option<Arc<Lease>>,
+    ) -> Result<(lease::Reservation, Option<Arc<Lease>>), credential::Error> {
         match self.leases.reserve(exec_id, connection) {
             Err(credential::Error::TooManyLeasesOfExec { .. } | credential::Error::TooManyLeases { .. })
                 if binding.delivery == Delivery::WorkloadApi =>
             {
-                if let Some(first) = self.leases.first_to_end(exec_id, &binding.name) {
-                    self.record_ended(self.leases.end(&first, Cause::Superseded, self.clock.now()));
+                let doomed = match replaces {
+                    Some(old) => Some((old.id.clone(), Cause::Renewed)),
+                    None => self.leases.first_to_end(exec_id, &binding.name).map(|first| (first, Cause::Superseded)),
+                };
+                if let Some((doomed, cause)) = doomed {
+                    self.record_ended(self.leases.end(&doomed, cause, self.clock.now()));
                 }
-                self.leases.reserve(exec_id, None)
+                Ok((self.leases.reserve(exec_id, None)?, None))
             }
-            reserved => reserved,
+            reserved => Ok((reserved?, replaces)),
         }
     }
 

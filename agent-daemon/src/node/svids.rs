@@ -17,7 +17,7 @@ use super::{Node, Stream};
 use crate::attest::{Attested, Peer};
 use crate::authority::{self, TrustBundle};
 use crate::credential::destination::is_audience;
-use crate::credential::{Binding, Delivery, Lease};
+use crate::credential::{Binding, Cause, Delivery, Lease};
 use crate::identity::{Entry, SpiffeId};
 use crate::snapshot::Snapshot;
 
@@ -100,7 +100,7 @@ impl Node {
     /// replace.
     ///
     /// # Errors
-    /// See [`Refusal`]. Only when there is none at all: then for what became of the first of them.
+    /// See [`Refusal`]. A denial only when there is none at all: then for what became of the first of them.
     pub async fn x509_svids(&self, peer: &Peer, wanted: &Wanted, held: &[Arc<Lease>]) -> Result<X509Svids, Refusal> {
         let snapshot = self.snapshot();
         let attested = self.admit(peer, "fetch_x509_svid", &snapshot).await?;
@@ -112,9 +112,9 @@ impl Node {
             let replaces = held.iter().find(|lease| lease.spiffe_id == entry.spiffe_id).map(Arc::clone);
             match self.svid(peer, &snapshot, &attested, entry, binding, replaces).await {
                 Ok(released) => svids.push((Arc::clone(entry), released)),
-                // The answer is for nobody then, or there is nothing to be had for anybody.
-                Err(refusal @ (Refusal::Caller(_) | Refusal::Audit(_))) => return Err(refusal),
-                Err(refusal) => refused = refused.or(Some(refusal)),
+                Err(refusal @ Refusal::Denied { .. }) => refused = refused.or(Some(refusal)),
+                // An answer without it would tell the caller that it lost that identity.
+                Err(refusal) => return Err(self.take_back(svids, refusal)),
             }
         }
         if svids.is_empty() {
@@ -129,6 +129,14 @@ impl Node {
         let rotate_at = rotate_at.map_err(Refusal::Authority)?.into_iter().min();
         let rotate_at = rotate_at.ok_or(Refusal::Bug("bug: no SVID and no refusal"))?;
         Ok(X509Svids { svids, default, bundles, rotate_at })
+    }
+
+    /// Ends what was made for an answer that is not given.
+    fn take_back(&self, svids: Vec<(Arc<Entry>, Released)>, refusal: Refusal) -> Refusal {
+        for (_, svid) in svids {
+            self.record_ended(self.leases.end(&svid.lease.id, Cause::GivenBack, self.clock.now()));
+        }
+        refusal
     }
 
     async fn svid(
@@ -152,7 +160,7 @@ impl Node {
     /// A JWT-SVID for these audiences, for one identity of the caller or for each.
     ///
     /// # Errors
-    /// See [`Refusal`]. Where all identities are asked for: only when there is none at all.
+    /// See [`Refusal`]. Where all identities are asked for, a denial only when there is none at all.
     pub async fn jwt_svids(
         &self,
         peer: &Peer,
@@ -167,8 +175,8 @@ impl Node {
         for entry in identities(&attested).filter(wanted) {
             match self.token(peer, &snapshot, &attested, entry, audiences).await {
                 Ok(released) => svids.push((Arc::clone(entry), released)),
-                Err(refusal @ (Refusal::Caller(_) | Refusal::Audit(_))) => return Err(refusal),
-                Err(refusal) => refused = refused.or(Some(refusal)),
+                Err(refusal @ Refusal::Denied { .. }) => refused = refused.or(Some(refusal)),
+                Err(refusal) => return Err(self.take_back(svids, refusal)),
             }
         }
         if svids.is_empty() {

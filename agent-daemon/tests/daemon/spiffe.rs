@@ -389,3 +389,24 @@ async fn streams_do_not_hold_up_the_stop() {
     assert_eq!(last.unwrap_err().code(), Code::Unavailable);
     drop(stopped);
 }
+
+#[tokio::test]
+async fn what_is_missing_for_a_moment_ends_no_stream_and_takes_no_identity_away() {
+    let mut setup = setup(2);
+    // As many as there are: a new one has to take the place of its own.
+    setup.leases.total = 2;
+    let served = Served::new(setup);
+    let mut stream = svids(&served).await.unwrap();
+    assert_eq!(next(&mut stream).await.unwrap().svids.len(), 2);
+    // The log takes nothing for a while, so nothing is issued.
+    let full = served.t.node.log.clone();
+    let mut held = Vec::new();
+    while let Ok(slot) = full.reserve() {
+        held.push(slot);
+    }
+    served.t.clock.advance(Duration::from_millis(1200));
+    let waits = tokio::time::timeout(Duration::from_millis(1500), stream.message()).await;
+    assert!(waits.is_err(), "something is said: {waits:?}");
+    drop(held);
+    assert_eq!(next(&mut stream).await.unwrap().svids.len(), 2);
+}

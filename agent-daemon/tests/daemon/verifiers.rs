@@ -34,6 +34,10 @@ async fn the_key_set_and_introspection_agree_with_what_was_released() {
     let (status, jwks) = http(&served, "GET /jwks.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert_eq!((status, jwks.as_bytes()), (200, served.t.node.authority.jwt.jwks().unwrap().as_slice()));
     assert!(!jwks.contains("\"d\""), "no private key");
+    let (status, bundle) = http(&served, "GET /bundle.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let bundle: Value = serde_json::from_str(&bundle).unwrap();
+    let uses: Vec<&str> = bundle["keys"].as_array().unwrap().iter().map(|key| key["use"].as_str().unwrap()).collect();
+    assert_eq!((status, uses), (200, vec!["x509-svid", "jwt-svid"]));
     let (status, body) = introspect(&served, &format!("token={token}")).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &body["active"], &body["token_type"]), (200, &true.into(), &"Bearer".into()));
@@ -51,6 +55,7 @@ async fn everything_else_is_refused() {
         (404, format!("GET / HTTP/1.1\r\n{close}\r\n")),
         (404, format!("GET /../etc/passwd HTTP/1.1\r\n{close}\r\n")),
         (405, format!("POST /jwks.json HTTP/1.1\r\n{close}Content-Length: 0\r\n\r\n")),
+        (405, format!("PUT /bundle.json HTTP/1.1\r\n{close}Content-Length: 0\r\n\r\n")),
         (405, format!("GET /introspect?token=x HTTP/1.1\r\n{close}\r\n")),
         (415, format!("POST /introspect HTTP/1.1\r\n{close}Content-Length: 7\r\n\r\ntoken=x")),
         (400, "nonsense\r\n\r\n".to_owned()),
