@@ -156,7 +156,7 @@ impl Node {
             {
                 let doomed = match replaces {
                     Some(old) => Some((old.id.clone(), Cause::Renewed)),
-                    None => self.leases.first_to_end(exec_id, &binding.name).map(|first| (first, Cause::Superseded)),
+                    None => self.first_to_make_room(exec_id, binding).map(|first| (first, Cause::Superseded)),
                 };
                 if let Some((doomed, cause)) = doomed {
                     self.record_ended(self.leases.end(&doomed, cause, self.clock.now()));
@@ -165,6 +165,18 @@ impl Node {
             }
             reserved => Ok((reserved?, replaces)),
         }
+    }
+
+    /// One of the same binding, or else of another of those that the Workload API gives: what the process holds by
+    /// release is its own to give back.
+    fn first_to_make_room(&self, exec_id: ExecId, binding: &Binding) -> Option<LeaseId> {
+        let snapshot = self.snapshot();
+        let bindings = snapshot.catalog.bindings();
+        let is_of_workload_api = |lease: &Lease| {
+            bindings.iter().any(|one| one.name == lease.binding && one.delivery == Delivery::WorkloadApi)
+        };
+        let same = self.leases.first_to_end(exec_id, |lease| lease.binding == binding.name);
+        same.or_else(|| self.leases.first_to_end(exec_id, is_of_workload_api))
     }
 
     /// The last look before the answer leaves: same process, same image, same connection, and not revoked.

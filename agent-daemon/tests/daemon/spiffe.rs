@@ -367,6 +367,10 @@ async fn a_client_that_fetches_without_end_loses_its_oldest_tokens_and_is_never_
         let ended = served.t.records_of("lease_ended");
         assert_eq!(ended.len(), 7);
         assert!(ended.iter().all(|record| record["cause"] == "superseded"));
+        // Tokens make room for a certificate too.
+        let mut stream = svids(&served).await.unwrap();
+        next(&mut stream).await.unwrap();
+        assert_eq!(served.t.node.leases.len(), 3);
     }
 }
 

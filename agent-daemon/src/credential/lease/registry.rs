@@ -245,12 +245,12 @@ impl Leases {
         ids.filter_map(|(_, id)| table.active.get(id).cloned()).collect()
     }
 
-    /// The active lease of an exec instance by a binding that would end first.
-    pub fn first_to_end(&self, exec_id: ExecId, binding: &str) -> Option<LeaseId> {
+    /// The active lease of an exec instance that would end first of those that are wanted.
+    pub fn first_to_end(&self, exec_id: ExecId, wanted: impl Fn(&Lease) -> bool) -> Option<LeaseId> {
         let table = self.shared.table();
         let ids = table.by_exec.get(&exec_id).into_iter().flat_map(|of_exec| &of_exec.leases);
         let mut leases = ids.filter_map(|(_, id)| table.active.get(id));
-        leases.find(|lease| *lease.binding == *binding).map(|lease| lease.id.clone())
+        leases.find(|lease| wanted(lease)).map(|lease| lease.id.clone())
     }
 
     /// Whether an exec instance has an active lease.
