@@ -219,10 +219,16 @@ fn backend() -> Result<u16> {
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let mut request = [0; 1024];
-            if stream.read(&mut request).is_ok() {
-                drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\nreached"));
+            // The whole of it: what is left unread when a socket closes resets the connection.
+            let mut request = Vec::new();
+            let mut part = [0; 1024];
+            while !request.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut part) {
+                    Ok(length) if length > 0 => request.extend_from_slice(part.get(..length).unwrap_or_default()),
+                    _ => break,
+                }
             }
+            drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\nreached"));
         }
     });
     Ok(port)
@@ -236,10 +242,13 @@ fn two_envoys_speak_mtls_while_their_certificates_rotate_under_load() -> Result<
             let server = Envoy::start(world, "server.yaml", &server)?;
             let client = Wiring { name: "client", uid: CLIENT, peer: SERVER_ID, upstream: server.port, api };
             let client = Envoy::start(world, "client.yaml", &client)?;
+            wait_until("the first request should come through", || {
+                Ok(http(client.port, "/").is_ok_and(|answer| answer.ends_with("reached")))
+            })?;
             let mut seen = vec![(client.serials()?, server.serials()?)];
             let (mut requests, began) = (0, Instant::now());
             while seen.len() < 4 {
-                let answer = http(client.port, "/")?;
+                let answer = http(client.port, "/").with_context(|| format!("request {requests} of {seen:?}"))?;
                 ensure!(answer.ends_with("reached"), "request {requests} was answered {answer:?}");
                 requests += 1;
                 let now = (client.serials()?, server.serials()?);
