@@ -87,7 +87,7 @@ impl Workspace {
         self.target.join("debug")
     }
 
-    /// The Python environment of the example agents.
+    /// The Python environment of the whole-program tests: clients and peers that we did not write.
     pub(crate) fn interop(&self) -> PathBuf {
         self.target.join("interop")
     }

@@ -11,8 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::status::status;
-use super::stream::CallerInfo;
-use crate::attest::Peer;
+use super::stream::present;
 use crate::credential::LeaseId;
 use crate::node::{Ask, ConnectionRef, Node, Released};
 
@@ -35,7 +34,7 @@ impl Agent {
 #[tonic::async_trait]
 impl AgentService for Agent {
     async fn attest(&self, request: Request<v1::AttestRequest>) -> Result<Response<v1::AttestResponse>, Status> {
-        let peer = peer(&request).await?;
+        let peer = present(&request).await?;
         let attested = self.node.attest(&peer).await.map_err(|refusal| status(&refusal))?;
         Ok(Response::new(v1::AttestResponse { caller: Some(convert::exec_instance(&attested)) }))
     }
@@ -44,7 +43,7 @@ impl AgentService for Agent {
         &self,
         request: Request<v1::AttestConnectionRequest>,
     ) -> Result<Response<v1::AttestConnectionResponse>, Status> {
-        let peer = peer(&request).await?;
+        let peer = present(&request).await?;
         let named = connection_ref(request.into_inner().connection)?
             .ok_or_else(|| Status::invalid_argument("connection: name a socket by cookie or tuple"))?;
         let opener = self.node.attest_connection(&peer, named).await.map_err(|refusal| status(&refusal))?;
@@ -56,7 +55,7 @@ impl AgentService for Agent {
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let peer = peer(&request).await?;
+        let peer = present(&request).await?;
         let request = request.into_inner();
         let ask = Ask {
             destination: required("destination", request.destination, NAME_BYTES)?,
@@ -71,7 +70,7 @@ impl AgentService for Agent {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let peer = peer(&request).await?;
+        let peer = present(&request).await?;
         let request = request.into_inner();
         let old = lease_id(&request.lease_id)?;
         let ask = Ask {
@@ -84,18 +83,11 @@ impl AgentService for Agent {
     }
 
     async fn give_back(&self, request: Request<v1::GiveBackRequest>) -> Result<Response<v1::GiveBackResponse>, Status> {
-        let peer = peer(&request).await?;
+        let peer = present(&request).await?;
         let id = lease_id(&request.into_inner().lease_id)?;
         self.node.give_back(&peer, &id).await.map_err(|refusal| status(&refusal))?;
         Ok(Response::new(v1::GiveBackResponse {}))
     }
-}
-
-async fn peer<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
-    let caller = request.extensions().get::<CallerInfo>();
-    // Not borrowed across the wait: a request of another type need not be shared between threads.
-    let caller = caller.cloned().ok_or_else(|| Status::unauthenticated("unresolvable"))?;
-    caller.peer().await.map_err(|failure| status(&failure.into()))
 }
 
 fn response(released: Released) -> v1::ReleaseResponse {

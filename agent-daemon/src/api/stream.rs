@@ -16,11 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tonic::transport::server::Connected;
+use tonic::{Request, Status};
 
 use super::admin::Operator;
 use super::door::{Door, Place};
 use super::presence::Presence;
 use super::rename::Renamer;
+use super::status::status;
 use crate::attest::{Failure, Peer};
 use crate::node::Node;
 
@@ -54,6 +56,14 @@ impl CallerInfo {
             }
         }
     }
+}
+
+/// The caller of a request, once it has shown that it is there itself.
+pub(super) async fn present<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
+    let caller = request.extensions().get::<CallerInfo>();
+    // Not borrowed across the wait: a request of another type need not be shared between threads.
+    let caller = caller.cloned().ok_or_else(|| Status::unauthenticated("unresolvable"))?;
+    caller.peer().await.map_err(|failure| status(&failure.into()))
 }
 
 /// A connection of an attested caller.

@@ -120,7 +120,7 @@ impl Node {
         if svids.is_empty() {
             return Err(match refused {
                 Some(refusal) => refusal,
-                None => self.nothing(&snapshot, &attested, wanted, "x509-svid").await,
+                None => self.nothing(&snapshot, &attested, wanted).await,
             });
         }
         let default = attested.spiffe_id().cloned().ok_or(Refusal::Bug("bug: an SVID without an identity"))?;
@@ -238,10 +238,7 @@ impl Node {
         if attested.entries.is_empty() {
             return Err(self.refused(&snapshot, &attested, Ask::default()).await);
         }
-        peer.recheck(self.records()).map_err(|failure| {
-            self.refuse_peer("fetch_bundles", &failure, peer);
-            Refusal::Caller(failure)
-        })?;
+        self.answer_only_if_same(peer, "fetch_bundles")?;
         Ok(self.bundles_of(&attested))
     }
 
@@ -264,7 +261,9 @@ impl Node {
         if attested.entries.is_empty() {
             return Err(self.refused(&snapshot, &attested, Ask::default()).await);
         }
-        Ok(self.validated(token, audience))
+        let validated = self.validated(token, audience);
+        self.answer_only_if_same(peer, "validate_jwt_svid")?;
+        Ok(validated)
     }
 
     fn validated(&self, token: &str, audience: &str) -> Result<(SpiffeId, authority::Claims), Invalid> {
@@ -333,13 +332,7 @@ impl Node {
     }
 
     /// The caller has identities, but none of them gets what it asks for; or it has none.
-    async fn nothing(
-        &self,
-        snapshot: &Snapshot,
-        attested: &Attested,
-        wanted: &Wanted,
-        credential_type: &str,
-    ) -> Refusal {
+    async fn nothing(&self, snapshot: &Snapshot, attested: &Attested, wanted: &Wanted) -> Refusal {
         let found = identities(attested).enumerate().find(|(place, entry)| wanted.takes(*place, entry));
         let entry = found.map(|(_, entry)| entry);
         let ask = match (entry, wanted) {
@@ -352,7 +345,7 @@ impl Node {
                 if entry.is_some() {
                     verdicted.record.reason = super::Reason::NoBinding.as_str().to_owned();
                     verdicted.record.detail =
-                        format!("no binding gives this identity an {credential_type} over the Workload API");
+                        "no binding gives this identity an x509-svid over the Workload API".to_owned();
                     verdicted.record.destination = None;
                     verdicted.record.remediation =
                         Some("add a binding with delivery = \"workload-api\" that names it".to_owned());

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use agent_daemon::audit::Slot;
 use agent_daemon::clock::Clock as _;
-use agent_daemon::testing::Setup;
+use agent_daemon::testing::{FakeProc, Setup};
 use agent_proto::spiffe::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
 };
@@ -147,6 +148,22 @@ async fn a_stream_without_a_lease_is_watched_and_found_out_by_the_sweep_when_the
     let _lost = served.t.kernel.exec(served.t.tgid, |_| {});
     served.t.node.sweep_holders();
     assert_eq!(next(&mut bundles).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_change_of_user_ends_every_stream_at_the_next_sweep() {
+    let proc = FakeProc::new();
+    let served = Served::new(setup(1).with_proc(&proc));
+    let mut stream = svids(&served).await.unwrap();
+    next(&mut stream).await.unwrap();
+    let mut bundles =
+        served.spiffe().await.fetch_x509_bundles(with_metadata(X509BundlesRequest {})).await.unwrap().into_inner();
+    next(&mut bundles).await.unwrap();
+    proc.set_ids(served.t.tgid, 4_000_000_001, 4_000_000_001);
+    served.t.node.sweep_holders();
+    assert_eq!(next(&mut stream).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(next(&mut bundles).await.unwrap_err().code(), Code::Unauthenticated);
+    until("the leases ended", || served.t.node.leases.is_empty()).await;
 }
 
 #[tokio::test]
@@ -394,6 +411,11 @@ async fn streams_do_not_hold_up_the_stop() {
     drop(stopped);
 }
 
+/// All the room that the audit log has.
+fn full(served: &Served) -> Vec<Slot> {
+    std::iter::from_fn(|| served.t.node.log.reserve().ok()).collect()
+}
+
 #[tokio::test]
 async fn what_is_missing_for_a_moment_ends_no_stream_and_takes_no_identity_away() {
     let mut setup = setup(2);
@@ -403,14 +425,25 @@ async fn what_is_missing_for_a_moment_ends_no_stream_and_takes_no_identity_away(
     let mut stream = svids(&served).await.unwrap();
     assert_eq!(next(&mut stream).await.unwrap().svids.len(), 2);
     // The log takes nothing for a while, so nothing is issued.
-    let full = served.t.node.log.clone();
-    let mut held = Vec::new();
-    while let Ok(slot) = full.reserve() {
-        held.push(slot);
-    }
+    let held = full(&served);
     served.t.clock.advance(Duration::from_millis(1200));
     let waits = tokio::time::timeout(Duration::from_millis(1500), stream.message()).await;
     assert!(waits.is_err(), "something is said: {waits:?}");
     drop(held);
+    assert_eq!(next(&mut stream).await.unwrap().svids.len(), 2);
+}
+
+#[tokio::test]
+async fn a_change_that_comes_while_something_is_missing_is_told_as_soon_as_it_is_there() {
+    let served = Served::new(setup(1));
+    let mut stream = svids(&served).await.unwrap();
+    assert_eq!(next(&mut stream).await.unwrap().svids.len(), 1);
+    served.t.sources.write_entries(&setup(2).entries);
+    served.t.node.reload("test", None).unwrap();
+    let held = full(&served);
+    let waits = tokio::time::timeout(Duration::from_millis(500), stream.message()).await;
+    assert!(waits.is_err(), "something is said: {waits:?}");
+    drop(held);
+    // The clock stands still, so no certificate is due.
     assert_eq!(next(&mut stream).await.unwrap().svids.len(), 2);
 }

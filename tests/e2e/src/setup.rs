@@ -74,6 +74,33 @@ observed_connect = "optional"
 ttl = "5s"
 "#;
 
+/// SVIDs over the Workload API for every workload.
+const SVIDS: &str = r#"
+[[destination]]
+name = "mesh"
+audience = "spiffe://example.org"
+
+[[source]]
+name = "node-x509"
+type = "x509-svid"
+
+[[binding]]
+name = "certificates"
+destination = "mesh"
+identities = ["spiffe://example.org/workload/*"]
+source = "node-x509"
+delivery = "workload-api"
+ttl = "@TTL@"
+
+[[binding]]
+name = "token-for-spiffe"
+destination = "api"
+identities = ["spiffe://example.org/workload/*"]
+source = "node-jwt"
+delivery = "workload-api"
+ttl = "5m"
+"#;
+
 const POLICIES: &str = r#"
 @id("agents-release")
 permit (principal in Group::"agents", action == Action::"release", resource);
@@ -138,6 +165,12 @@ impl Setup {
     pub fn with_destinations(mut self, destinations: &str) -> Self {
         self.destinations.push_str(destinations);
         self
+    }
+
+    /// SVIDs over the Workload API for the identities `workload/*`: certificates of this life, and tokens for `api`.
+    #[must_use]
+    pub fn with_svids(self, ttl: &str) -> Self {
+        self.with_destinations(&SVIDS.replace("@TTL@", ttl))
     }
 
     /// `config.toml`.

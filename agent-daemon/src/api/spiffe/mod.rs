@@ -19,7 +19,7 @@ pub(super) use self::sds::Sds;
 pub(super) use self::workload::Workload;
 
 use super::status;
-use super::stream::CallerInfo;
+use super::stream::present;
 use crate::attest::Peer;
 use crate::node::{Changes, Node, Refusal, Stream};
 
@@ -80,14 +80,6 @@ async fn caller<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
         return Err(Status::invalid_argument("the metadata workload.spiffe.io: true is missing"));
     }
     present(request).await
-}
-
-/// The caller, once it has shown that it is there itself.
-async fn present<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
-    let caller = request.extensions().get::<CallerInfo>();
-    // Not borrowed across the wait: a request of another type need not be shared between threads.
-    let caller = caller.cloned().ok_or_else(|| Status::unauthenticated("unresolvable"))?;
-    caller.peer().await.map_err(|failure| status(&failure.into()))
 }
 
 /// Whether a stream may go on with what it sent before, because what is missing may be there in a moment.

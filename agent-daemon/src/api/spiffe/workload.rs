@@ -152,8 +152,8 @@ async fn next_svids(step: SvidStep) -> Option<(Result<X509svidResponse, Status>,
         Step::Next(open) => open,
         Step::End => return None,
     };
+    let mut rotate_at = open.said.rotate_at;
     loop {
-        let rotate_at = open.said.rotate_at;
         if let Err(over) = open.wait(Some(rotate_at)).await {
             return Some((Err(over), Step::End));
         }
@@ -166,6 +166,8 @@ async fn next_svids(step: SvidStep) -> Option<(Result<X509svidResponse, Status>,
             // What the caller has goes on being good for a while, and so does the stream.
             Err(refusal) if is_passing(&refusal) && open.node.clock.now() < open.said.ends_at => {
                 tracing::warn!(error = %refusal, "an X509-SVID could not be renewed yet");
+                // What changed is seen already, so nothing but time wakes this again.
+                rotate_at = open.node.clock.now();
             }
             Err(refusal) => return Some((Err(status(&refusal)), Step::End)),
         }
@@ -184,18 +186,20 @@ async fn next_bundles<R>(
         Step::Next(open) => open,
         Step::End => return None,
     };
+    let mut again_at = None;
     loop {
-        if let Err(over) = open.wait(None).await {
+        if let Err(over) = open.wait(again_at).await {
             return Some((Err(over), Step::End));
         }
         match open.node.bundles(&open.peer).await {
-            Ok(bundles) if bundles == open.said => {}
+            Ok(bundles) if bundles == open.said => again_at = None,
             Ok(bundles) => {
                 let response = answer(&bundles);
                 open.said = bundles;
                 return Some((Ok(response), Step::Next(open)));
             }
-            Err(refusal) if is_passing(&refusal) => {}
+            // What changed is seen already, so nothing but time wakes this again.
+            Err(refusal) if is_passing(&refusal) => again_at = Some(open.node.clock.now()),
             Err(refusal) => return Some((Err(status(&refusal)), Step::End)),
         }
     }

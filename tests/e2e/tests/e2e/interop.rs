@@ -40,34 +40,8 @@ selectors = ["unix:uid:65531"]
 groups = ["agents"]
 "#;
 
-const DESTINATIONS: &str = r#"
-[[destination]]
-name = "mesh"
-audience = "spiffe://example.org"
-
-[[source]]
-name = "node-x509"
-type = "x509-svid"
-
-[[binding]]
-name = "certificates"
-destination = "mesh"
-identities = ["spiffe://example.org/workload/*"]
-source = "node-x509"
-delivery = "workload-api"
-ttl = "4s"
-
-[[binding]]
-name = "token-for-spiffe"
-destination = "api"
-identities = ["spiffe://example.org/workload/*"]
-source = "node-jwt"
-delivery = "workload-api"
-ttl = "5m"
-"#;
-
 fn setup() -> Setup {
-    Setup::default().with_entries(ENTRIES).with_destinations(DESTINATIONS)
+    Setup::default().with_entries(ENTRIES).with_svids("4s")
 }
 
 fn python(world: &World, uid: u32, arguments: &[&str]) -> Result<Talker> {

@@ -9,7 +9,7 @@ use ring::digest;
 use tonic::{Status, Streaming};
 
 use super::secret::{Names, SECRET_TYPE, Validation, any};
-use super::{Given, MAX_NAMES, State, check_type, look_up, may_go_on, nonce, status};
+use super::{Given, MAX_NAMES, State, check_type, look_up, may_go_on, nonce, refused, status};
 
 /// The state of a stream on which only changes are sent.
 pub(super) struct Delta {
@@ -46,7 +46,7 @@ impl Delta {
             self.validation = Validation::of(node);
         }
         if let Some(error) = &request.error_detail {
-            tracing::warn!(error = %error.message.escape_debug(), "Envoy refused a secret and keeps the one before");
+            refused(error);
         }
         let subscribed: BTreeSet<String> =
             request.resource_names_subscribe.into_iter().filter(|name| !name.is_empty()).collect();
@@ -114,6 +114,8 @@ pub(super) async fn next(state: State<Delta>) -> Option<(Result<DeltaDiscoveryRe
             }
             Err(refusal) if may_go_on(&refusal, &delta.given, open.node.clock.now()) => {
                 tracing::warn!(error = %refusal, "a secret could not be renewed yet");
+                // What changed is seen already, so nothing but time wakes this again.
+                delta.given.rotate_at = Some(open.node.clock.now());
             }
             Err(refusal) => return Some((Err(status(&refusal)), None)),
         }

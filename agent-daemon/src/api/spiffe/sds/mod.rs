@@ -4,7 +4,8 @@
 //! pushed when they change.
 //!
 //! Streams follow <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>. A name that stands for nothing is
-//! remembered and answered when it comes to stand for something; a caller without an identity is denied.
+//! remembered and answered when it comes to stand for something; a caller without an identity is denied, and so is a
+//! stream that asks for certificates only of which its caller may have none.
 
 mod delta;
 mod secret;
@@ -17,19 +18,23 @@ use agent_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use agent_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryService;
+use agent_proto::google::rpc;
 use futures_util::stream::unfold;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::secret::{Names, SECRET_TYPE, Validation, any, certificates, secrets};
-use super::{Open, Updates, is_passing, present, status};
+use super::{Open, Updates, is_passing, status};
+use crate::api::stream::present;
 use crate::attest::Peer;
 use crate::credential::Lease;
 use crate::node::{Node, Refusal};
 
 /// Names that one stream may ask for.
 const MAX_NAMES: usize = 256;
+/// Of what Envoy says of a secret that it refuses.
+const LOGGED_CHARACTERS: usize = 200;
 
 /// Envoy's secret discovery.
 #[derive(Debug)]
@@ -117,7 +122,7 @@ impl Whole {
             return Ok(false);
         }
         if let Some(error) = &request.error_detail {
-            tracing::warn!(error = %error.message.escape_debug(), "Envoy refused a secret and keeps the one before");
+            refused(error);
         }
         let names = names(&request.resource_names, self.names.is_none())?;
         let is_new = self.names.as_ref() != Some(&names);
@@ -166,10 +171,18 @@ async fn next(state: State<Whole>) -> Option<(Result<DiscoveryResponse, Status>,
             }
             Err(refusal) if may_go_on(&refusal, &whole.given, open.node.clock.now()) => {
                 tracing::warn!(error = %refusal, "a secret could not be renewed yet");
+                // What changed is seen already, so nothing but time wakes this again.
+                whole.given.rotate_at = Some(open.node.clock.now());
             }
             Err(refusal) => return Some((Err(status(&refusal)), None)),
         }
     }
+}
+
+/// Envoy goes on with what it had before. Its words are a workload's, so they neither alarm nor fill a log.
+fn refused(error: &rpc::Status) {
+    let words: String = error.message.chars().take(LOGGED_CHARACTERS).collect();
+    tracing::debug!(error = %words.escape_debug(), "Envoy refused a secret and keeps the one before");
 }
 
 fn nonce(version: u64) -> String {
