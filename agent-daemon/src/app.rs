@@ -27,12 +27,13 @@ use crate::config::{Config, Listen, SourcePaths};
 use crate::credential::rate::Rates;
 use crate::credential::resolve::{Limits as ResolverLimits, SystemResolver};
 use crate::credential::{CachingResolver, Leases};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, with_sources};
 use crate::kernel::{self, Kernel, LiveKernel, Proof, Tier};
 use crate::node::{self, Node, Parts, SpiffeLimits, oldest_live};
 use crate::process::{History, Records};
 use crate::shutdown::{ProcessSignals, Stage, Supervisor};
 use crate::snapshot::{Snapshot, Sources};
+use crate::upstream;
 
 /// Threads for blocking work: hashing, audit queries, resolving names.
 const BLOCKING_THREADS: usize = 32;
@@ -124,7 +125,7 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
         drop(kernel);
         // What an earlier daemon left may still be good for it; what was made for nothing must not go on running.
         if is_new && let Err(error) = kernel::unload(&config.kernel.pin_dir) {
-            tracing::warn!(error = %node::with_sources(&error), "the programs cannot be taken down again");
+            tracing::warn!(error = %with_sources(&error), "the programs cannot be taken down again");
         }
         return Err(error);
     }
@@ -208,7 +209,7 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     let result = supervisor.run(signals).await;
     let cause = match &result {
         Ok(()) => "asked to stop".to_owned(),
-        Err(error) => node::with_sources(error),
+        Err(error) => with_sources(error),
     };
     tracing::info!(%cause, "stopping");
     let log = node.log.clone();
@@ -231,6 +232,8 @@ fn build_node(
     let keys = config.state_dir.join("keys");
     let authority =
         Authority::open(&keys, &sealer, config.keys.clone(), clock.now()).context("cannot open the signing keys")?;
+    let upstream =
+        config.upstream.as_ref().map(upstream::Config::build).transpose().context("cannot use the upstream")?;
     let audit_key = authority::open_or_create_key(&keys, "audit", &sealer).context("cannot open the audit key")?;
     let secrets = SecretStore::open(config.state_dir.join("secrets"), sealer).context("cannot open the secrets")?;
     let boot_id = read_trimmed("/proc/sys/kernel/random/boot_id")?;
@@ -267,6 +270,7 @@ fn build_node(
         rates: Rates::new(config.rate),
         resolver: CachingResolver::new(Arc::new(SystemResolver::default()), ResolverLimits::default()),
         authority,
+        upstream,
         secrets,
         log,
         clock,

@@ -72,6 +72,18 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// Line and column, both from 1, of a byte offset.
 pub fn position(text: &str, offset: usize) -> (u32, u32) {
     let mut line: u32 = 1;

@@ -27,3 +27,5 @@ pub mod snapshot;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod upstream;
+mod web;

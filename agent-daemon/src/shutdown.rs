@@ -16,7 +16,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::node::with_sources;
+use crate::diagnostic::with_sources;
 
 use crate::telemetry::field;
 

@@ -31,6 +31,8 @@ pub enum Record {
     Secret(SecretRecord),
     /// An operator asked what would be decided.
     Explain(ExplainRecord),
+    /// A CA came into use, or could not be had.
+    Authority(AuthorityRecord),
     /// The log had to be mended; written by the log itself.
     Recovered(RecoveredRecord),
     /// A signature over everything before; written by the log itself.
@@ -38,7 +40,7 @@ pub enum Record {
 }
 
 /// Every `kind` there is; a line of another kind is not ours.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     "start",
     "stop",
     "segment",
@@ -49,6 +51,7 @@ pub const KINDS: [&str; 12] = [
     "caller_refused",
     "secret",
     "explain",
+    "authority",
     "recovered",
     "checkpoint",
 ];
@@ -427,6 +430,21 @@ pub struct ExplainRecord {
     pub outcome: Outcome,
     /// The stable word that goes with it.
     pub reason: String,
+}
+
+/// See [`Record::Authority`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct AuthorityRecord {
+    /// `deny` means that what was there goes on.
+    pub outcome: Outcome,
+    /// Who signs the CA: `embedded`, `disk`, `openbao`, `spire`.
+    pub upstream: String,
+    /// Until when the new CA is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<Timestamp>,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Why the log had to be mended.

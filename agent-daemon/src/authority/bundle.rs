@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::authority::SigningKey;
     use crate::authority::file::private_tempdir;
-    use crate::authority::{Sealer, X509Authority};
+    use crate::authority::{CaSource, Sealer, X509Authority};
 
     #[test]
     fn the_document_names_every_authority_with_its_use() {
@@ -135,7 +135,15 @@ mod tests {
         let (domain, sealer): (TrustDomain, _) =
             ("example.org".parse().unwrap(), Sealer::from_bytes(&[7; 32]).unwrap());
         let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
-        let ca = X509Authority::open(directory.path(), &sealer, domain.clone(), Duration::from_secs(600), now).unwrap();
+        let ca = X509Authority::open(
+            directory.path(),
+            &sealer,
+            domain.clone(),
+            CaSource::Embedded,
+            Duration::from_secs(600),
+            now,
+        )
+        .unwrap();
         let key = SigningKey::generate(&SystemRandom::new()).unwrap().public_jwk();
         let roots = ca.roots();
         let bundle = TrustBundle::new(domain, &roots, std::slice::from_ref(&key), 7, Duration::from_secs(300)).unwrap();

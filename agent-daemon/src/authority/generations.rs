@@ -13,8 +13,8 @@ use super::{Error, Sealer, file};
 
 /// Rotation keeps a few, anything more is a mistake.
 const MAX_GENERATIONS: usize = 16;
-/// A P-256 key in PKCS#8 and a certificate for it are well below.
-const MAX_FILE_BYTES: usize = 16 * 1024;
+/// A key and the certificates that an upstream may send for it.
+const MAX_FILE_BYTES: usize = 320 * 1024;
 const SUFFIX: &str = ".sealed";
 /// Seconds since the epoch at which it was made stand before everything else.
 const CREATED_BYTES: usize = 8;

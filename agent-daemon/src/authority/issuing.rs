@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{Error, JwtAuthority, Sealer, TrustBundle, X509Authority};
+use super::{CaRequest, CaSource, Error, JwtAuthority, Rotated, Sealer, Signed, TrustBundle, X509Authority, file};
 use crate::identity::TrustDomain;
+
+/// A number and a digest.
+const MAX_PUBLISHED_BYTES: usize = 1024;
 
 /// How keys are kept.
 #[derive(Debug, Clone)]
@@ -17,6 +21,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// From the making of a JWT key to its end.
     pub jwt_key_lifetime: Duration,
+    /// Where the CA comes from.
+    pub ca: CaSource,
     /// From the making of a CA to its end.
     pub ca_lifetime: Duration,
     /// How often those who use the trust bundle should look for a change.
@@ -31,6 +37,7 @@ pub struct Authority {
     /// Signs certificates.
     pub x509: X509Authority,
     config: Config,
+    published: Published,
     bundle: watch::Sender<Arc<TrustBundle>>,
 }
 
@@ -38,25 +45,48 @@ impl Authority {
     /// Opens the keys in a private directory and makes what is missing.
     ///
     /// # Errors
-    /// When a file cannot be read or written, or was changed.
+    /// When a file cannot be read or written, was changed, or is of no use.
     pub fn open(directory: &Path, sealer: &Sealer, config: Config, now: Timestamp) -> Result<Self, Error> {
         let jwt = JwtAuthority::open(directory, sealer, config.jwt_key_lifetime, now)?;
-        let x509 = X509Authority::open(directory, sealer, config.trust_domain.clone(), config.ca_lifetime, now)?;
-        let bundle = watch::Sender::new(Arc::new(bundle_of(&jwt, &x509, &config)?));
-        Ok(Self { jwt, x509, config, bundle })
+        let (domain, ca) = (config.trust_domain.clone(), config.ca.clone());
+        let x509 = X509Authority::open(directory, sealer, domain, ca, config.ca_lifetime, now)?;
+        let published = Published::open(directory)?;
+        let bundle = watch::Sender::new(Arc::new(bundle_of(&jwt, &x509, &config, &published)?));
+        Ok(Self { jwt, x509, config, published, bundle })
     }
 
     /// Rotates what is due, and publishes what changed. Blocks.
     ///
     /// # Errors
     /// When a file cannot be read or written; what was there goes on.
-    pub fn rotate(&self, now: Timestamp) -> Result<(), Error> {
+    pub fn rotate(&self, now: Timestamp) -> Result<Rotated, Error> {
         // Both are tried: a failure of one must not keep the other from its turn.
-        let rotated = [self.jwt.rotate(now), self.x509.rotate(now)];
-        if rotated.iter().any(|rotated| matches!(rotated, Ok(true))) {
-            self.bundle.send_replace(Arc::new(bundle_of(&self.jwt, &self.x509, &self.config)?));
-        }
-        rotated.into_iter().try_for_each(|rotated| rotated.map(drop))
+        let (jwt, x509) = (self.jwt.rotate(now), self.x509.rotate(now));
+        self.publish()?;
+        jwt?;
+        x509
+    }
+
+    /// Takes what an upstream signed, if it is of use, and publishes its roots. Blocks.
+    ///
+    /// # Errors
+    /// When it is of no use, or cannot be written; what was there goes on.
+    pub fn adopt(&self, request: &CaRequest, signed: &Signed, now: Timestamp) -> Result<Rotated, Error> {
+        let rotated = self.x509.adopt(request, signed, now)?;
+        self.publish()?;
+        Ok(rotated)
+    }
+
+    fn publish(&self) -> Result<(), Error> {
+        let bundle = bundle_of(&self.jwt, &self.x509, &self.config, &self.published)?;
+        self.bundle.send_if_modified(|published| {
+            let is_changed = **published != bundle;
+            if is_changed {
+                *published = Arc::new(bundle);
+            }
+            is_changed
+        });
+        Ok(())
     }
 
     /// How long until [`Self::rotate`] has something to do, at most `longest`.
@@ -75,7 +105,53 @@ impl Authority {
     }
 }
 
-fn bundle_of(jwt: &JwtAuthority, x509: &X509Authority, config: &Config) -> Result<TrustBundle, Error> {
-    let sequence = jwt.sequence().saturating_add(x509.sequence());
-    TrustBundle::new(config.trust_domain.clone(), &x509.roots(), &jwt.public_keys(), sequence, config.refresh_hint)
+fn bundle_of(
+    jwt: &JwtAuthority,
+    x509: &X509Authority,
+    config: &Config,
+    published: &Published,
+) -> Result<TrustBundle, Error> {
+    let (roots, keys) = (x509.roots(), jwt.public_keys());
+    let of = |sequence| TrustBundle::new(config.trust_domain.clone(), &roots, &keys, sequence, config.refresh_hint);
+    // The same authorities always make the same document, but for its number.
+    let sequence = published.sequence_of(&of(0)?.document)?;
+    of(sequence)
+}
+
+/// Counts the changes of the trust bundle, over restarts too: whoever holds a bundle takes no older one.
+#[derive(Debug)]
+struct Published {
+    path: PathBuf,
+    last: Mutex<Option<Numbered>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Numbered {
+    sequence: u64,
+    sha256: String,
+}
+
+impl Published {
+    fn open(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join("bundle.json");
+        let text = file::read_private(&path, MAX_PUBLISHED_BYTES).map_err(Error::io("read", &path))?;
+        let damaged = |_| Error::Unseal { name: "bundle.json".to_owned() };
+        let last = text.map(|text| serde_json::from_slice(&text).map_err(damaged)).transpose()?;
+        Ok(Self { path, last: Mutex::new(last) })
+    }
+
+    fn sequence_of(&self, document: &[u8]) -> Result<u64, Error> {
+        let digest = ring::digest::digest(&ring::digest::SHA256, document);
+        let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = last.as_ref().filter(|last| last.sha256 == sha256) {
+            return Ok(same.sequence);
+        }
+        let sequence = last.as_ref().map_or(0, |last| last.sequence).saturating_add(1);
+        let next = Numbered { sequence, sha256 };
+        let text = serde_json::to_vec(&next).map_err(Error::Json)?;
+        file::replace(&self.path, &text).map_err(Error::io("write", &self.path))?;
+        *last = Some(next);
+        Ok(sequence)
+    }
 }

@@ -27,7 +27,8 @@ pub use self::jwt::{Claims, JwtAuthority, MAX_TOKEN_BYTES, Signer, open_or_creat
 pub use self::key::{Jwk, SigningKey};
 pub use self::seal::Sealer;
 pub use self::secret::{MAX_SECRET_BYTES, MAX_SECRETS, SecretEntry, SecretStore};
-pub use self::x509::{Subject, X509Authority, X509Svid};
+pub use self::x509::{CaFiles, CaRequest, CaSource, NewCa, Origin, Rotated, Signed, Subject, X509Authority, X509Svid};
+pub(crate) use self::x509::{der_sequence, spiffe_id, verify};
 
 /// What can go wrong with keys, tokens and sealed files.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,22 @@ pub enum Error {
     /// The library that writes certificates refused.
     #[error("cannot write a certificate")]
     Certificate(#[source] rcgen::Error),
+    /// A CA that was made elsewhere is of no use here.
+    #[error("the CA of {origin} is refused: {reason}")]
+    Refused {
+        /// Who made it.
+        origin: Origin,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An upstream authority did not sign.
+    #[error("{origin} did not sign a CA: {reason}")]
+    Upstream {
+        /// Which.
+        origin: Origin,
+        /// What it said, or what became of the way to it.
+        reason: String,
+    },
     /// There is nothing to sign with at this time.
     #[error("no key that signs {what} is good at this time")]
     NoSigner {

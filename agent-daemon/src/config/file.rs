@@ -5,8 +5,9 @@
 //! The comments are what `--print-default-config` prints and `docs/configuration.md` holds.
 
 use super::table::section;
-use super::value::{BufferBytes, Count, Endpoint, FilePath, Issuer, Period, SocketMode};
+use super::value::{BufferBytes, Count, Endpoint, FilePath, Issuer, LoginMethod, Period, SocketMode, WebAddress, Word};
 use crate::audit::Durability;
+use crate::authority::Origin;
 use crate::identity::TrustDomain;
 use crate::kernel::Tier;
 
@@ -54,6 +55,8 @@ section! {
         table api: ApiTable;
         table spiffe: SpiffeTable;
         table authority: AuthorityTable;
+        table disk: DiskTable;
+        table openbao: OpenBaoTable;
         table credentials: CredentialsTable;
         table measure: MeasureTable;
         table audit: AuditTable;
@@ -132,10 +135,51 @@ section! {
         /// From the making of a key that signs tokens to its end. The next one is made at half of it and signs from five
         /// sixths on.
         jwt_key_lifetime: Period<{ 10 * S }, { 365 * 24 * H }> = Period::of_micros(7 * 24 * H);
-        /// From the making of a CA that signs X509-SVIDs to its end, in the same way.
+        /// Who signs the CA that signs X509-SVIDs: "embedded" (it signs itself), "disk" (a CA in files, see the table disk)
+        /// or "openbao" (the PKI of OpenBao or Vault, see the table openbao).
+        upstream: Origin = Origin::Embedded;
+        /// From the making of a CA that signs X509-SVIDs to its end, in the same way. An upstream is asked for so long and
+        /// may give less; a CA in files lives as long as its certificate.
         ca_lifetime: Period<{ 10 * S }, { 3650 * 24 * H }> = Period::of_micros(30 * 24 * H);
         /// How often those who use the trust bundle are told to look for a change.
         bundle_refresh_hint: Period<S, { 24 * H }> = Period::of_micros(5 * M);
+    }
+}
+
+section! {
+    /// A CA in files, where [authority] has the upstream "disk". They are looked at every 5 s; what is of no use is
+    /// refused, and the last good CA goes on.
+    struct DiskTable {
+        /// PEM: the certificate of the CA, and those between it and its root.
+        certificate_file: Option<FilePath> = None, example "\"/etc/agent-daemon/ca.pem\"";
+        /// PEM: its key, PKCS#8 (P-256, P-384 or RSA). Others may have no rights to the file, its group may read it.
+        key_file: Option<FilePath> = None, example "\"/etc/agent-daemon/ca.key\"";
+        /// PEM: what others have to trust. Leave old roots in it until what was signed below them is over. Not set: the CA
+        /// is its own root.
+        bundle_file: Option<FilePath> = None, example "\"/etc/agent-daemon/roots.pem\"";
+    }
+}
+
+section! {
+    /// The PKI of OpenBao or Vault, where [authority] has the upstream "openbao". The login has to allow update on
+    /// MOUNT/root/sign-intermediate.
+    struct OpenBaoTable {
+        /// Where the server is. https, or http on a loopback address.
+        address: Option<WebAddress> = None, example "\"https://bao.example.org:8200\"";
+        /// PEM: the roots by which the server is believed. Not set: those of this machine.
+        ca_file: Option<FilePath> = None, example "\"/etc/agent-daemon/bao-ca.pem\"";
+        /// The namespace of the mount.
+        namespace: Option<Word> = None, example "\"team-a\"";
+        /// Where the PKI secrets engine is mounted.
+        mount: Word = Word::new("pki");
+        /// "token" (somebody else keeps a token fresh in a file), "approle" or "jwt".
+        login: LoginMethod = LoginMethod::Token;
+        /// Where the login method is mounted. Not set: its own name.
+        login_mount: Option<Word> = None, example "\"jwt-nodes\"";
+        /// The role id of "approle", or the role of "jwt".
+        role: Option<Word> = None, example "\"agent-daemon\"";
+        /// The token, the secret id of "approle" or the JWT. Read for each login; only its owner may write it.
+        secret_file: Option<FilePath> = None, example "\"/run/agent-daemon/bao-token\"";
     }
 }
 

@@ -10,6 +10,7 @@ mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 mod value;
 
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use crate::attest::MeasureConfig;
 use crate::credential::{lease, rate};
 use crate::diagnostic::{Diagnostic, Severity, SourceFile};
 use crate::identity::TrustDomain;
-use crate::{audit, kernel};
+use crate::{audit, kernel, upstream};
 
 /// `sun_path` of `unix(7)` without its terminator.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -63,6 +64,8 @@ pub struct Config {
     pub authority: Authority,
     /// How long keys live.
     pub keys: crate::authority::Config,
+    /// Who signs the CA, if somebody has to be asked.
+    pub upstream: Option<upstream::Config>,
     /// How many leases there may be.
     pub leases: lease::Limits,
     /// For [`crate::attest::Measurer`].
@@ -270,6 +273,7 @@ impl ConfigFile {
             checks.error(&["audit", "dir"], message, "for example dir = \"/var/lib/agent-daemon/audit\"");
         }
         let mut warnings = Vec::new();
+        let (ca, upstream) = self.upstream(base, checks, &mut warnings);
         if self.kernel.accept_tier != kernel::Tier::Egress {
             warnings.push(checks.warning(
                 &["kernel", "accept_tier"],
@@ -283,9 +287,11 @@ impl ConfigFile {
             keys: crate::authority::Config {
                 trust_domain: trust_domain.clone(),
                 jwt_key_lifetime: self.authority.jwt_key_lifetime.duration(),
+                ca,
                 ca_lifetime: self.authority.ca_lifetime.duration(),
                 refresh_hint: self.authority.bundle_refresh_hint.duration(),
             },
+            upstream,
             trust_domain,
             spiffe,
             issuer: self.issuer.map(|issuer| issuer.0.into()),

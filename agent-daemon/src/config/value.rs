@@ -11,14 +11,17 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::audit::Durability;
+use crate::authority::Origin;
 use crate::identity::TrustDomain;
 use crate::kernel::Tier;
+use crate::web::Url;
 
 /// Paths of one key.
 const MAX_PATHS: usize = 64;
 /// `PATH_MAX` of Linux, with its terminator.
 const MAX_PATH_BYTES: usize = 4096;
 const MAX_ISSUER_BYTES: usize = 256;
+const MAX_WORD_BYTES: usize = 256;
 
 /// Something that can stand behind a key.
 pub(super) trait Setting: Sized {
@@ -320,6 +323,60 @@ impl Setting for Issuer {
     }
 }
 
+/// A name or a path of names, as they stand in an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word(pub(super) String);
+
+impl Word {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl Setting for Word {
+    fn expected() -> String {
+        format!(
+            "at most {MAX_WORD_BYTES} letters, digits, '.', '_', '-' and '/', with no empty part and none of periods"
+        )
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| {
+            let text = value.as_str().filter(|text| text.len() <= MAX_WORD_BYTES)?;
+            let is_plain = |part: &str| {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+                part.bytes().all(plain) && part.bytes().any(|byte| byte != b'.')
+            };
+            text.split('/').all(is_plain).then(|| Self(text.to_owned()))
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.0))
+    }
+}
+
+/// A server that may be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WebAddress(pub(super) String);
+
+impl Setting for WebAddress {
+    fn expected() -> String {
+        "an address such as \"https://bao.example.org:8200\"; http only on a loopback address".to_owned()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| {
+            let text = value.as_str()?;
+            text.parse::<Url>().is_ok().then(|| Self(text.to_owned()))
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.0))
+    }
+}
+
 /// Where HTTP is served to this machine alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Endpoint {
@@ -388,6 +445,56 @@ impl Setting for Durability {
 
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
         word(value, DURABILITIES, Self::as_str)
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.as_str()))
+    }
+}
+
+const ORIGINS: &[Origin] = &[Origin::Embedded, Origin::Disk, Origin::OpenBao];
+
+impl Setting for Origin {
+    fn expected() -> String {
+        one_of(ORIGINS, Self::as_str)
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        word(value, ORIGINS, Self::as_str)
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.as_str()))
+    }
+}
+
+/// How to log in at an OpenBao or Vault server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LoginMethod {
+    Token,
+    AppRole,
+    Jwt,
+}
+
+impl LoginMethod {
+    const ALL: &[Self] = &[Self::Token, Self::AppRole, Self::Jwt];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::AppRole => "approle",
+            Self::Jwt => "jwt",
+        }
+    }
+}
+
+impl Setting for LoginMethod {
+    fn expected() -> String {
+        one_of(Self::ALL, Self::as_str)
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        word(value, Self::ALL, Self::as_str)
     }
 
     fn write(&self) -> Option<String> {

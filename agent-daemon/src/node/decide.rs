@@ -10,12 +10,12 @@ use jiff::Timestamp;
 
 use super::ask::{Ask, ConnectionRef};
 use super::draft;
-use super::peers::with_sources;
 use super::{Node, Refusal};
 use crate::attest::{Attested, Failure};
 use crate::audit::DecisionRecord;
 use crate::credential::address::{self, Matched, Observed, Verdict};
 use crate::credential::{Binding, CredentialType, Destination, Mode, ObservedConnect};
+use crate::diagnostic::with_sources;
 use crate::identity::Entry;
 use crate::policy::{self, Action, ConnectionContext, CredentialContext, PreparedPrincipal, Request};
 use crate::process::{Connection, Tuple};

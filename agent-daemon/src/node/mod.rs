@@ -36,7 +36,6 @@ pub use decide::Reason;
 pub use end::{Doomed, oldest_live};
 pub use events::{Happening, Watching};
 pub use explain::Explained;
-pub(crate) use peers::with_sources;
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use streams::Stream;
@@ -52,6 +51,7 @@ use crate::credential::{CachingResolver, Cause, Leases};
 use crate::identity::TrustDomain;
 use crate::process::{Count, Records};
 use crate::snapshot::Snapshot;
+use crate::upstream::Upstream;
 
 /// Events that a slow watcher may fall behind before it loses some.
 const WATCH_BUFFER: usize = 1024;
@@ -96,8 +96,10 @@ pub struct Parts {
     pub rates: Rates,
     /// Names of destinations.
     pub resolver: CachingResolver,
-    /// Signs tokens.
+    /// Signs tokens and certificates.
     pub authority: Authority,
+    /// Signs the CA, where somebody has to be asked.
+    pub upstream: Option<Box<dyn Upstream>>,
     /// Static secrets.
     pub secrets: SecretStore,
     /// The audit log.
@@ -130,6 +132,7 @@ pub struct Node {
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     spiffe: SpiffeLimits,
+    upstream: Option<Box<dyn Upstream>>,
     snapshot: ArcSwap<Snapshot>,
     load: Box<dyn Load>,
     reloads: std::sync::Mutex<reload::Reloads>,
@@ -177,6 +180,7 @@ impl Node {
             recent: Recent::new(parts.recent_decisions),
             clock: parts.clock,
             spiffe: parts.spiffe,
+            upstream: parts.upstream,
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             load: parts.load,
             rates: parts.rates,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{Node, Refusal, bump};
 use crate::attest::{Attested, Failure, Peer};
 use crate::audit::{Caller, CallerRefusedRecord, Record};
+use crate::diagnostic::with_sources;
 use crate::snapshot::Snapshot;
 
 impl Node {
@@ -113,16 +114,4 @@ pub(super) fn caller_of(peer: &Peer) -> Caller {
         exec_id: Some(peer.exec_id.0),
         ..Caller::default()
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -23,6 +23,7 @@ use crate::credential::att::{Att, LineageDigest, Measured};
 use crate::credential::jwt::Claims;
 use crate::credential::lease::{self, State};
 use crate::credential::{self, Binding, Cause, Delivery, Lease, LeaseId, SourceKind};
+use crate::diagnostic::with_sources;
 use crate::process::ExecId;
 
 const DECISION_ID_BYTES: usize = 12;
@@ -337,7 +338,7 @@ impl Node {
 
     pub(super) fn audit_refused(&self, error: audit::Error) -> Refusal {
         bump(&self.counters.audit_refused);
-        tracing::error!(error = %super::peers::with_sources(&error), "refused: the audit log takes no record");
+        tracing::error!(error = %with_sources(&error), "refused: the audit log takes no record");
         Refusal::Audit(error)
     }
 }

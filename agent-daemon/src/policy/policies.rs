@@ -13,7 +13,7 @@ use super::{
     schema::vocabulary,
     slice::{Index, Slice, Verb},
 };
-use crate::diagnostic::{Diagnostic, SourceFile};
+use crate::diagnostic::{Diagnostic, SourceFile, with_sources};
 
 /// An immutable set of policies, all of them valid by the schema.
 pub struct Policies {
@@ -169,15 +169,4 @@ impl fmt::Debug for Policies {
             .field("policies", &self.loaded.len())
             .finish_non_exhaustive()
     }
-}
-
-fn with_sources(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -15,6 +15,7 @@ mod proc;
 mod process;
 mod resolver;
 mod sources;
+mod upstream;
 mod view;
 
 pub use clock::FakeClock;
@@ -25,4 +26,5 @@ pub use proc::FakeProc;
 pub use process::{exe_path, exec_instance_of, exec_instance_of_self, tgid};
 pub use resolver::FakeResolver;
 pub use sources::MemorySources;
+pub use upstream::{FakeUpstream, Signing};
 pub use view::FakeView;

@@ -13,13 +13,14 @@ use super::{FakeClock, FakeKernel, FakeProc, FakeResolver, MemorySources, Privat
 use super::{exe_path, exec_instance_of_self, tgid};
 use crate::attest::{Attestor, Failure, MeasureConfig, Measurer, Peer, Proc};
 use crate::audit::{self, Log, Query};
-use crate::authority::{self, Authority, Sealer, SecretStore, open_or_create_key};
+use crate::authority::{self, Authority, CaSource, Sealer, SecretStore, open_or_create_key};
 use crate::clock::Clock;
 use crate::credential::{CachingResolver, Leases, lease, rate, resolve};
 use crate::identity::TrustDomain;
 use crate::node::{Ask, ConnectionRef, Identity, Node, Parts, SpiffeLimits};
 use crate::process::{ExecId, History, Records};
 use crate::snapshot::Snapshot;
+use crate::upstream::Upstream;
 
 /// Of every node here.
 pub const TRUST_DOMAIN: &str = "example.org";
@@ -68,6 +69,10 @@ pub struct Setup {
     pub boot_id: String,
     /// Of JWT keys and CAs.
     pub key_lifetime: Duration,
+    /// Where the CA comes from, if nobody is asked.
+    pub ca: CaSource,
+    /// Who is asked to sign the CA.
+    pub upstream: Option<Box<dyn Upstream>>,
     /// Of one token.
     pub max_audiences: usize,
 }
@@ -92,6 +97,8 @@ impl Default for Setup {
             proc: None,
             boot_id: BOOT_ID.to_owned(),
             key_lifetime: Duration::from_secs(7 * 24 * 3600),
+            ca: CaSource::Embedded,
+            upstream: None,
             max_audiences: 1,
         }
     }
@@ -182,6 +189,7 @@ impl Setup {
         let keys = authority::Config {
             trust_domain: TrustDomain::clone(&trust_domain),
             jwt_key_lifetime: self.key_lifetime,
+            ca: self.upstream.as_ref().map_or(self.ca, |upstream| CaSource::Upstream(upstream.origin())),
             ca_lifetime: self.key_lifetime,
             refresh_hint: Duration::from_secs(300),
         };
@@ -207,6 +215,7 @@ impl Setup {
             rates: rate::Rates::new(self.rates),
             resolver: CachingResolver::new(names, resolve::Limits::default()),
             authority,
+            upstream: self.upstream,
             secrets: SecretStore::open(directory.join("secrets"), sealer).expect("the secret store"),
             log,
             clock,

@@ -23,6 +23,7 @@ mod sds;
 mod secrets;
 mod served;
 mod spiffe;
+mod upstreams;
 mod verifiers;
 
 use agent_daemon::attest::Failure;

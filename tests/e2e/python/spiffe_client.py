@@ -69,7 +69,7 @@ def serve(peer):
             connection.shutdown()
             connection.close()
         except Exception as error:  # noqa: BLE001
-            say(error=type(error).__name__)
+            say(error=type(error).__name__, words=str(error))
 
 
 def call(port, peer):
@@ -80,7 +80,7 @@ def call(port, peer):
         say(answer=connection.recv(100).decode(), version=connection.get_protocol_version_name())
         connection.close()
     except Exception as error:  # noqa: BLE001
-        say(refused=type(error).__name__)
+        say(refused=type(error).__name__, words=str(error))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,12 @@ pub fn with_daemon(setup: Setup, scene: impl FnOnce(&mut World) -> anyhow::Resul
     })
 }
 
+/// What base64 stands for.
+pub fn base64(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}
+
 /// What base64url stands for.
 pub fn base64url(text: &str) -> Option<Vec<u8>> {
     use base64::Engine as _;

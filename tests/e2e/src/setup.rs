@@ -148,8 +148,10 @@ impl Setup {
         self.settings.get(key).map(String::as_str)
     }
 
-    pub(crate) fn set_default(mut self, key: &str, value: String) -> Self {
-        self.settings.entry(key.to_owned()).or_insert(value);
+    pub(crate) fn with_defaults(mut self, defaults: &[(&str, String)]) -> Self {
+        for (key, value) in defaults {
+            self.settings.entry((*key).to_owned()).or_insert_with(|| value.clone());
+        }
         self
     }
 

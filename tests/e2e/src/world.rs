@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -44,6 +46,7 @@ pub struct World {
     pub authority: Authority,
     control: Arc<Control>,
     audit_dir: PathBuf,
+    defaults: Vec<(&'static str, String)>,
     dir: TempDir,
     port: u16,
     _udp: UdpSocket,
@@ -92,7 +95,7 @@ impl World {
         let control = Arc::new(Control::bind(&dir.path().join("sockets/control"))?);
         let path = |name: &str| format!("{:?}", dir.path().join(name));
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let defaults = [
+        let defaults = vec![
             ("trust_domain", format!("{TRUST_DOMAIN:?}")),
             ("state_dir", path("state")),
             ("kernel.pin_dir", format!("\"{PINS}/{PREFIX}{}-{number}\"", std::process::id())),
@@ -101,16 +104,14 @@ impl World {
             ("spiffe.socket", path("sockets/spiffe.sock")),
             ("authority.listen", format!("\"unix:{}\"", dir.path().join("sockets/authority.sock").display())),
         ];
-        for (key, value) in defaults {
-            setup = setup.set_default(key, value);
-        }
+        setup = setup.with_defaults(&defaults);
         let daemon = Daemon::new(dir.path().join("config/config.toml"), dir.path().join("daemon.log"))?;
         let authority = Authority::new(dir.path().join("sockets/authority.sock"))?;
         let audit_dir = match setup.value("audit.dir") {
             Some(dir) => PathBuf::from(dir.trim_matches('"')),
             None => dir.path().join("state/audit"),
         };
-        let world = Self { daemon, authority, control, audit_dir, dir, port, _udp: udp };
+        let world = Self { daemon, authority, control, audit_dir, defaults, dir, port, _udp: udp };
         for name in ["agent", "gateway", "other"] {
             world.install(name)?;
         }
@@ -127,6 +128,27 @@ impl World {
         self.write("config/entries.toml", &setup.entries)?;
         self.write("config/destinations.toml", &setup.destinations)?;
         self.write("config/policies/e2e.cedar", &setup.policies)
+    }
+
+    /// Another configuration, for the next start.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn rewrite(&self, setup: Setup) -> Result<()> {
+        self.write_setup(&setup.with_defaults(&self.defaults))
+    }
+
+    /// What the endpoint for verifiers answers.
+    ///
+    /// # Errors
+    /// When it does not answer with JSON.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let mut stream = UnixStream::connect(self.path("sockets/authority.sock"))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        serde_json::from_str(body).with_context(|| format!("not JSON: {body}"))
     }
 
     /// Other entries for a daemon that runs.

@@ -5,8 +5,8 @@
 use tonic::Status;
 
 use crate::attest::Failure;
+pub(super) use crate::diagnostic::with_sources;
 use crate::node::Refusal;
-pub(super) use crate::node::with_sources;
 use crate::{audit, authority, process};
 
 /// The kernel's records cannot be read.

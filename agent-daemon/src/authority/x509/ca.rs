@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A CA of our own: a P-256 key and the self-signed certificate of the trust domain.
+//! A CA that signs here: its key, its certificate, and the way from there to what others trust.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256, SanType,
 };
 use ring::rand::SystemRandom;
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -18,69 +18,119 @@ use super::super::Error;
 use super::super::generations::Generation;
 use super::super::key::generate_pkcs8;
 use super::super::schedule::Life;
+use super::Origin;
+use super::adopt::Path;
+use super::chain::der_sequence;
 use crate::identity::TrustDomain;
 
-/// The key's length stands before it, the certificate after it.
-const LENGTH_BYTES: usize = 2;
-
 /// One CA, ready to sign.
-pub(super) struct LocalCa {
+pub(super) struct Ca {
+    /// Of its generation; those of files have none.
     pub(super) number: u32,
     pub(super) life: Life,
+    pub(super) origin: Origin,
     issuer: Issuer<'static, KeyPair>,
-    certificate: Vec<u8>,
+    presented: Vec<u8>,
+    /// What verifies it, DER; never empty.
+    pub(super) roots: Vec<Vec<u8>>,
 }
 
-impl LocalCa {
-    /// A new one, in the form in which it is sealed.
-    pub(super) fn generate(trust_domain: &TrustDomain, life: Life) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let document = generate_pkcs8(&SystemRandom::new())?;
-        let key = key_pair(&document)?;
-        let certificate = params(trust_domain, life, &key)?.self_signed(&key).map_err(Error::Certificate)?;
-        let length = u16::try_from(document.len()).map_err(|_| Error::Crypto { operation: "write a CA key" })?;
-        let size = LENGTH_BYTES.saturating_add(document.len()).saturating_add(certificate.der().len());
-        let mut content = Zeroizing::new(Vec::with_capacity(size));
-        content.extend_from_slice(&length.to_be_bytes());
-        content.extend_from_slice(&document);
-        content.extend_from_slice(certificate.der());
-        Ok(content)
+impl Ca {
+    /// Of a key and the way to what is trusted.
+    ///
+    /// # Errors
+    /// When the library does not take the key or the certificate.
+    pub(super) fn new(number: u32, life: Life, origin: Origin, key: &[u8], path: Path) -> Result<Self, Error> {
+        let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key)).map_err(Error::Certificate)?;
+        let certificate = path.presented.first().or(path.roots.first());
+        let certificate = certificate.ok_or(Error::Crypto { operation: "read a CA without a certificate" })?;
+        let certificate = CertificateDer::from(certificate.as_slice());
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(Error::Certificate)?;
+        Ok(Self { number, life, origin, issuer, presented: path.presented.concat(), roots: path.roots })
     }
 
-    /// What [`Self::generate`] made.
-    pub(super) fn read(generation: &Generation, trust_domain: &TrustDomain) -> Result<Self, Error> {
+    pub(super) fn read(generation: &Generation) -> Result<Self, Error> {
         let damaged = || Error::Unseal { name: format!("CA {}", generation.number) };
-        let (length, rest) = generation.content.split_first_chunk::<LENGTH_BYTES>().ok_or_else(damaged)?;
-        let (document, certificate) = rest.split_at_checked(u16::from_be_bytes(*length).into()).ok_or_else(damaged)?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| damaged())?;
-        let moment =
-            |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).map_err(|_| damaged());
-        let validity = parsed.validity();
+        let stored = Stored::read(&generation.content).ok_or_else(damaged)?;
+        let ends_at = stored.path.ends_at().ok_or_else(damaged)?;
         // The file's own time, not the certificate's, which begins a little earlier.
-        let life = Life { begins_at: generation.created_at, ends_at: moment(validity.not_after)? };
-        let key = key_pair(document)?;
-        let params = params(trust_domain, life, &key)?;
-        Ok(Self {
-            number: generation.number,
-            life,
-            issuer: Issuer::new(params, key),
-            certificate: certificate.to_vec(),
-        })
+        let life = Life { begins_at: generation.created_at, ends_at };
+        Self::new(generation.number, life, stored.origin, stored.key, stored.path)
     }
 
     pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
     }
 
-    /// DER.
-    pub(super) fn certificate(&self) -> &[u8] {
-        &self.certificate
+    /// What goes behind every certificate that it signs: the way to the root, DER one after the other.
+    pub(super) fn presented(&self) -> &[u8] {
+        &self.presented
     }
 }
 
-impl fmt::Debug for LocalCa {
+impl fmt::Debug for Ca {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalCa").field("number", &self.number).field("life", &self.life).finish_non_exhaustive()
+        f.debug_struct("Ca")
+            .field("number", &self.number)
+            .field("life", &self.life)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
+}
+
+/// A CA as it is sealed: who made it, the key, how many certificates are presented, those, and the roots.
+pub(super) struct Stored<'a> {
+    pub(super) origin: Origin,
+    pub(super) key: &'a [u8],
+    pub(super) path: Path,
+}
+
+impl<'a> Stored<'a> {
+    pub(super) fn write(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let too_large = || Error::Crypto { operation: "write a CA" };
+        let key_length = u16::try_from(self.key.len()).map_err(|_| too_large())?;
+        let presented = u8::try_from(self.path.presented.len()).map_err(|_| too_large())?;
+        let certificates = || self.path.presented.iter().chain(&self.path.roots);
+        let size = certificates().map(Vec::len).sum::<usize>().saturating_add(self.key.len()).saturating_add(4);
+        // The whole capacity at once: a vector that grows leaves copies of a key behind.
+        let mut content = Zeroizing::new(Vec::with_capacity(size));
+        content.push(self.origin.code());
+        content.extend_from_slice(&key_length.to_be_bytes());
+        content.extend_from_slice(self.key);
+        content.push(presented);
+        certificates().for_each(|certificate| content.extend_from_slice(certificate));
+        Ok(content)
+    }
+
+    fn read(content: &'a [u8]) -> Option<Self> {
+        let (origin, rest) = content.split_first()?;
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (key, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        let (presented, certificates) = rest.split_first()?;
+        let mut presented_ones = der_sequence(certificates)?;
+        let roots = presented_ones.split_off((*presented).into());
+        let path = Path { presented: presented_ones, roots };
+        (!path.roots.is_empty()).then_some(Self { origin: Origin::from_code(*origin)?, key, path })
+    }
+}
+
+/// A CA that nobody else signed, in the form in which it is sealed.
+pub(super) fn generate(trust_domain: &TrustDomain, life: Life) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let document = generate_pkcs8(&SystemRandom::new())?;
+    let key = key_pair(&document)?;
+    let mut params = params(trust_domain, &key)?;
+    params.not_before = moment(super::svid::backdated(life.begins_at))?;
+    params.not_after = moment(life.ends_at)?;
+    let certificate = params.self_signed(&key).map_err(Error::Certificate)?;
+    let path = Path { presented: Vec::new(), roots: vec![certificate.der().to_vec()] };
+    Stored { origin: Origin::Embedded, key: &document, path }.write()
+}
+
+/// Asks for a certificate with everything that a CA of ours has. PEM, as everybody takes it.
+pub(super) fn request(trust_domain: &TrustDomain, key: &[u8]) -> Result<(Vec<u8>, String), Error> {
+    let key = key_pair(key)?;
+    let request = params(trust_domain, &key)?.serialize_request(&key).map_err(Error::Certificate)?;
+    Ok((request.der().to_vec(), request.pem().map_err(Error::Certificate)?))
 }
 
 fn key_pair(document: &[u8]) -> Result<KeyPair, Error> {
@@ -89,7 +139,7 @@ fn key_pair(document: &[u8]) -> Result<KeyPair, Error> {
 }
 
 /// One trust domain may have many nodes with a CA each, and each has several in its life: the name tells them apart.
-fn params(trust_domain: &TrustDomain, life: Life, key: &KeyPair) -> Result<CertificateParams, Error> {
+fn params(trust_domain: &TrustDomain, key: &KeyPair) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     let fingerprint: String = params.key_identifier(key).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     params.distinguished_name = DistinguishedName::new();
@@ -100,8 +150,6 @@ fn params(trust_domain: &TrustDomain, life: Life, key: &KeyPair) -> Result<Certi
     // What is below a CA of ours are SVIDs, never another CA.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.not_before = moment(super::svid::backdated(life.begins_at))?;
-    params.not_after = moment(life.ends_at)?;
     Ok(params)
 }
 

@@ -5,20 +5,31 @@
 //! The extensions are those of <https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>. A private key of
 //! an SVID is made here, handed out once, and kept nowhere.
 
+mod adopt;
 mod ca;
+mod chain;
+mod disk;
 mod svid;
 
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use zeroize::Zeroizing;
 
+pub use self::adopt::Signed;
+pub(crate) use self::chain::{der_sequence, spiffe_id, verify};
+pub use self::disk::CaFiles;
 pub use self::svid::{Subject, X509Svid};
 
-use self::ca::LocalCa;
+use self::ca::{Ca, Stored};
 use super::generations::Generations;
+use super::key::generate_pkcs8;
 use super::schedule::{self, Life};
 use super::{Error, Sealer};
 use crate::identity::TrustDomain;
@@ -26,36 +37,162 @@ use crate::identity::TrustDomain;
 const CA_PREFIX: &str = "ca-";
 const SEALING_NAME: &str = "x509/ca";
 
+/// Who signs the certificate of the CA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Itself.
+    Embedded,
+    /// An operator put key and certificate into files.
+    Disk,
+    /// The PKI of OpenBao or Vault.
+    OpenBao,
+    /// A SPIRE server, through the local agent.
+    Spire,
+}
+
+impl Origin {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Embedded, Self::Disk, Self::OpenBao, Self::Spire];
+
+    /// As in the configuration and the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Disk => "disk",
+            Self::OpenBao => "openbao",
+            Self::Spire => "spire",
+        }
+    }
+
+    /// In sealed files.
+    fn code(self) -> u8 {
+        match self {
+            Self::Embedded => 0,
+            Self::Disk => 1,
+            Self::OpenBao => 2,
+            Self::Spire => 3,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|origin| origin.code() == code)
+    }
+
+    /// Whether it has to be asked for, and may take its time.
+    fn is_asked(self) -> bool {
+        matches!(self, Self::OpenBao | Self::Spire)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where the CA comes from, with what that takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaSource {
+    /// It is made here.
+    Embedded,
+    /// It is in files.
+    Disk(CaFiles),
+    /// This one is asked.
+    Upstream(Origin),
+}
+
+impl CaSource {
+    fn origin(&self) -> Origin {
+        match self {
+            Self::Embedded => Origin::Embedded,
+            Self::Disk(_) => Origin::Disk,
+            Self::Upstream(origin) => *origin,
+        }
+    }
+}
+
+/// What an upstream authority is asked to sign.
+pub struct CaRequest {
+    key: Zeroizing<Vec<u8>>,
+    public_key: Vec<u8>,
+    /// PKCS#10, DER.
+    pub csr: Vec<u8>,
+    /// The same as PEM.
+    pub csr_pem: String,
+    /// How long the CA is to live.
+    pub lifetime: Duration,
+    asked_at: Timestamp,
+}
+
+impl fmt::Debug for CaRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaRequest").field("lifetime", &self.lifetime).finish_non_exhaustive()
+    }
+}
+
+/// A CA that came into use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCa {
+    /// Who signed it.
+    pub origin: Origin,
+    /// Nothing it signs is good at this instant.
+    pub ends_at: Timestamp,
+}
+
+/// What a rotation did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rotated {
+    /// Whether what is published changed.
+    pub is_changed: bool,
+    /// What is new.
+    pub new: Option<NewCa>,
+    /// Whether an upstream has to be asked for the next.
+    pub is_due: bool,
+}
+
 /// Signs X509-SVIDs with one of its CAs.
 #[derive(Debug)]
 pub struct X509Authority {
     trust_domain: TrustDomain,
     generations: Generations,
+    source: CaSource,
     lifetime: SignedDuration,
     cas: ArcSwap<Cas>,
-    rotating: Mutex<()>,
+    rotating: Mutex<Rotating>,
+}
+
+/// What only rotation touches.
+#[derive(Debug, Default)]
+struct Rotating {
+    /// The files as they were when the CA was last read from them.
+    seen: Option<disk::Seen>,
 }
 
 /// The CAs as they are now. Swapped whole.
 #[derive(Debug, Default)]
 struct Cas {
-    signing: Option<Arc<LocalCa>>,
+    signing: Option<Arc<Ca>>,
     /// Oldest first.
-    held: Vec<Arc<LocalCa>>,
+    held: Vec<Arc<Ca>>,
 }
 
 impl X509Authority {
     /// Opens the CAs in a private directory and makes what is missing.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written, was changed, or is of no use.
     pub fn open(
         directory: &Path,
         sealer: &Sealer,
         trust_domain: TrustDomain,
+        source: CaSource,
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<Self, Error> {
         let authority = Self {
             trust_domain,
             generations: Generations::open(directory, sealer, CA_PREFIX, SEALING_NAME)?,
+            source,
             lifetime: SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX),
             cas: ArcSwap::from_pointee(Cas::default()),
             rotating: Mutex::default(),
@@ -64,40 +201,133 @@ impl X509Authority {
         Ok(authority)
     }
 
-    /// Makes the next CA when it is time, turns to it when it is time, and forgets what is over. Says whether what is
-    /// published changed. Blocks.
-    pub fn rotate(&self, now: Timestamp) -> Result<bool, Error> {
-        let _alone = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Makes the next CA when it is time, turns to it when it is time, and forgets what is over. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written; what was there goes on.
+    pub fn rotate(&self, now: Timestamp) -> Result<Rotated, Error> {
+        let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = self.read_all()?;
-        let plan = schedule::plan(&lives(&held), now);
-        if plan.is_due {
-            let number = held.last().map_or(0, |newest| newest.number).saturating_add(1);
+        let mut new = None;
+        if self.source == CaSource::Embedded && schedule::plan(&self.lives(&held), now).is_due {
             // In whole seconds, as in a certificate and in the file.
             let begins_at = Timestamp::from_second(now.as_second()).unwrap_or(now);
             let life = Life { begins_at, ends_at: begins_at.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX) };
-            self.generations.add(number, begins_at, &LocalCa::generate(&self.trust_domain, life)?)?;
+            self.generations.add(next_number(&held), begins_at, &ca::generate(&self.trust_domain, life)?)?;
+            new = Some(NewCa { origin: Origin::Embedded, ends_at: life.ends_at });
             held = self.read_all()?;
         }
-        // Only when the next one is safe on disk.
-        for number in plan.over.iter().filter_map(|place| held.get(*place)).map(|ca| ca.number).collect::<Vec<_>>() {
-            self.generations.remove(number)?;
-            held.retain(|ca| ca.number != number);
+        let mut refused = None;
+        if let CaSource::Disk(files) = &self.source {
+            let current = self.cas.load().held.iter().find(|ca| ca.origin == Origin::Disk).map(Arc::clone);
+            match files.read_if_changed(&mut rotating.seen, &self.trust_domain, now) {
+                Ok(Some(ca)) => {
+                    new = Some(NewCa { origin: Origin::Disk, ends_at: ca.life.ends_at });
+                    held.push(Arc::new(ca));
+                }
+                Ok(None) => held.extend(current),
+                // The last good one goes on.
+                Err(error) => {
+                    held.extend(current);
+                    refused = Some(error);
+                }
+            }
         }
-        let signing = schedule::plan(&lives(&held), now).signing.and_then(|place| held.get(place)).map(Arc::clone);
-        let numbers = |cas: &[Arc<LocalCa>]| cas.iter().map(|ca| ca.number).collect::<Vec<_>>();
-        let is_changed = numbers(&self.cas.load().held) != numbers(&held);
-        self.cas.store(Arc::new(Cas { signing, held }));
-        Ok(is_changed)
+        // Only when the next one is safe on disk. The last one of an upstream stays for its roots: they are good for
+        // longer, and what other nodes have below them too.
+        let origin = Some(self.source.origin()).filter(|origin| origin.is_asked());
+        let kept = held.iter().rev().find(|ca| Some(ca.origin) == origin).map(|ca| ca.number);
+        let is_of_use = |ca: &Ca| ca.origin == Origin::Disk || !ca.life.is_over(now) || Some(ca.number) == kept;
+        for ca in held.iter().filter(|ca| !is_of_use(ca)) {
+            self.generations.remove(ca.number)?;
+        }
+        held.retain(|ca| is_of_use(ca));
+        let is_changed = self.turn_to(held, now);
+        let is_due = self.source.origin().is_asked() && self.is_due(now);
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(Rotated { is_changed, new, is_due }),
+        }
     }
 
-    fn read_all(&self) -> Result<Vec<Arc<LocalCa>>, Error> {
-        let generations = self.generations.read_all()?;
-        generations.iter().map(|generation| LocalCa::read(generation, &self.trust_domain).map(Arc::new)).collect()
+    fn is_due(&self, now: Timestamp) -> bool {
+        schedule::plan(&self.lives(&self.cas.load().held), now).is_due
+    }
+
+    /// Publishes and signs with what is held; says whether what is published changed.
+    fn turn_to(&self, held: Vec<Arc<Ca>>, now: Timestamp) -> bool {
+        // Those of another source stay known until what they signed is over, and sign nothing more.
+        let of_source: Vec<&Arc<Ca>> = held.iter().filter(|ca| ca.origin == self.source.origin()).collect();
+        let signing = match &self.source {
+            CaSource::Disk(_) => of_source.last().copied(),
+            CaSource::Embedded | CaSource::Upstream(_) => {
+                schedule::plan(&self.lives(&held), now).signing.and_then(|place| of_source.get(place).copied())
+            }
+        };
+        let signing = signing.map(Arc::clone);
+        let cas = Cas { signing, held };
+        let is_changed = roots(&self.cas.load().held) != roots(&cas.held);
+        self.cas.store(Arc::new(cas));
+        is_changed
+    }
+
+    /// Asks for a CA: a new key, and what is to be signed for it.
+    ///
+    /// # Errors
+    /// When there is no randomness, or the library refuses.
+    pub fn request(&self, now: Timestamp) -> Result<CaRequest, Error> {
+        let key = generate_pkcs8(&SystemRandom::new())?;
+        let (csr, csr_pem) = ca::request(&self.trust_domain, &key)?;
+        let public_key = public_key(&key)?;
+        let lifetime = Duration::try_from(self.lifetime).unwrap_or_default();
+        Ok(CaRequest { key, public_key, csr, csr_pem, lifetime, asked_at: now })
+    }
+
+    /// Takes what an upstream signed, if SVIDs can stand on it, and keeps it sealed. Blocks.
+    ///
+    /// # Errors
+    /// When it is of no use, or cannot be written; what was there goes on.
+    pub fn adopt(&self, request: &CaRequest, signed: &Signed, now: Timestamp) -> Result<Rotated, Error> {
+        let origin = self.source.origin();
+        let refused = |reason| Error::Refused { origin, reason };
+        let _alone = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        // A SPIRE server takes no wish for a life; its own is what it is.
+        let asked =
+            (origin != Origin::Spire).then(|| request.asked_at.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX));
+        let (path, ends_at) =
+            adopt::path(signed, &request.public_key, &self.trust_domain, asked, now).map_err(refused)?;
+        let begins_at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let mut held = self.read_all()?;
+        let life = Life { begins_at, ends_at };
+        let ca = Ca::new(next_number(&held), life, origin, &request.key, path.clone())
+            .map_err(|error| refused(error.to_string()))?;
+        adopt::probe(ca.issuer(), &path, &self.trust_domain, now).map_err(refused)?;
+        let content = Stored { origin, key: &request.key, path }.write()?;
+        self.generations.add(ca.number, begins_at, &content)?;
+        held.push(Arc::new(ca));
+        let is_changed = self.turn_to(held, now);
+        Ok(Rotated { is_changed, new: Some(NewCa { origin, ends_at }), is_due: false })
+    }
+
+    /// Those that were sealed, oldest first.
+    fn read_all(&self) -> Result<Vec<Arc<Ca>>, Error> {
+        self.generations.read_all()?.iter().map(|generation| Ca::read(generation).map(Arc::new)).collect()
+    }
+
+    /// Of those that the source made.
+    fn lives(&self, held: &[Arc<Ca>]) -> Vec<Life> {
+        held.iter().filter(|ca| ca.origin == self.source.origin()).map(|ca| ca.life).collect()
     }
 
     /// How long until [`Self::rotate`] has something to do, at most `longest`.
     pub fn next_look(&self, now: Timestamp, longest: SignedDuration) -> SignedDuration {
-        schedule::next_look(&lives(&self.cas.load().held), now, longest)
+        match &self.source {
+            CaSource::Disk(_) => longest.min(disk::LOOK_AGAIN),
+            CaSource::Embedded | CaSource::Upstream(_) => {
+                let lives: Vec<Life> = self.cas.load().held.iter().map(|ca| ca.life).collect();
+                schedule::next_look(&lives, now, longest)
+            }
+        }
     }
 
     /// Until when an SVID that is issued now may be good.
@@ -114,29 +344,38 @@ impl X509Authority {
     /// When there is no CA, or it would be outlived.
     pub fn issue(&self, subject: &Subject<'_>, now: Timestamp) -> Result<X509Svid, Error> {
         let ca = self.signing(now)?;
-        svid::issue(ca.issuer(), ca.life, subject)
+        svid::issue(ca.issuer(), ca.presented(), ca.life, subject)
     }
 
-    fn signing(&self, now: Timestamp) -> Result<Arc<LocalCa>, Error> {
+    fn signing(&self, now: Timestamp) -> Result<Arc<Ca>, Error> {
         let signing = self.cas.load().signing.as_ref().map(Arc::clone);
         signing.filter(|ca| !ca.life.is_over(now)).ok_or(Error::NoSigner { what: "certificates" })
     }
 
     /// What others have to trust, DER, oldest first.
     pub fn roots(&self) -> Vec<Vec<u8>> {
-        self.cas.load().held.iter().map(|ca| ca.certificate().to_vec()).collect()
-    }
-
-    /// Counts up with every CA that comes or goes, also over restarts.
-    pub fn sequence(&self) -> u64 {
-        let cas = self.cas.load();
-        let number = |ca: Option<&Arc<LocalCa>>| ca.map_or(0, |ca| u64::from(ca.number));
-        number(cas.held.first()).saturating_add(number(cas.held.last()))
+        roots(&self.cas.load().held)
     }
 }
 
-fn lives(cas: &[Arc<LocalCa>]) -> Vec<Life> {
-    cas.iter().map(|ca| ca.life).collect()
+fn next_number(held: &[Arc<Ca>]) -> u32 {
+    held.last().map_or(0, |newest| newest.number).saturating_add(1)
+}
+
+fn roots(held: &[Arc<Ca>]) -> Vec<Vec<u8>> {
+    let mut roots: Vec<Vec<u8>> = Vec::new();
+    for root in held.iter().flat_map(|ca| &ca.roots) {
+        if !roots.contains(root) {
+            roots.push(root.clone());
+        }
+    }
+    roots
+}
+
+fn public_key(pkcs8: &[u8]) -> Result<Vec<u8>, Error> {
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8, &SystemRandom::new())
+        .map_err(|_| Error::Crypto { operation: "read a key that was just made" })?;
+    Ok(pair.public_key().as_ref().to_vec())
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ impl PublicKeyData for PublicKey {
 /// Makes a key and a certificate for it.
 pub(super) fn issue(
     issuer: &Issuer<'static, impl SigningKey>,
+    presented: &[u8],
     life: Life,
     subject: &Subject<'_>,
 ) -> Result<X509Svid, Error> {
@@ -77,7 +78,7 @@ pub(super) fn issue(
         .map_err(|_| Error::Crypto { operation: "read a key that was just made" })?;
     let public = PublicKey(pair.public_key().as_ref().to_vec());
     let certificate = params(subject)?.signed_by(&public, issuer).map_err(Error::Certificate)?;
-    Ok(X509Svid { chain: certificate.der().to_vec(), key })
+    Ok(X509Svid { chain: [certificate.der(), presented].concat(), key })
 }
 
 fn params(subject: &Subject<'_>) -> Result<CertificateParams, Error> {

@@ -14,7 +14,8 @@ fn at(second: i64) -> Timestamp {
 
 fn authority(directory: &Path, now: i64) -> X509Authority {
     let sealer = Sealer::from_bytes(&[7; 32]).unwrap();
-    X509Authority::open(directory, &sealer, "example.org".parse().unwrap(), LIFETIME, at(now)).unwrap()
+    X509Authority::open(directory, &sealer, "example.org".parse().unwrap(), CaSource::Embedded, LIFETIME, at(now))
+        .unwrap()
 }
 
 fn issue(authority: &X509Authority, from: i64, to: i64) -> Result<X509Svid, Error> {
@@ -73,12 +74,8 @@ fn every_svid_has_a_key_of_its_own_that_signs_for_its_certificate() {
     let authority = authority(directory.path(), 0);
     let (one, other) = (issue(&authority, 0, 60).unwrap(), issue(&authority, 0, 60).unwrap());
     assert_ne!(*one.key, *other.key);
-    let random = ring::rand::SystemRandom::new();
-    let pair =
-        ring::signature::EcdsaKeyPair::from_pkcs8(&ring::signature::ECDSA_P256_SHA256_ASN1_SIGNING, &one.key, &random);
     let (_, leaf) = parse_x509_certificate(&one.chain).unwrap();
-    let public = ring::signature::KeyPair::public_key(&pair.unwrap()).as_ref().to_vec();
-    assert_eq!(leaf.public_key().subject_public_key.data.as_ref(), public);
+    assert_eq!(leaf.public_key().subject_public_key.data.as_ref(), public_key(&one.key).unwrap());
     assert_eq!(format!("{one:?}"), "X509Svid(\"...\")");
 }
 
@@ -96,15 +93,15 @@ fn no_svid_outlives_its_issuer() {
 fn a_ca_is_trusted_before_it_signs_and_until_all_that_it_signed_is_over() {
     let directory = private_tempdir();
     let first = authority(directory.path(), 0);
-    assert!(!first.rotate(at(299)).unwrap());
-    assert!(first.rotate(at(300)).unwrap());
-    assert_eq!((first.roots().len(), first.sequence()), (2, 3));
+    assert_eq!(first.rotate(at(299)).unwrap(), Rotated::default());
+    assert!(first.rotate(at(300)).unwrap().is_changed);
+    assert_eq!(first.roots().len(), 2);
     assert_eq!(first.ends_at(at(499)).unwrap(), at(600));
     // The same CAs after a restart.
     let again = authority(directory.path(), 500);
     assert_eq!(again.roots(), first.roots());
     assert_eq!(again.ends_at(at(500)).unwrap(), at(900));
-    assert!(again.rotate(at(600)).unwrap());
+    assert!(again.rotate(at(600)).unwrap().is_changed);
     assert_eq!(again.roots()[0], first.roots()[1]);
     let svid = issue(&again, 600, 660).unwrap();
     let (_, leaf) = parse_x509_certificate(&svid.chain).unwrap();
@@ -122,6 +119,13 @@ fn a_ca_file_that_was_changed_stops_the_start() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let sealer = Sealer::from_bytes(&[7; 32]).unwrap();
-    let opened = X509Authority::open(directory.path(), &sealer, "example.org".parse().unwrap(), LIFETIME, at(0));
+    let opened = X509Authority::open(
+        directory.path(),
+        &sealer,
+        "example.org".parse().unwrap(),
+        CaSource::Embedded,
+        LIFETIME,
+        at(0),
+    );
     assert!(matches!(opened, Err(Error::Unseal { .. })));
 }

@@ -17,12 +17,12 @@ use e2e::{Setup, Talker, World, wait_until, with_daemon};
 use serde_json::{Value, json};
 
 /// Nothing here takes longer unless it is broken.
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 /// Users by which the processes are told apart: all else about them is the same.
-const SERVER: u32 = 65532;
-const CLIENT: u32 = 65531;
-const SERVER_ID: &str = "spiffe://example.org/workload/server";
-const CLIENT_ID: &str = "spiffe://example.org/workload/client";
+pub(super) const SERVER: u32 = 65532;
+pub(super) const CLIENT: u32 = 65531;
+pub(super) const SERVER_ID: &str = "spiffe://example.org/workload/server";
+pub(super) const CLIENT_ID: &str = "spiffe://example.org/workload/client";
 
 const ENTRIES: &str = r#"
 [[entry]]
@@ -40,11 +40,11 @@ selectors = ["unix:uid:65531"]
 groups = ["agents"]
 "#;
 
-fn setup() -> Setup {
+pub(super) fn setup() -> Setup {
     Setup::default().with_entries(ENTRIES).with_svids("4s")
 }
 
-fn python(world: &World, uid: u32, arguments: &[&str]) -> Result<Talker> {
+pub(super) fn python(world: &World, uid: u32, arguments: &[&str]) -> Result<Talker> {
     let root = std::env::var("AGENT_TEST_ROOT").context("AGENT_TEST_ROOT is not set: use xtask test")?;
     // Where the user may read it, whoever may enter the repository.
     let script = world.path("bin/spiffe_client.py");
@@ -173,7 +173,7 @@ fn binary(world: &World) -> Result<PathBuf> {
     anyhow::bail!("there is no Envoy below {}", libraries.display())
 }
 
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 

@@ -22,3 +22,4 @@ mod programs;
 mod restart;
 mod slice;
 mod spiffe;
+mod upstreams;

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A CA that an operator keeps in files, and may replace at any time.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{KeyPair, PKCS_ED25519};
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use super::super::schedule::Life;
+use super::super::{Error, file};
+use super::Origin;
+use super::adopt::{self, Signed};
+use super::ca::Ca;
+use crate::identity::TrustDomain;
+
+/// How often the files are looked at.
+pub(super) const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(5);
+const MAX_FILE_BYTES: u64 = 256 * 1024;
+/// Who else may do what with a key: its group may read it, and nothing more.
+const KEY_BITS: u32 = 0o037;
+/// Nobody else may change what is trusted.
+const CERTIFICATE_BITS: u32 = 0o022;
+
+/// Where they are; PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaFiles {
+    /// The CA's certificate, and those between it and its root.
+    pub certificate: PathBuf,
+    /// Its private key, PKCS#8.
+    pub key: PathBuf,
+    /// Roots. Without it the CA is its own root.
+    pub bundle: Option<PathBuf>,
+}
+
+/// What shows that a file is another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen(Vec<(u64, u64, i64, i64, u64)>);
+
+impl CaFiles {
+    /// The CA, when the files are not those that were seen last.
+    ///
+    /// # Errors
+    /// When they cannot be read, do not fit each other, or are not a CA of this trust domain.
+    pub(super) fn read_if_changed(
+        &self,
+        seen: &mut Option<Seen>,
+        trust_domain: &TrustDomain,
+        now: Timestamp,
+    ) -> Result<Option<Ca>, Error> {
+        let mut files = vec![open(&self.key, KEY_BITS)?, open(&self.certificate, CERTIFICATE_BITS)?];
+        if let Some(bundle) = &self.bundle {
+            files.push(open(bundle, CERTIFICATE_BITS)?);
+        }
+        let found = Seen(files.iter().map(|file| file.identity).collect());
+        if seen.as_ref() == Some(&found) {
+            return Ok(None);
+        }
+        let mut contents = files.into_iter().map(Opened::read).collect::<Result<Vec<_>, _>>()?.into_iter();
+        let (key, certificate, bundle) = (contents.next(), contents.next(), contents.next());
+        let ca = self.parse(
+            key.as_deref().map_or(&[], Vec::as_slice),
+            certificate.as_deref().map_or(&[], Vec::as_slice),
+            bundle.as_deref().map(Vec::as_slice),
+            trust_domain,
+            now,
+        )?;
+        // Only now: what was refused is looked at again, and refused again, until it is mended.
+        *seen = Some(found);
+        Ok(Some(ca))
+    }
+
+    fn parse(
+        &self,
+        key: &[u8],
+        certificate: &[u8],
+        bundle: Option<&[u8]>,
+        trust_domain: &TrustDomain,
+        now: Timestamp,
+    ) -> Result<Ca, Error> {
+        let refused = |reason: String| Error::Refused { origin: Origin::Disk, reason };
+        let key = private_key(key).ok_or_else(|| {
+            refused(format!("{} holds no PKCS#8 key (openssl pkcs8 -topk8 -nodes writes one)", self.key.display()))
+        })?;
+        let public_key = public_key(&key)
+            .ok_or_else(|| refused(format!("the key in {} is neither P-256, P-384 nor RSA", self.key.display())))?;
+        let read = |path: &Path, text: &[u8]| {
+            let certificates = certificates(text).filter(|certificates| !certificates.is_empty());
+            certificates.ok_or_else(|| refused(format!("{} holds no certificates", path.display())))
+        };
+        let roots = match (bundle, &self.bundle) {
+            (Some(text), Some(path)) => read(path, text)?,
+            _ => Vec::new(),
+        };
+        let signed = Signed { certificates: read(&self.certificate, certificate)?, roots };
+        let (path, ends_at) = adopt::path(&signed, &public_key, trust_domain, None, now).map_err(refused)?;
+        let ca = Ca::new(0, Life { begins_at: now, ends_at }, Origin::Disk, &key, path.clone())
+            .map_err(|error| refused(error.to_string()))?;
+        adopt::probe(ca.issuer(), &path, trust_domain, now).map_err(refused)?;
+        Ok(ca)
+    }
+}
+
+struct Opened {
+    file: File,
+    path: PathBuf,
+    identity: (u64, u64, i64, i64, u64),
+}
+
+/// Links are followed: a folder that Kubernetes mounts is full of them.
+fn open(path: &Path, forbidden: u32) -> Result<Opened, Error> {
+    let io = |error: io::Error| Error::Io { operation: "read the CA from", path: path.to_owned(), source: error };
+    // NONBLOCK: a FIFO that somebody put there must not hang the daemon.
+    let file = OpenOptions::new().read(true).custom_flags(file::flags(OFlags::NONBLOCK)).open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() {
+        return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+    }
+    if metadata.mode() & forbidden != 0 {
+        let words = format!("others have too many rights to it (mode {:04o})", metadata.mode() & 0o7777);
+        return Err(io(io::Error::new(io::ErrorKind::PermissionDenied, words)));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(io(io::Error::new(io::ErrorKind::FileTooLarge, "larger than a CA can be")));
+    }
+    let identity = (metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len());
+    Ok(Opened { file, path: path.to_owned(), identity })
+}
+
+impl Opened {
+    fn read(self) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let capacity = usize::try_from(MAX_FILE_BYTES).unwrap_or_default();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+        let read = self.file.take(MAX_FILE_BYTES).read_to_end(&mut bytes);
+        read.map_err(Error::io("read the CA from", self.path))?;
+        Ok(bytes)
+    }
+}
+
+/// PKCS#8, DER.
+fn private_key(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let blocks = pem::parse_many(text).ok()?;
+    let mut keys = blocks.into_iter().filter(|block| block.tag() == "PRIVATE KEY");
+    let key = keys.next().map(|key| Zeroizing::new(key.into_contents()))?;
+    keys.next().is_none().then_some(key)
+}
+
+fn certificates(text: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let blocks = pem::parse_many(text).ok()?;
+    Some(blocks.into_iter().filter(|block| block.tag() == "CERTIFICATE").map(pem::Pem::into_contents).collect())
+}
+
+/// As it stands in a certificate. Ed25519 is left out: an X509-SVID is to verify everywhere.
+fn public_key(pkcs8: &[u8]) -> Option<Vec<u8>> {
+    let pair = KeyPair::try_from(pkcs8).ok()?;
+    (pair.algorithm() != &PKCS_ED25519).then(|| pair.public_key_raw().to_vec())
+}

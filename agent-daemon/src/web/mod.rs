@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! TLS and HTTP towards others: the only way by which the daemon calls anybody, and how it shows who it is.
+//!
+//! Every answer is bounded in size and time. Never follows a redirect, and never speaks plainly to another machine.
+
+mod client;
+mod trust;
+
+pub(crate) use self::client::{Answer, Client, Error, Url};
+pub(crate) use self::trust::{Trust, client_config};
