@@ -18,10 +18,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::admin::{Admin, AdminFacts, KeySource, NeededCapability, ServingState};
+use crate::api::https::{self, Serves};
 use crate::api::{self, AuthorityAddress, AuthorityListener, Sockets};
 use crate::attest::{Attestor, Measurer, Proc};
 use crate::audit::{self, Log, Record, StartRecord, StopRecord};
-use crate::authority::{self, Authority, Sealer, SecretStore};
+use crate::authority::{self, Authority, ForeignBundles, Sealer, SecretStore};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Listen, SourcePaths};
 use crate::credential::rate::Rates;
@@ -90,6 +91,7 @@ pub struct Prepared {
     kernel: Kernel,
     sockets: Sockets,
     verifiers: AuthorityListener,
+    https: Vec<https::Listener>,
 }
 
 impl node::Load for SourcePaths {
@@ -116,6 +118,11 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
     let verifiers =
         AuthorityListener::bind(&api::AuthorityConfig { address, max_connections: config.authority.max_connections })
             .context("cannot bind the endpoint for verifiers")?;
+    let https = config
+        .https
+        .iter()
+        .map(|one| https::Listener::bind(one.clone()).with_context(|| format!("cannot serve HTTPS at {}", one.listen)));
+    let https = https.collect::<anyhow::Result<Vec<_>>>()?;
     let kernel = kernel::open(&config.kernel).map_err(|error| match error {
         kernel::Error::InUse { .. } => Error::Other(error.into()),
         error => Error::Kernel(error),
@@ -130,7 +137,7 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
         return Err(error);
     }
     drop_rights().context("cannot drop capabilities")?;
-    Ok(Prepared { config, snapshot, kernel, sockets, verifiers })
+    Ok(Prepared { config, snapshot, kernel, sockets, verifiers, https })
 }
 
 /// Runs the daemon until a signal or a failure ends it. Blocks.
@@ -151,10 +158,10 @@ pub fn run(prepared: Prepared) -> Result<(), Error> {
 }
 
 async fn serve(prepared: Prepared) -> anyhow::Result<()> {
-    let Prepared { config, snapshot, kernel, sockets, verifiers } = prepared;
+    let Prepared { config, snapshot, kernel, sockets, verifiers, https } = prepared;
     let signals = ProcessSignals::listen()?;
     let mut supervisor = Supervisor::new(config.shutdown_deadline);
-    let endpoints = endpoints(&config, &verifiers);
+    let endpoints = endpoints(&config, &verifiers, &https);
     let Kernel { maps, events, programs, proofs } = kernel;
     let tiers = proved_tiers(&proofs);
     let pin_dir = config.kernel.pin_dir.clone();
@@ -187,12 +194,25 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
         Ok::<(), io::Error>(())
     });
     let at = Arc::clone(&node);
+    supervisor.spawn(Stage::Witness, "federation", |cancel| async move {
+        at.federate(cancel).await;
+        Ok::<(), io::Error>(())
+    });
+    let at = Arc::clone(&node);
     supervisor.spawn(Stage::Witness, "lease sweep", |cancel| async move {
         at.sweep(cancel).await;
         Ok::<(), io::Error>(())
     });
     let (at, connections) = (Arc::clone(&node), supervisor.connections());
     supervisor.spawn(Stage::Serve, "verifiers", |cancel| verifiers.run(at, cancel, connections));
+    for listener in https {
+        let (at, connections) = (Arc::clone(&node), supervisor.connections());
+        let name = match listener.serves() {
+            Serves::Bundle => "bundle endpoint",
+            Serves::Oidc { .. } => "OIDC discovery",
+        };
+        supervisor.spawn(Stage::Serve, name, |cancel| listener.run(at, cancel, connections));
+    }
     let at = Arc::clone(&node);
     supervisor.spawn(Stage::Serve, "gRPC", |cancel| sockets.serve(at, admin, cancel));
     let (at, reloads) = (Arc::clone(&node), supervisor.reloads());
@@ -234,6 +254,7 @@ fn build_node(
         Authority::open(&keys, &sealer, config.keys.clone(), clock.now()).context("cannot open the signing keys")?;
     let upstream =
         config.upstream.as_ref().map(upstream::Config::build).transpose().context("cannot use the upstream")?;
+    let foreign = ForeignBundles::open(config.state_dir.join("bundles")).context("cannot open the trust bundles")?;
     let audit_key = authority::open_or_create_key(&keys, "audit", &sealer).context("cannot open the audit key")?;
     let secrets = SecretStore::open(config.state_dir.join("secrets"), sealer).context("cannot open the secrets")?;
     let boot_id = read_trimmed("/proc/sys/kernel/random/boot_id")?;
@@ -271,6 +292,8 @@ fn build_node(
         resolver: CachingResolver::new(Arc::new(SystemResolver::default()), ResolverLimits::default()),
         authority,
         upstream,
+        foreign,
+        web_roots: config.federation.ca_file.clone(),
         secrets,
         log,
         clock,
@@ -356,14 +379,22 @@ fn announce(endpoints: &[(String, String)]) {
     }
 }
 
-fn endpoints(config: &Config, verifiers: &AuthorityListener) -> Vec<(String, String)> {
+fn endpoints(config: &Config, verifiers: &AuthorityListener, https: &[https::Listener]) -> Vec<(String, String)> {
     let unix = |path: &Path| format!("unix:{}", path.display());
-    vec![
+    let mut endpoints = vec![
         ("AGENT_SOCKET".to_owned(), unix(&config.api.agent_socket)),
         ("AGENT_ADMIN_SOCKET".to_owned(), unix(&config.api.admin_socket)),
         ("SPIFFE_ENDPOINT_SOCKET".to_owned(), unix(&config.spiffe.socket)),
         ("AUTHORITY_HTTP".to_owned(), verifiers.address().to_string()),
-    ]
+    ];
+    endpoints.extend(https.iter().map(|listener| {
+        let name = match listener.serves() {
+            Serves::Bundle => "BUNDLE_ENDPOINT",
+            Serves::Oidc { .. } => "OIDC_DISCOVERY",
+        };
+        (name.to_owned(), format!("https://{}", listener.address()))
+    }));
+    endpoints
 }
 
 fn key_source(path: &Path) -> KeySource {

@@ -28,4 +28,5 @@ pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod upstream;
+pub mod url;
 mod web;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::credential::{Catalog, Destination};
 use crate::diagnostic::{Diagnostic, SourceFile};
-use crate::identity::{Entries, TrustDomain};
+use crate::identity::{Entries, Federation, TrustDomain};
 use crate::policy::{self, Policies, PreparedDestination};
 
 /// The files that make a snapshot, read by somebody else.
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub number: u64,
     /// Who is who.
     pub entries: Entries,
+    /// Where the trust bundles of others are fetched.
+    pub federations: Vec<Federation>,
     /// Where to, and with what.
     pub catalog: Catalog,
     /// Who may.
@@ -47,9 +49,14 @@ impl Snapshot {
         let mut diagnostics = Vec::new();
         let mut keep = |found: Vec<Diagnostic>| diagnostics.extend(found);
         let entries = Entries::parse(&sources.entries, trust_domain).map_err(&mut keep).ok();
+        // What is wrong with a file as a whole was found with the entries in it.
+        let federations =
+            entries.as_ref().and_then(|_| Federation::parse(&sources.entries, trust_domain).map_err(&mut keep).ok());
         let catalog = Catalog::parse(&sources.catalog, trust_domain).map_err(&mut keep).ok();
         let policies = Policies::parse(&sources.policies).map_err(&mut keep).ok();
-        let (Some(entries), Some(catalog), Some(policies)) = (entries, catalog, policies) else {
+        let (Some(entries), Some(federations), Some(catalog), Some(policies)) =
+            (entries, federations, catalog, policies)
+        else {
             return Err(diagnostics);
         };
         let mut destinations = HashMap::new();
@@ -69,7 +76,7 @@ impl Snapshot {
             }
         }
         if diagnostics.is_empty() {
-            Ok(Self { number, entries, catalog, policies, destinations })
+            Ok(Self { number, entries, federations, catalog, policies, destinations })
         } else {
             Err(diagnostics)
         }

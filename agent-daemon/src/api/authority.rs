@@ -144,12 +144,27 @@ async fn accept(socket: &Polled) -> io::Result<Accepted> {
 }
 
 async fn connection(io: impl AsyncRead + AsyncWrite + Unpin, node: Arc<Node>, cancel: CancellationToken) {
-    let service = service_fn(move |request| {
+    let answer = move |request| {
         let node = Arc::clone(&node);
-        async move { Ok::<_, Infallible>(answer(&node, request).await) }
+        async move { answer(&node, request).await }
+    };
+    serve_connection(io, cancel, true, answer).await;
+}
+
+/// One connection, bounded in time and in what it may send.
+pub(super) async fn serve_connection<F: Future<Output = Response<Full<Bytes>>>>(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    cancel: CancellationToken,
+    keep_alive: bool,
+    answer: impl Fn(Request<Incoming>) -> F,
+) {
+    let service = service_fn(move |request| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(keep_alive)
         .header_read_timeout(HEADER_TIME)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(io), service);
@@ -222,21 +237,21 @@ fn form_value(body: &[u8], name: &str) -> Option<String> {
     (values.next().is_none() && !value.is_empty()).then(|| value.to_owned())
 }
 
-fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
+pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
     response(status, "application/json", body.into())
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     response(status, "text/plain", Bytes::from_static(text.as_bytes()))
 }
 
-fn not_allowed(method: &'static str) -> Response<Full<Bytes>> {
+pub(super) fn not_allowed(method: &'static str) -> Response<Full<Bytes>> {
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "that method is not for this path\n");
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(method));
     response
 }
 
-fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+pub(super) fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -11,6 +11,7 @@ mod agent;
 mod authority;
 pub mod convert;
 mod door;
+pub mod https;
 mod presence;
 mod rename;
 mod serve;

@@ -33,10 +33,10 @@ pub use self::lease::{GrantedLease, MAX_RECOVERED_LEASES, recover_leases};
 pub use self::log::{Config, Durability, Log, Receipt, Slot, Status};
 pub use self::query::{MAX_LAST, Query, QuerySummary};
 pub use self::record::{
-    AuthorityRecord, Caller, CallerRefusedRecord, CheckpointRecord, Connection, DecisionRecord, Difference, ExecFacts,
-    ExplainRecord, KINDS, LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss, Record, RecoveredRecord,
-    RecoveryCause, ReloadRecord, RevokeRecord, SecretOperation, SecretRecord, SegmentRecord, StartRecord, StopRecord,
-    text,
+    AuthorityRecord, BundleRecord, Caller, CallerRefusedRecord, CheckpointRecord, Connection, DecisionRecord,
+    Difference, ExecFacts, ExplainRecord, KINDS, LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss,
+    Record, RecoveredRecord, RecoveryCause, ReloadRecord, RevokeRecord, SecretOperation, SecretRecord, SegmentRecord,
+    StartRecord, StopRecord, text,
 };
 pub use self::verify::{Problem, Progress, VerifyReport, verify};
 

@@ -33,6 +33,8 @@ pub enum Record {
     Explain(ExplainRecord),
     /// A CA came into use, or could not be had.
     Authority(AuthorityRecord),
+    /// The trust bundle of another trust domain changed, or could not be had.
+    Bundle(BundleRecord),
     /// The log had to be mended; written by the log itself.
     Recovered(RecoveredRecord),
     /// A signature over everything before; written by the log itself.
@@ -40,7 +42,7 @@ pub enum Record {
 }
 
 /// Every `kind` there is; a line of another kind is not ours.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 14] = [
     "start",
     "stop",
     "segment",
@@ -52,6 +54,7 @@ pub const KINDS: [&str; 13] = [
     "secret",
     "explain",
     "authority",
+    "bundle",
     "recovered",
     "checkpoint",
 ];
@@ -443,6 +446,32 @@ pub struct AuthorityRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ends_at: Option<Timestamp>,
     /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// See [`Record::Bundle`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct BundleRecord {
+    /// `deny` means that what was known goes on.
+    pub outcome: Outcome,
+    /// `fetch`, `set` or `remove`.
+    pub operation: String,
+    /// Whose bundle.
+    pub trust_domain: String,
+    /// Where it was fetched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Of what is known now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// Of what is known now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Who asked, when it was the admin API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Caller>,
+    /// Why nothing was changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

@@ -10,11 +10,18 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use x509_parser::public_key::PublicKey;
 
-use super::{Error, Jwk};
+use super::verifying::verify_with;
+use super::{Claims, Error, Jwk, VerifyingKey, der_sequence};
 use crate::identity::TrustDomain;
+
+/// Of a bundle of somebody else.
+pub const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
+/// Authorities in it.
+const MAX_KEYS: usize = 64;
 
 /// The authorities of one trust domain, as they were at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +38,8 @@ pub struct TrustBundle {
     pub jwks: Bytes,
     /// Everything, as its specification writes it.
     pub document: Bytes,
+    /// The JWT keys that can be used here.
+    pub verifying: Vec<VerifyingKey>,
 }
 
 impl TrustBundle {
@@ -47,6 +56,7 @@ impl TrustBundle {
     ) -> Result<Self, Error> {
         let jwt: Vec<Value> = keys.iter().map(jwt_key).collect::<Result<_, _>>()?;
         let x509: Vec<Value> = roots.iter().map(|root| x509_key(root)).collect::<Result<_, _>>()?;
+        let verifying = jwt.iter().filter_map(VerifyingKey::from_jwk).collect();
         let document = json!({
             "keys": x509.into_iter().chain(jwt.iter().cloned()).collect::<Vec<_>>(),
             "spiffe_sequence": sequence,
@@ -59,8 +69,104 @@ impl TrustBundle {
             x509: roots.concat().into(),
             jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
             document: encode(&document)?,
+            verifying,
         })
     }
+
+    /// Of authorities of somebody else, as the document says. What it does not understand in it is left out, as its
+    /// specification asks; what it understands has to be right.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::Bundle { trust_domain: trust_domain.clone(), reason };
+        if document.len() > MAX_DOCUMENT_BYTES {
+            return Err(wrong(format!("it has more than {MAX_DOCUMENT_BYTES} bytes")));
+        }
+        let read: Document =
+            serde_json::from_slice(document).map_err(|error| wrong(format!("it is no bundle: {error}")))?;
+        if read.keys.len() > MAX_KEYS {
+            return Err(wrong(format!("{} keys are too many, at most {MAX_KEYS}", read.keys.len())));
+        }
+        let (mut x509, mut jwt, mut verifying): (Vec<Vec<u8>>, Vec<Value>, Vec<VerifyingKey>) = Default::default();
+        for key in read.keys {
+            match key.get("use").and_then(Value::as_str) {
+                Some("x509-svid") => {
+                    let root = certificate_of(&key).map_err(|why| wrong(format!("an X.509 authority: {why}")))?;
+                    x509.push(root);
+                }
+                Some("jwt-svid") => {
+                    let kid = key.get("kid").and_then(Value::as_str).filter(|kid| !kid.is_empty());
+                    let kid = kid.ok_or_else(|| wrong("a JWT key has no kid".to_owned()))?;
+                    if jwt.iter().any(|known| known.get("kid").and_then(Value::as_str) == Some(kid)) {
+                        return Err(wrong(format!("two JWT keys have the kid {kid:?}")));
+                    }
+                    verifying.extend(VerifyingKey::from_jwk(&key));
+                    jwt.push(key);
+                }
+                _ => {}
+            }
+        }
+        Ok(Self {
+            trust_domain,
+            sequence: read.spiffe_sequence,
+            refresh_hint: read.spiffe_refresh_hint.map(Duration::from_secs),
+            x509: x509.concat().into(),
+            jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
+            document: Bytes::copy_from_slice(document),
+            verifying,
+        })
+    }
+
+    /// Of roots in PEM: X.509 authorities alone.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_pem(trust_domain: TrustDomain, text: &[u8]) -> Result<Self, Error> {
+        let wrong = |reason: &str| Error::Bundle { trust_domain: trust_domain.clone(), reason: reason.to_owned() };
+        let blocks = pem::parse_many(text).map_err(|_| wrong("it is not PEM"))?;
+        if blocks.is_empty() || blocks.iter().any(|block| block.tag() != "CERTIFICATE") {
+            return Err(wrong("it holds something else than certificates, or nothing"));
+        }
+        let keys = blocks.iter().map(|block| x509_key(block.contents())).collect::<Result<Vec<_>, _>>();
+        let keys = keys.map_err(|_| wrong("one of the certificates cannot be read"))?;
+        Self::parse(trust_domain, &encode(&json!({ "keys": keys }))?)
+    }
+
+    /// Of the document.
+    pub fn sha256(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.document);
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The X.509 authorities, one by one.
+    pub fn roots(&self) -> Vec<Vec<u8>> {
+        der_sequence(&self.x509).unwrap_or_default()
+    }
+
+    /// The claims of a token that one of the JWT keys signed; what they say is the caller's to check.
+    ///
+    /// # Errors
+    /// [`Error::Token`], with what is wrong.
+    pub fn verify_jwt(&self, token: &str) -> Result<Claims, Error> {
+        verify_with(&self.verifying, token)
+    }
+}
+
+/// A bundle as it is written. A key set may have members that nobody here knows.
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<Value>,
+    spiffe_sequence: Option<u64>,
+    spiffe_refresh_hint: Option<u64>,
+}
+
+fn certificate_of(key: &Value) -> Result<Vec<u8>, &'static str> {
+    let chain = key.get("x5c").and_then(Value::as_array).ok_or("it has no certificate")?;
+    let [one] = chain.as_slice() else { return Err("it has not exactly one certificate") };
+    let der = one.as_str().and_then(|text| STANDARD.decode(text).ok()).ok_or("its certificate is not base64")?;
+    let alone = der_sequence(&der).filter(|found| found.len() == 1).ok_or("its certificate cannot be read")?;
+    alone.into_iter().next().ok_or("it has no certificate")
 }
 
 /// Outside of a bundle a key has no such use, and a reader that knows only the registered ones would refuse it.

@@ -7,15 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::SystemRandom;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::generations::{Generation, Generations};
 use super::key::generate_pkcs8;
 use super::schedule::{self, Life};
+use super::verifying::Jws;
 use super::{Error, Jwk, Sealer, SigningKey, file, is_name};
 
 /// Longest token that is looked at.
@@ -70,15 +69,6 @@ pub struct Signer {
 #[derive(Serialize)]
 struct Jwks<'a> {
     keys: &'a [Jwk],
-}
-
-/// Unknown members are harmless, except that `crit` demands they be understood.
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-    kid: String,
-    crit: Option<serde_json::Value>,
-    b64: Option<serde_json::Value>,
 }
 
 impl JwtAuthority {
@@ -162,29 +152,18 @@ impl JwtAuthority {
     ///
     /// Checks size, form, algorithm, key and signature; what the claims say is the caller's to check.
     pub fn verify_jwt(&self, token: &str) -> Result<Claims, Error> {
-        let invalid = |reason| Error::Token { reason };
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(invalid("too long"));
-        }
-        let (signed, signature) = token.rsplit_once('.').ok_or(invalid("not a compact JWS"))?;
-        let (header, claims) = signed.split_once('.').ok_or(invalid("not a compact JWS"))?;
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| invalid("header is not base64url"))?;
-        let header: Header = serde_json::from_slice(&header).map_err(|_| invalid("header is not as expected"))?;
+        let jws = Jws::parse(token)?;
         // The one algorithm is fixed here; the token has no say in it.
-        if header.alg != "ES256" {
-            return Err(invalid("algorithm is not ES256"));
-        }
-        if header.crit.is_some() || header.b64.is_some() {
-            return Err(invalid("header demands an extension"));
+        if jws.alg != "ES256" {
+            return Err(Error::Token { reason: "algorithm is not ES256" });
         }
         let keys = self.keys.load();
-        let key = keys.public.iter().find(|key| key.kid() == header.kid).ok_or(invalid("key is unknown"))?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| invalid("signature is not base64url"))?;
-        if !key.verifies(signed.as_bytes(), &signature) {
-            return Err(invalid("signature does not fit"));
+        let key =
+            keys.public.iter().find(|key| key.kid() == jws.kid).ok_or(Error::Token { reason: "key is unknown" })?;
+        if !key.verifies(jws.signed, &jws.signature) {
+            return Err(Error::Token { reason: "signature does not fit" });
         }
-        let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| invalid("claims are not base64url"))?;
-        serde_json::from_slice(&claims).map_err(|_| invalid("claims are not a JSON object"))
+        jws.claims()
     }
 }
 
@@ -213,6 +192,8 @@ pub fn open_or_create_key(directory: &Path, name: &str, sealer: &Sealer) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::json;
 
     use super::*;

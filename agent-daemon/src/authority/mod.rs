@@ -7,6 +7,7 @@
 
 mod bundle;
 pub(crate) mod file;
+mod foreign;
 mod generations;
 mod issuing;
 mod jwt;
@@ -14,6 +15,7 @@ mod key;
 mod schedule;
 mod seal;
 mod secret;
+mod verifying;
 mod x509;
 
 use std::io;
@@ -21,12 +23,16 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-pub use self::bundle::TrustBundle;
+use crate::identity::TrustDomain;
+
+pub use self::bundle::{MAX_DOCUMENT_BYTES, TrustBundle};
+pub use self::foreign::{ForeignBundles, ForeignChange};
 pub use self::issuing::{Authority, Config};
 pub use self::jwt::{Claims, JwtAuthority, MAX_TOKEN_BYTES, Signer, open_or_create_key};
 pub use self::key::{Jwk, SigningKey};
 pub use self::seal::Sealer;
 pub use self::secret::{MAX_SECRET_BYTES, MAX_SECRETS, SecretEntry, SecretStore};
+pub use self::verifying::{VerifyingKey, unverified_claims};
 pub use self::x509::{CaFiles, CaRequest, CaSource, NewCa, Origin, Rotated, Signed, Subject, X509Authority, X509Svid};
 pub(crate) use self::x509::{der_sequence, spiffe_id, verify};
 
@@ -85,6 +91,20 @@ pub enum Error {
         origin: Origin,
         /// What it said, or what became of the way to it.
         reason: String,
+    },
+    /// A trust bundle of somebody else is of no use.
+    #[error("the trust bundle of {trust_domain} is refused: {reason}")]
+    Bundle {
+        /// Whose.
+        trust_domain: TrustDomain,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no room for the bundle of another trust domain.
+    #[error("the trust bundles of {limit} other trust domains are known already, which is the most")]
+    TooManyBundles {
+        /// The most allowed.
+        limit: usize,
     },
     /// There is nothing to sign with at this time.
     #[error("no key that signs {what} is good at this time")]

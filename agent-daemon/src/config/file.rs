@@ -4,8 +4,12 @@
 //!
 //! The comments are what `--print-default-config` prints and `docs/configuration.md` holds.
 
+use std::net::SocketAddr;
+
 use super::table::section;
-use super::value::{BufferBytes, Count, Endpoint, FilePath, Issuer, LoginMethod, Period, SocketMode, WebAddress, Word};
+use super::value::{
+    BufferBytes, BundleProfile, Count, Endpoint, FilePath, Issuer, LoginMethod, Period, SocketMode, WebAddress, Word,
+};
 use crate::audit::Durability;
 use crate::authority::Origin;
 use crate::identity::TrustDomain;
@@ -57,6 +61,9 @@ section! {
         table authority: AuthorityTable;
         table disk: DiskTable;
         table openbao: OpenBaoTable;
+        table federation: FederationTable;
+        table bundle_endpoint: BundleEndpointTable;
+        table oidc: OidcTable;
         table credentials: CredentialsTable;
         table measure: MeasureTable;
         table audit: AuditTable;
@@ -180,6 +187,48 @@ section! {
         role: Option<Word> = None, example "\"agent-daemon\"";
         /// The token, the secret id of "approle" or the JWT. Read for each login; only its owner may write it.
         secret_file: Option<FilePath> = None, example "\"/run/agent-daemon/bao-token\"";
+    }
+}
+
+section! {
+    /// Other trust domains: which ones stands in [[federation]] tables beside the entries. Their trust bundles are kept in
+    /// the state folder.
+    struct FederationTable {
+        /// PEM: the roots by which bundle endpoints with the profile https_web are believed. Not set: those of this
+        /// machine.
+        ca_file: Option<FilePath> = None, example "\"/etc/agent-daemon/web-roots.pem\"";
+    }
+}
+
+section! {
+    /// The SPIFFE bundle endpoint: the trust bundle over HTTPS, for other trust domains.
+    struct BundleEndpointTable {
+        /// The address and port. Not set: it is not served.
+        listen: Option<SocketAddr> = None, example "\"0.0.0.0:8443\"";
+        /// "https_spiffe" (the server is spiffe://TRUST_DOMAIN/agent-daemon/bundle-endpoint) or "https_web" (it has the
+        /// certificate below).
+        profile: BundleProfile = BundleProfile::Spiffe;
+        /// PEM: the certificate for "https_web", and those between it and its root. Looked at every 5 s.
+        certificate_file: Option<FilePath> = None, example "\"/etc/agent-daemon/web.pem\"";
+        /// PEM: its key. Others may have no rights to the file, its group may read it.
+        key_file: Option<FilePath> = None, example "\"/etc/agent-daemon/web.key\"";
+        /// Connections at once.
+        max_connections: Count<1, 65_536> = Count(64);
+    }
+}
+
+section! {
+    /// OIDC discovery over HTTPS, so that clouds can verify tokens: /.well-known/openid-configuration and /jwks.json
+    /// below the path of `issuer`, which has to be set.
+    struct OidcTable {
+        /// The address and port. Not set: it is not served.
+        listen: Option<SocketAddr> = None, example "\"0.0.0.0:443\"";
+        /// PEM: the certificate for the host of the issuer, and those between it and its root. Looked at every 5 s.
+        certificate_file: Option<FilePath> = None, example "\"/etc/agent-daemon/web.pem\"";
+        /// PEM: its key. Others may have no rights to the file, its group may read it.
+        key_file: Option<FilePath> = None, example "\"/etc/agent-daemon/web.key\"";
+        /// Connections at once.
+        max_connections: Count<1, 65_536> = Count(64);
     }
 }
 

@@ -5,6 +5,7 @@
 //! `file` lists every key. [`Config::parse`] does no IO; [`load`], [`read_sources`] and [`check()`] read files.
 
 mod check;
+mod endpoints;
 mod file;
 mod sources;
 mod table;
@@ -26,6 +27,7 @@ pub use self::sources::{MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, SYSTEMD_KEY_
 use self::file::ConfigFile;
 use self::table::{MAX_DIAGNOSTICS, Section as _, offset_of};
 use self::value::{Count, Endpoint, FilePath};
+use crate::api::https;
 use crate::attest::MeasureConfig;
 use crate::credential::{lease, rate};
 use crate::diagnostic::{Diagnostic, Severity, SourceFile};
@@ -66,6 +68,10 @@ pub struct Config {
     pub keys: crate::authority::Config,
     /// Who signs the CA, if somebody has to be asked.
     pub upstream: Option<upstream::Config>,
+    /// Other trust domains.
+    pub federation: Federation,
+    /// What is served to other machines.
+    pub https: Vec<https::Config>,
     /// How many leases there may be.
     pub leases: lease::Limits,
     /// For [`crate::attest::Measurer`].
@@ -132,6 +138,13 @@ pub struct Authority {
     pub listen: Listen,
     /// Connections at once.
     pub max_connections: usize,
+}
+
+/// Other trust domains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Federation {
+    /// The roots by which their endpoints are believed, if not those of the machine.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// A place that only this machine reaches.
@@ -274,6 +287,7 @@ impl ConfigFile {
         }
         let mut warnings = Vec::new();
         let (ca, upstream) = self.upstream(base, checks, &mut warnings);
+        let https = self.https(base, checks);
         if self.kernel.accept_tier != kernel::Tier::Egress {
             warnings.push(checks.warning(
                 &["kernel", "accept_tier"],
@@ -292,6 +306,8 @@ impl ConfigFile {
                 refresh_hint: self.authority.bundle_refresh_hint.duration(),
             },
             upstream,
+            https,
+            federation: Federation { ca_file: self.federation.ca_file.as_ref().map(below) },
             trust_domain,
             spiffe,
             issuer: self.issuer.map(|issuer| issuer.0.into()),

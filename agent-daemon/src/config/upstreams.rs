@@ -43,7 +43,7 @@ impl ConfigFile {
 }
 
 /// What has to be there when a table is used.
-fn needed<T: Clone>(value: Option<&T>, key: [&str; 2], checks: &mut Checks<'_>) -> Option<T> {
+pub(super) fn needed<T: Clone>(value: Option<&T>, key: [&str; 2], checks: &mut Checks<'_>) -> Option<T> {
     if value.is_none() {
         let [table, name] = key;
         let message = format!("[{table}] is used and has no {name}");

@@ -14,7 +14,7 @@ use crate::audit::Durability;
 use crate::authority::Origin;
 use crate::identity::TrustDomain;
 use crate::kernel::Tier;
-use crate::web::Url;
+use crate::url::Url;
 
 /// Paths of one key.
 const MAX_PATHS: usize = 64;
@@ -465,6 +465,52 @@ impl Setting for Origin {
 
     fn write(&self) -> Option<String> {
         Some(quoted(self.as_str()))
+    }
+}
+
+/// How a bundle endpoint is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BundleProfile {
+    Spiffe,
+    Web,
+}
+
+impl BundleProfile {
+    const ALL: &[Self] = &[Self::Spiffe, Self::Web];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Spiffe => "https_spiffe",
+            Self::Web => "https_web",
+        }
+    }
+}
+
+impl Setting for BundleProfile {
+    fn expected() -> String {
+        one_of(Self::ALL, Self::as_str)
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        word(value, Self::ALL, Self::as_str)
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.as_str()))
+    }
+}
+
+impl Setting for SocketAddr {
+    fn expected() -> String {
+        "an address and port such as \"0.0.0.0:8443\"".to_owned()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| value.as_str()?.parse().ok())
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
     }
 }
 

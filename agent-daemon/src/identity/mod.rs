@@ -8,12 +8,14 @@
 
 pub(crate) mod document;
 mod entry;
+mod federation;
 mod matching;
 mod parse;
 mod selector;
 mod spiffe;
 
 pub use entry::{AnyOf, Entries, Entry, EntryId, IdentityKind};
+pub use federation::{Federation, MAX_FEDERATIONS, Profile};
 pub use matching::{Difference, NearMiss};
 pub use parse::{MAX_ALTERNATIVES, MAX_DNS_NAMES, MAX_ENTRIES, MAX_FEDERATES_WITH, MAX_GROUPS, MAX_SELECTORS};
 pub use selector::{Fact, KNOWN_SELECTORS, MAX_SELECTOR_BYTES, Provenance, SEEDED_SELECTOR, Selector};

@@ -14,6 +14,7 @@ mod draft;
 mod end;
 mod events;
 mod explain;
+mod federate;
 mod introspect;
 mod peers;
 mod recent;
@@ -23,6 +24,7 @@ mod rotate;
 mod streams;
 mod svids;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,6 +38,7 @@ pub use decide::Reason;
 pub use end::{Doomed, oldest_live};
 pub use events::{Happening, Watching};
 pub use explain::Explained;
+pub use federate::{Known, SetError};
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use streams::Stream;
@@ -44,7 +47,7 @@ pub use svids::{Bundles, Changes, Invalid, SpiffeLimits, Wanted, X509Svids};
 use self::budget::Budget;
 use crate::attest::Attestor;
 use crate::audit;
-use crate::authority::{Authority, SecretStore};
+use crate::authority::{Authority, ForeignBundles, SecretStore};
 use crate::clock::Clock;
 use crate::credential::rate::Rates;
 use crate::credential::{CachingResolver, Cause, Leases};
@@ -100,6 +103,10 @@ pub struct Parts {
     pub authority: Authority,
     /// Signs the CA, where somebody has to be asked.
     pub upstream: Option<Box<dyn Upstream>>,
+    /// Trust bundles of other trust domains.
+    pub foreign: ForeignBundles,
+    /// By which bundle endpoints with the profile `https_web` are believed; without, the roots of the machine.
+    pub web_roots: Option<PathBuf>,
     /// Static secrets.
     pub secrets: SecretStore,
     /// The audit log.
@@ -123,6 +130,8 @@ pub struct Node {
     pub leases: Leases,
     /// Signs tokens.
     pub authority: Authority,
+    /// Trust bundles of other trust domains.
+    pub foreign: ForeignBundles,
     /// Static secrets.
     pub secrets: SecretStore,
     /// The audit log.
@@ -133,6 +142,7 @@ pub struct Node {
     pub clock: Arc<dyn Clock>,
     spiffe: SpiffeLimits,
     upstream: Option<Box<dyn Upstream>>,
+    federations: federate::Federations,
     snapshot: ArcSwap<Snapshot>,
     load: Box<dyn Load>,
     reloads: std::sync::Mutex<reload::Reloads>,
@@ -181,6 +191,8 @@ impl Node {
             clock: parts.clock,
             spiffe: parts.spiffe,
             upstream: parts.upstream,
+            foreign: parts.foreign,
+            federations: federate::Federations::new(parts.web_roots),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             load: parts.load,
             rates: parts.rates,

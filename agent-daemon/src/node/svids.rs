@@ -4,6 +4,7 @@
 //!
 //! Each SVID is a release like any other: decided, recorded, and leased.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +16,19 @@ use super::decide::Verdicted;
 use super::release::decision_id;
 use super::{Node, Stream};
 use crate::attest::{Attested, Peer};
-use crate::authority::{self, TrustBundle};
+use crate::authority::{self, ForeignChange, TrustBundle};
 use crate::credential::destination::is_audience;
 use crate::credential::{Binding, Cause, Delivery, Lease};
-use crate::identity::{Entry, SpiffeId};
+use crate::identity::{Entry, SpiffeId, TrustDomain};
 use crate::snapshot::Snapshot;
 
 /// The clock may be set while a stream waits, so no wait is longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A rotation that could not be made is tried again this soon, as long as what was given out is good.
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+
+/// How far the clock of another trust domain may be ahead.
+const FOREIGN_CLOCK_SECONDS: f64 = 60.0;
 
 /// What one caller may ask for at once.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +89,7 @@ pub struct Bundles {
 pub struct Changes {
     snapshots: watch::Receiver<u64>,
     bundles: watch::Receiver<Arc<TrustBundle>>,
+    foreign: watch::Receiver<ForeignChange>,
 }
 
 /// Why a token is not good. Whoever asks learns no more than the words here.
@@ -242,8 +247,9 @@ impl Node {
         Ok(self.bundles_of(&attested))
     }
 
-    fn bundles_of(&self, _attested: &Attested) -> Bundles {
-        Bundles { own: self.authority.bundle(), foreign: Vec::new() }
+    fn bundles_of(&self, attested: &Attested) -> Bundles {
+        let foreign = federates_with(attested).into_iter().filter_map(|domain| self.foreign.bundle(domain)).collect();
+        Bundles { own: self.authority.bundle(), foreign }
     }
 
     /// Whether a token is good for an audience, and what it says. Only callers with an identity may ask.
@@ -261,30 +267,48 @@ impl Node {
         if attested.entries.is_empty() {
             return Err(self.refused(&snapshot, &attested, Ask::default()).await);
         }
-        let validated = self.validated(token, audience);
+        let validated = self.validated(&attested, token, audience);
         self.answer_only_if_same(peer, "validate_jwt_svid")?;
         Ok(validated)
     }
 
-    fn validated(&self, token: &str, audience: &str) -> Result<(SpiffeId, authority::Claims), Invalid> {
-        let claims = self.authority.jwt.verify_jwt(token).map_err(|error| match error {
+    fn validated(
+        &self,
+        attested: &Attested,
+        token: &str,
+        audience: &str,
+    ) -> Result<(SpiffeId, authority::Claims), Invalid> {
+        let invalid = |error: authority::Error| match error {
             authority::Error::Token { reason } => Invalid::Token(reason),
             _ => Invalid::Token("it cannot be read"),
-        })?;
-        let subject = claims.get("sub").and_then(|sub| sub.as_str()).and_then(|sub| sub.parse::<SpiffeId>().ok());
-        let subject = subject.ok_or(Invalid::Token("its subject is no SPIFFE ID"))?;
-        if subject.trust_domain() != &self.identity.trust_domain {
-            return Err(Invalid::Token("its subject is of another trust domain than its key"));
-        }
-        let audiences = claims.get("aud").and_then(|aud| aud.as_array());
-        if !audiences.is_some_and(|audiences| audiences.iter().any(|one| one.as_str() == Some(audience))) {
+        };
+        // Whose keys verify it is said by the token; whether those are trusted, by the caller's entries.
+        let claimed = subject(&authority::unverified_claims(token).map_err(invalid)?)?;
+        let is_own = claimed.trust_domain() == &self.identity.trust_domain;
+        let claims = if is_own {
+            self.authority.jwt.verify_jwt(token).map_err(invalid)?
+        } else {
+            let domain = federates_with(attested).into_iter().find(|domain| *domain == claimed.trust_domain());
+            let bundle = domain.and_then(|domain| self.foreign.bundle(domain));
+            let bundle = bundle.ok_or(Invalid::Token("no bundle of its trust domain is for the caller"))?;
+            let claims = bundle.verify_jwt(token).map_err(invalid)?;
+            check_times(&claims, self.clock.now())?;
+            claims
+        };
+        let named = |aud: &serde_json::Value| match aud {
+            // RFC 7519 section 4.1.3 allows a single one without a list; ours never are.
+            serde_json::Value::String(one) => !is_own && one == audience,
+            serde_json::Value::Array(all) => all.iter().any(|one| one.as_str() == Some(audience)),
+            _ => false,
+        };
+        if !claims.get("aud").is_some_and(named) {
             return Err(Invalid::Token("it is for another audience"));
         }
         // Ours to know: it ends with its holder and not only with time.
-        if !self.introspect(token).is_active() {
+        if is_own && !self.introspect(token).is_active() {
             return Err(Invalid::Token("it is over"));
         }
-        Ok((subject, claims))
+        Ok((claimed, claims))
     }
 
     /// Whether these can be the audiences of a token, by number and form.
@@ -307,7 +331,11 @@ impl Node {
 
     /// What streams wait for, from now on.
     pub fn changes(&self) -> Changes {
-        Changes { snapshots: self.snapshots.subscribe(), bundles: self.authority.bundles() }
+        Changes {
+            snapshots: self.snapshots.subscribe(),
+            bundles: self.authority.bundles(),
+            foreign: self.foreign.changes(),
+        }
     }
 
     /// Waits until there is something new to say, or the time has come. False when the stream is over.
@@ -323,6 +351,7 @@ impl Node {
                 () = stream.ended() => return false,
                 changed = changes.snapshots.changed() => return changed.is_ok(),
                 changed = changes.bundles.changed() => return changed.is_ok(),
+                changed = changes.foreign.changed() => return changed.is_ok(),
                 () = tokio::time::sleep(left) => {}
             }
             if rotate_at.is_some_and(|at| at <= self.clock.now()) {
@@ -380,12 +409,39 @@ impl Node {
     }
 }
 
+fn subject(claims: &authority::Claims) -> Result<SpiffeId, Invalid> {
+    let subject = claims.get("sub").and_then(|sub| sub.as_str()).and_then(|sub| sub.parse::<SpiffeId>().ok());
+    subject.ok_or(Invalid::Token("its subject is no SPIFFE ID"))
+}
+
+/// A token of somebody else: <https://github.com/spiffe/spiffe/blob/main/standards/JWT-SVID.md#3-jwt-claims>.
+fn check_times(claims: &authority::Claims, now: Timestamp) -> Result<(), Invalid> {
+    let seconds =
+        |name: &str| claims.get(name).map(|value| value.as_f64().ok_or(Invalid::Token("a time is no number")));
+    let now = now.as_duration().as_secs_f64();
+    let exp = seconds("exp").transpose()?.ok_or(Invalid::Token("it has no end"))?;
+    if exp <= now {
+        return Err(Invalid::Token("it is over"));
+    }
+    for name in ["nbf", "iat"] {
+        if seconds(name).transpose()?.is_some_and(|from| from > now + FOREIGN_CLOCK_SECONDS) {
+            return Err(Invalid::Token("it is not good yet"));
+        }
+    }
+    Ok(())
+}
+
 /// Each identity once, by its most specific entry.
 fn identities(attested: &Attested) -> impl Iterator<Item = &Arc<Entry>> {
     let entries = &attested.entries;
     let is_first =
         |place: usize, entry: &Entry| entries.iter().take(place).all(|earlier| earlier.spiffe_id != entry.spiffe_id);
     entries.iter().enumerate().filter(move |(place, entry)| is_first(*place, entry)).map(|(_, entry)| entry)
+}
+
+/// Every trust domain that one of the caller's entries names, once, in order.
+fn federates_with(attested: &Attested) -> BTreeSet<&TrustDomain> {
+    attested.entries.iter().flat_map(|entry| &entry.federates_with).collect()
 }
 
 fn identity(entry: &Entry) -> Ask {

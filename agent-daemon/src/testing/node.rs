@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::{FakeClock, FakeKernel, FakeProc, FakeResolver, MemorySources, Privat
 use super::{exe_path, exec_instance_of_self, tgid};
 use crate::attest::{Attestor, Failure, MeasureConfig, Measurer, Peer, Proc};
 use crate::audit::{self, Log, Query};
-use crate::authority::{self, Authority, CaSource, Sealer, SecretStore, open_or_create_key};
+use crate::authority::{self, Authority, CaSource, ForeignBundles, Sealer, SecretStore, open_or_create_key};
 use crate::clock::Clock;
 use crate::credential::{CachingResolver, Leases, lease, rate, resolve};
 use crate::identity::TrustDomain;
@@ -73,6 +74,8 @@ pub struct Setup {
     pub ca: CaSource,
     /// Who is asked to sign the CA.
     pub upstream: Option<Box<dyn Upstream>>,
+    /// By which bundle endpoints are believed.
+    pub web_roots: Option<PathBuf>,
     /// Of one token.
     pub max_audiences: usize,
 }
@@ -99,6 +102,7 @@ impl Default for Setup {
             key_lifetime: Duration::from_secs(7 * 24 * 3600),
             ca: CaSource::Embedded,
             upstream: None,
+            web_roots: None,
             max_audiences: 1,
         }
     }
@@ -216,6 +220,8 @@ impl Setup {
             resolver: CachingResolver::new(names, resolve::Limits::default()),
             authority,
             upstream: self.upstream,
+            foreign: ForeignBundles::open(directory.join("bundles")).expect("foreign bundles"),
+            web_roots: self.web_roots,
             secrets: SecretStore::open(directory.join("secrets"), sealer).expect("the secret store"),
             log,
             clock,

@@ -16,7 +16,8 @@ use zeroize::Zeroizing;
 use super::Upstream;
 use crate::authority::{CaRequest, Error, Origin, Signed};
 use crate::diagnostic::with_sources;
-use crate::web::{Answer, Client, Trust, Url};
+use crate::url::Url;
+use crate::web::{Answer, Client, Trust};
 
 /// A login is smaller.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
@@ -193,7 +194,8 @@ impl OpenBao {
     }
 
     async fn call(&self, client: &Client, path: &str, token: Option<&str>, body: Vec<u8>) -> Result<Answer, Error> {
-        let url = self.address.join(&format!("/v1/{path}")).map_err(|error| failed(with_sources(&error)))?;
+        let url =
+            self.address.join(&format!("/v1/{path}")).map_err(|why| failed(format!("no address for {path}: {why}")))?;
         let mut headers = vec![("x-vault-request", "true")];
         headers.extend(self.config.namespace.as_deref().map(|namespace| ("x-vault-namespace", namespace)));
         headers.extend(token.map(|token| ("x-vault-token", token)));

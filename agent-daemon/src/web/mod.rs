@@ -5,7 +5,9 @@
 //! Every answer is bounded in size and time. Never follows a redirect, and never speaks plainly to another machine.
 
 mod client;
+mod server;
 mod trust;
 
-pub(crate) use self::client::{Answer, Client, Error, Url};
-pub(crate) use self::trust::{Trust, client_config};
+pub(crate) use self::client::{Answer, Client, Error};
+pub(crate) use self::server::{CertificateFiles, Seen, Shown, server_config};
+pub(crate) use self::trust::Trust;

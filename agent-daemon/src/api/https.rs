@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! HTTPS for other machines: the bundle endpoint of the trust domain, by both profiles of
+//! <https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Federation.md>, and OIDC discovery.
+//!
+//! What it serves is public, so nobody is asked who they are.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use jiff::SignedDuration;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::authority::{json, not_allowed, plain, response, serve_connection};
+use crate::authority::{self, Subject, der_sequence};
+use crate::diagnostic::with_sources;
+use crate::identity::SpiffeId;
+use crate::node::Node;
+use crate::web::{CertificateFiles, Seen, Shown, server_config};
+
+/// Whoever does not finish its handshake loses its place.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// How often the certificate that is shown is looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Life of a certificate that shows this node by its SPIFFE ID.
+const SVID_LIFE: SignedDuration = SignedDuration::from_hours(1);
+/// The path of that SPIFFE ID.
+pub const ENDPOINT_PATH: &str = "/agent-daemon/bundle-endpoint";
+const SERIAL_BYTES: usize = 16;
+
+/// By what callers believe this server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shows {
+    /// A certificate of the web, in files.
+    Files {
+        /// PEM, the end first.
+        certificate: PathBuf,
+        /// PEM.
+        key: PathBuf,
+    },
+    /// An X509-SVID of the own trust domain.
+    Svid,
+}
+
+/// What is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serves {
+    /// The trust bundle.
+    Bundle,
+    /// The discovery document of this issuer, and its keys.
+    Oidc {
+        /// As in the tokens.
+        issuer: String,
+    },
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where.
+    pub listen: SocketAddr,
+    /// As whom.
+    pub shows: Shows,
+    /// What.
+    pub serves: Serves,
+    /// Connections at once.
+    pub max_connections: usize,
+}
+
+/// Bound, not serving yet.
+#[derive(Debug)]
+pub struct Listener {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    shown: Arc<Shown>,
+    config: Config,
+    places: Arc<Semaphore>,
+}
+
+impl Listener {
+    /// Binds, and reads the certificate where it is in files.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or the files are of no use.
+    pub fn bind(config: Config) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(config.listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let shown = Arc::new(Shown::default());
+        if let Shows::Files { certificate, key } = &config.shows {
+            let files = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
+            files.show(&shown, &mut None).map_err(io::Error::other)?;
+        }
+        let places = Arc::new(Semaphore::new(config.max_connections));
+        Ok(Self { listener, address, shown, config, places })
+    }
+
+    /// As it was bound: with the port that was given.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What is served.
+    pub fn serves(&self) -> &Serves {
+        &self.config.serves
+    }
+
+    /// Serves until cancelled. Connections run on `tracker` and end with `cancel` too.
+    ///
+    /// # Errors
+    /// When no connection can be accepted any more.
+    pub async fn run(self, node: Arc<Node>, cancel: CancellationToken, tracker: TaskTracker) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
+        let tls = server_config(Arc::clone(&self.shown)).map_err(io::Error::other)?;
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let serves = Arc::new(self.config.serves);
+        let accepting = async {
+            loop {
+                // A place first: what has none waits in the kernel's bounded queue.
+                let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        super::serve::after_accept_error(&error).await;
+                        continue;
+                    }
+                };
+                let (node, serves, token) = (Arc::clone(&node), Arc::clone(&serves), cancel.clone());
+                let acceptor = acceptor.clone();
+                tracker.spawn(async move {
+                    let shaken = tokio::select! {
+                        () = token.cancelled() => return,
+                        shaken = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)) => shaken,
+                    };
+                    match shaken {
+                        Ok(Ok(stream)) => {
+                            let answer = move |request: Request<Incoming>| {
+                                let (node, serves) = (Arc::clone(&node), Arc::clone(&serves));
+                                async move { answer(&node, &serves, &request) }
+                            };
+                            serve_connection(stream, token, false, answer).await;
+                        }
+                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    }
+                    drop(place);
+                });
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = accepting => {}
+            () = keep_shown(&self.shown, &self.config.shows, &node) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Shows the newest certificate, as long as the server runs.
+async fn keep_shown(shown: &Arc<Shown>, shows: &Shows, node: &Arc<Node>) {
+    let mut seen: Option<Seen> = None;
+    let mut renew_at: Option<jiff::Timestamp> = None;
+    let mut last_error = None;
+    loop {
+        let result = match shows {
+            Shows::Files { certificate, key } => {
+                let files = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
+                let (at, mut so_far) = (Arc::clone(shown), seen);
+                let done = tokio::task::spawn_blocking(move || files.show(&at, &mut so_far).map(|_| so_far)).await;
+                match done {
+                    Ok(Ok(so_far)) => {
+                        seen = so_far;
+                        Ok(())
+                    }
+                    Ok(Err(error)) => Err(with_sources(&error)),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+            // A clock that was set back must not keep it for longer than its life.
+            Shows::Svid
+                if renew_at.is_some_and(|at| {
+                    let now = node.clock.now();
+                    at > now && at.duration_since(now) <= SVID_LIFE
+                }) =>
+            {
+                Ok(())
+            }
+            Shows::Svid => show_svid(shown, node).map(|at| renew_at = Some(at)),
+        };
+        match result {
+            Ok(()) => last_error = None,
+            Err(error) if last_error.as_ref() != Some(&error) => {
+                tracing::error!(%error, "the certificate of an HTTPS endpoint cannot be renewed");
+                last_error = Some(error);
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// When to make the next.
+fn show_svid(shown: &Shown, node: &Node) -> Result<jiff::Timestamp, String> {
+    let spiffe_id: SpiffeId = format!("spiffe://{}{ENDPOINT_PATH}", node.identity.trust_domain)
+        .parse()
+        .map_err(|error| format!("bug: no SPIFFE ID: {error}"))?;
+    let mut serial = [0; SERIAL_BYTES];
+    authority::fill_random(&mut serial).map_err(|error| with_sources(&error))?;
+    let now = node.clock.now();
+    let last = node.authority.x509.ends_at(now).map_err(|error| with_sources(&error))?;
+    let ends_at = now.saturating_add(SVID_LIFE).unwrap_or(last).min(last);
+    let subject = Subject { spiffe_id: &spiffe_id, dns_names: &[], serial: &serial, begins_at: now, ends_at };
+    let svid = node.authority.x509.issue(&subject, now).map_err(|error| with_sources(&error))?;
+    let chain = der_sequence(&svid.chain).ok_or("bug: our own chain cannot be read")?;
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key.to_vec()));
+    shown.set(chain, key).map_err(|error| with_sources(&error))?;
+    let half = ends_at.duration_since(now) / 2;
+    Ok(now.saturating_add(half).unwrap_or(ends_at))
+}
+
+fn answer(node: &Node, serves: &Serves, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let found = match serves {
+        Serves::Bundle => matches!(path, "/" | "/bundle.json")
+            .then(|| response(StatusCode::OK, "application/json", node.authority.bundle().document.clone())),
+        Serves::Oidc { issuer } => oidc(node, issuer, path),
+    };
+    match (found, request.method()) {
+        (None, _) => plain(StatusCode::NOT_FOUND, "there is nothing of that name\n"),
+        (Some(found), &Method::GET) => found,
+        (Some(_), _) => not_allowed("GET"),
+    }
+}
+
+/// <https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderConfig>: below the path of the issuer.
+fn oidc(node: &Node, issuer: &str, path: &str) -> Option<Response<Full<Bytes>>> {
+    let base = issuer.trim_end_matches('/');
+    let own = base.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    let path = if own.is_empty() { path } else { path.strip_prefix('/')?.strip_prefix(own)? };
+    let document = match path {
+        "/.well-known/openid-configuration" => serde_json::to_vec(&json!({
+            "issuer": issuer,
+            "jwks_uri": format!("{base}/jwks.json"),
+            // Nobody signs in here; the members have to be there.
+            "authorization_endpoint": "",
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        }))
+        .map_err(authority::Error::Json),
+        "/jwks.json" => node.authority.jwt.jwks(),
+        _ => return None,
+    };
+    Some(match document {
+        Ok(document) => json(StatusCode::OK, document),
+        Err(error) => {
+            tracing::error!(%error, "a document for verifiers cannot be written");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "it cannot be written\n")
+        }
+    })
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Addresses of servers that the daemon calls. Does no IO.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use http::Uri;
+
+const MAX_URL_BYTES: usize = 2048;
+
+/// An address that may be called: https, or http on this machine alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url(Uri);
+
+impl Url {
+    /// With something behind its path.
+    ///
+    /// # Errors
+    /// When the two make no address.
+    pub fn join(&self, path: &str) -> Result<Self, &'static str> {
+        format!("{}{path}", self.0.to_string().trim_end_matches('/')).parse()
+    }
+
+    /// For the library that calls it.
+    pub fn as_uri(&self) -> &Uri {
+        &self.0
+    }
+}
+
+impl FromStr for Url {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        if text.len() > MAX_URL_BYTES {
+            return Err("it is too long");
+        }
+        let uri: Uri = text.parse().map_err(|_| "it is not an address")?;
+        let host = uri.host().ok_or("it has no host")?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("it may not hold a user");
+        }
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        match uri.scheme_str() {
+            Some("https") => Ok(Self(uri)),
+            Some("http") if address.is_ok_and(|address| address.is_loopback()) => Ok(Self(uri)),
+            Some("http") => Err("http is only for a loopback address; use https"),
+            _ => Err("it does not start with https://"),
+        }
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_https_leaves_this_machine() {
+        for (text, is_good) in [
+            ("https://bao.example:8200", true),
+            ("https://bao.example/base", true),
+            ("http://127.0.0.1:8200", true),
+            ("http://[::1]:8200", true),
+            ("http://localhost:8200", false),
+            ("http://bao.example", false),
+            ("http://127.0.0.1.example", false),
+            ("https://user:word@bao.example", false),
+            ("ftp://bao.example", false),
+            ("/etc/passwd", false),
+            ("", false),
+        ] {
+            assert_eq!(text.parse::<Url>().is_ok(), is_good, "{text}");
+        }
+        let base: Url = "https://bao.example/base/".parse().unwrap();
+        assert_eq!(base.join("/v1/x").unwrap().to_string(), "https://bao.example/base/v1/x");
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What this daemon shows to whoever calls it over TLS, and may be replaced while it serves.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::Error;
+
+const MAX_FILE_BYTES: u64 = 256 * 1024;
+/// Its group may read a key, and nobody else anything.
+const KEY_BITS: u32 = 0o037;
+
+/// The certificate that is shown now; none until there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Shown(ArcSwapOption<CertifiedKey>);
+
+impl Shown {
+    /// From now on: a chain, the end first, and its key.
+    pub(crate) fn set(&self, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), Error> {
+        let certified = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(Error::Tls)?;
+        self.0.store(Some(Arc::new(certified)));
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Resolver(Arc<Shown>);
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.0.load_full()
+    }
+}
+
+/// For servers that ask nobody who they are: what they serve is public.
+pub(crate) fn server_config(shown: Arc<Shown>) -> Result<ServerConfig, Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(Error::Tls)?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(Resolver(shown)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A certificate in files that somebody else keeps fresh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CertificateFiles {
+    /// PEM, the end first.
+    pub(crate) certificate: PathBuf,
+    /// PEM.
+    pub(crate) key: PathBuf,
+}
+
+/// What shows that the files are others.
+pub(crate) type Seen = [(u64, u64, i64, i64, u64); 2];
+
+impl CertificateFiles {
+    /// Shows what is in the files, when they are not those that were seen last. Blocks.
+    pub(crate) fn show(&self, shown: &Shown, seen: &mut Option<Seen>) -> Result<bool, Error> {
+        let found = [identity(&self.certificate, 0o022)?, identity(&self.key, KEY_BITS)?];
+        if *seen == Some(found) {
+            return Ok(false);
+        }
+        let wrong = |path: &Path, error: &dyn std::fmt::Display| Error::Roots(format!("{}: {error}", path.display()));
+        let chain = CertificateDer::pem_file_iter(&self.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let chain = chain.map_err(|error| wrong(&self.certificate, &error))?;
+        if chain.is_empty() {
+            return Err(wrong(&self.certificate, &"it holds no certificate"));
+        }
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| wrong(&self.key, &error))?;
+        shown.set(chain, key)?;
+        *seen = Some(found);
+        Ok(true)
+    }
+}
+
+fn identity(path: &Path, forbidden: u32) -> Result<(u64, u64, i64, i64, u64), Error> {
+    let wrong = |error: io::Error| Error::Roots(format!("{}: {error}", path.display()));
+    let metadata = std::fs::metadata(path).map_err(wrong)?;
+    let why = if !metadata.is_file() {
+        "it is not a file"
+    } else if metadata.mode() & forbidden != 0 {
+        "others have too many rights to it"
+    } else if metadata.len() > MAX_FILE_BYTES {
+        "it is too large"
+    } else {
+        return Ok((metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()));
+    };
+    Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, why)))
+}
