@@ -38,7 +38,9 @@ pub struct TrustBundle {
     pub jwks: Bytes,
     /// Everything, as its specification writes it.
     pub document: Bytes,
-    /// The JWT keys that can be used here.
+    /// How many JWT keys it names.
+    pub jwt_authorities: u32,
+    /// Those of them that can be used here.
     pub verifying: Vec<VerifyingKey>,
 }
 
@@ -67,6 +69,7 @@ impl TrustBundle {
             sequence: Some(sequence),
             refresh_hint: Some(refresh_hint),
             x509: roots.concat().into(),
+            jwt_authorities: count(&jwt),
             jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
             document: encode(&document)?,
             verifying,
@@ -112,6 +115,7 @@ impl TrustBundle {
             sequence: read.spiffe_sequence,
             refresh_hint: read.spiffe_refresh_hint.map(Duration::from_secs),
             x509: x509.concat().into(),
+            jwt_authorities: count(&jwt),
             jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
             document: Bytes::copy_from_slice(document),
             verifying,
@@ -167,6 +171,10 @@ fn certificate_of(key: &Value) -> Result<Vec<u8>, &'static str> {
     let der = one.as_str().and_then(|text| STANDARD.decode(text).ok()).ok_or("its certificate is not base64")?;
     let alone = der_sequence(&der).filter(|found| found.len() == 1).ok_or("its certificate cannot be read")?;
     alone.into_iter().next().ok_or("it has no certificate")
+}
+
+fn count(keys: &[Value]) -> u32 {
+    u32::try_from(keys.len()).unwrap_or(u32::MAX)
 }
 
 /// Outside of a bundle a key has no such use, and a reader that knows only the registered ones would refuse it.

@@ -144,7 +144,7 @@ impl Node {
                 self.record_bundle(BundleRecord { outcome: Outcome::Deny, error: Some(error), ..record });
             }
             (Err(error), _) => {
-                tracing::debug!(trust_domain = %domain, %error, "the trust bundle still cannot be fetched")
+                tracing::debug!(trust_domain = %domain, %error, "the trust bundle still cannot be fetched");
             }
         }
     }

@@ -14,6 +14,7 @@ mod audit_log;
 mod callers;
 mod ending;
 mod ends;
+mod federation;
 mod hostile;
 mod release;
 mod reload;

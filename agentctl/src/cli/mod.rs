@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::spiffe::{FetchCommand, SpiffeCommand};
+pub(crate) use self::spiffe::{BundleCommand, BundleFormat, FetchCommand, SpiffeCommand};
 
 use crate::id::{ExecId, Subject};
 use crate::time::{self, Moment};
@@ -422,6 +422,10 @@ mod tests {
             "spiffe validate --audience a --file token",
             "spiffe import entries.json",
             "spiffe import -",
+            "spiffe bundle show",
+            "spiffe bundle show --trust-domain partner.example --format pem",
+            "spiffe bundle set --trust-domain partner.example -",
+            "spiffe bundle remove partner.example",
             "completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
@@ -451,6 +455,8 @@ mod tests {
             "audit query --since yesterday",
             "secret set name the-secret-itself",
             "secret set",
+            "spiffe bundle set file",
+            "spiffe bundle show --format pem",
             "status --timeout 0s",
             "status --timeout soon",
             "status --color sometimes",

@@ -32,12 +32,54 @@ pub(crate) enum SpiffeCommand {
         #[arg(long, value_name = "PATH")]
         file: Option<PathBuf>,
     },
+    /// Trust bundles that the daemon knows: its own and those of other trust domains (operators only)
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Registration entries of SPIRE as entries for this daemon; exit 1 when something is left out
     Import {
         /// What `spire-server entry show -output json` printed; - for standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BundleCommand {
+    /// All of them in short, or one as it is; exit 1 when none is known of that trust domain
+    Show {
+        /// Only this one, whole
+        #[arg(long, value_name = "TRUST-DOMAIN")]
+        trust_domain: Option<String>,
+        /// How one is printed
+        #[arg(long, default_value = "spiffe", requires = "trust_domain")]
+        format: BundleFormat,
+    },
+    /// Trust the authorities in a file for a trust domain, in place of what is known of it
+    Set {
+        /// Whose
+        #[arg(long, value_name = "TRUST-DOMAIN")]
+        trust_domain: String,
+        /// How the file is written
+        #[arg(long, default_value = "spiffe")]
+        format: BundleFormat,
+        /// The bundle; - for standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Forget what is known of a trust domain; exit 1 when that is nothing
+    Remove {
+        /// Whose
+        #[arg(value_name = "TRUST-DOMAIN")]
+        trust_domain: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BundleFormat {
+    /// A SPIFFE bundle document (JSON)
+    Spiffe,
+    /// X.509 authorities
+    Pem,
 }
 
 #[derive(Debug, Subcommand)]

@@ -40,7 +40,7 @@ pub(crate) async fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Verdict, E
         return completions(*shell, output);
     }
     if let Command::Spiffe(command) = &cli.command {
-        return spiffe::run(command, cli.timeout, output).await;
+        return spiffe::run(command, &cli.admin_socket(), cli.timeout, output).await;
     }
     let client = Client::connect(&cli.admin_socket(), cli.timeout).await?;
     match &cli.command {
@@ -57,7 +57,7 @@ pub(crate) async fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Verdict, E
         Command::Doctor => doctor::run(&client, output).await,
         Command::Watch(args) => watch::run(&client, args, output).await,
         Command::Secret(args) => secret::run(&client, args, output).await,
-        Command::Spiffe(command) => spiffe::run(command, cli.timeout, output).await,
+        Command::Spiffe(command) => spiffe::run(command, &cli.admin_socket(), cli.timeout, output).await,
         Command::Completions { shell } => completions(*shell, output),
     }
 }

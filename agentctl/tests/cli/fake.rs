@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use agent_proto::admin::admin_service_server::{AdminService, AdminServiceServer};
-use agent_proto::admin::{explain_request, revoke_request, watch_response, *};
+use agent_proto::admin::{explain_request, revoke_request, set_bundle_request, watch_response, *};
 use agent_proto::v1::{Ancestor, Connection, ExecInstance, Lease, Provenance, Selector};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
@@ -38,6 +38,8 @@ pub struct World {
     /// Processes beside the agent and the impostor.
     pub crowd: u32,
     pub secrets: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// Of partner.example.
+    pub bundle: Mutex<Option<Vec<u8>>>,
     pub queries: Mutex<Vec<QueryAuditRequest>>,
     pub revocations: Mutex<Vec<RevokeRequest>>,
 }
@@ -361,6 +363,46 @@ impl AdminService for Fake {
         let secrets = self.0.secrets.lock().unwrap();
         let view = |name: &String| SecretView { name: name.clone(), version: 1, updated_at: None };
         Ok(Response::new(ListSecretsResponse { secrets: secrets.keys().map(view).collect() }))
+    }
+
+    async fn list_bundles(&self, request: Request<ListBundlesRequest>) -> Reply<ListBundlesResponse> {
+        let own = BundleView {
+            trust_domain: "example.org".to_owned(),
+            own: true,
+            x509_authorities: 1,
+            jwt_authorities: 2,
+            sequence: Some(3),
+            ..BundleView::default()
+        };
+        let missing = BundleView {
+            trust_domain: "late.example".to_owned(),
+            url: "https://late.example".to_owned(),
+            error: "no answer".to_owned(),
+            ..BundleView::default()
+        };
+        let partner = self.0.bundle.lock().unwrap().clone().map(|document| BundleView {
+            trust_domain: "partner.example".to_owned(),
+            document,
+            ..BundleView::default()
+        });
+        let wanted = request.into_inner().trust_domain;
+        let all = [own, missing].into_iter().chain(partner);
+        let bundles = all.filter(|bundle| wanted.is_empty() || bundle.trust_domain == wanted).collect();
+        Ok(Response::new(ListBundlesResponse { bundles }))
+    }
+
+    async fn set_bundle(&self, request: Request<SetBundleRequest>) -> Reply<SetBundleResponse> {
+        let content = request.into_inner().content;
+        let Some(set_bundle_request::Content::Document(document)) = content else {
+            return Err(Status::invalid_argument("the trust bundle of partner.example is refused: it is not PEM"));
+        };
+        let old = self.0.bundle.lock().unwrap().replace(document.clone());
+        Ok(Response::new(SetBundleResponse { changed: old != Some(document) }))
+    }
+
+    async fn remove_bundle(&self, _: Request<RemoveBundleRequest>) -> Reply<RemoveBundleResponse> {
+        let removed = self.0.bundle.lock().unwrap().take().is_some();
+        Ok(Response::new(RemoveBundleResponse { removed }))
     }
 
     async fn remove_secret(&self, request: Request<RemoveSecretRequest>) -> Reply<RemoveSecretResponse> {

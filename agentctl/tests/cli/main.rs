@@ -78,6 +78,7 @@ fn a_good_world_exits_zero() {
             ("revoke --lease lease-1", 0, "revoked 1 lease:\n  lease-1"),
             ("watch -n 1", 0, "exec"),
             ("secret list", 0, "no secrets"),
+            ("spiffe bundle show", 0, "late.example: no answer"),
             ("completions zsh", 0, "#compdef agentctl"),
             ("--help", 0, "Exit codes: 0 allow or ok, 1 deny or finding, 2 error."),
         ],
@@ -105,6 +106,9 @@ fn a_denial_or_finding_exits_one() {
             ("revoke --lease nobody", 1, "nothing was revoked"),
             ("revoke --exec x42", 1, "nothing was revoked"),
             ("secret remove nothing", 1, "there is no secret nothing"),
+            ("spiffe bundle remove nothing.example", 1, "no bundle of nothing.example is known"),
+            ("spiffe bundle show --trust-domain nothing.example", 1, "no bundle of nothing.example is known"),
+            ("spiffe bundle show --trust-domain late.example", 1, "could not be fetched yet: no answer"),
             ("ps 4711", 1, "no live process 4711"),
             ("ps x4711", 1, "no live exec instance x4711"),
         ],
@@ -210,6 +214,9 @@ fn every_command_has_one_document_with_its_schema() {
         ("reload", "agentctl.reload/v1"),
         ("secret list", "agentctl.secret.list/v1"),
         ("secret remove x", "agentctl.secret.remove/v1"),
+        ("spiffe bundle show", "agentctl.spiffe.bundle.list/v1"),
+        ("spiffe bundle show --trust-domain nothing.example", "agentctl.spiffe.bundle.show/v1"),
+        ("spiffe bundle remove x.example", "agentctl.spiffe.bundle.remove/v1"),
     ] {
         let ran = run(&daemon.socket(), &format!("{line} --output json"));
         let value: Value =
@@ -291,6 +298,20 @@ fn a_long_list_is_complete_in_every_form() {
     }
     let value: Value = serde_json::from_str(&run(&daemon.socket(), "ps --output json").stdout).unwrap();
     assert_eq!(value["processes"].as_array().unwrap().len(), 3_002);
+}
+
+#[test]
+fn a_bundle_goes_from_a_file_to_the_daemon_and_back() {
+    let daemon = Daemon::start(World::default());
+    let file = daemon.directory().join("bundle.json");
+    std::fs::write(&file, "{\"keys\":[]}").unwrap();
+    let set = format!("spiffe bundle set --trust-domain partner.example {}", file.display());
+    assert_eq!(run(&daemon.socket(), &set).stdout, "partner.example is verified by this bundle now\n");
+    assert_eq!(run(&daemon.socket(), &set).stdout, "this bundle of partner.example is known already\n");
+    let shown = run(&daemon.socket(), "spiffe bundle show --trust-domain partner.example");
+    assert_eq!(shown.stdout, "{\"keys\":[]}\n");
+    let refused = run(&daemon.socket(), &format!("{set} --format pem"));
+    assert!(refused.code == Some(2) && refused.stderr.contains("it is not PEM"), "{}", refused.stderr);
 }
 
 #[test]

@@ -686,6 +686,83 @@ pub struct RemoveSecretResponse {
     #[prost(bool, tag = "1")]
     pub removed: bool,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListBundlesRequest {
+    /// Empty: all, without their documents.
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListBundlesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub bundles: ::prost::alloc::vec::Vec<BundleView>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleView {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// Whether it is the one that is made here.
+    #[prost(bool, tag = "2")]
+    pub own: bool,
+    #[prost(uint32, tag = "3")]
+    pub x509_authorities: u32,
+    #[prost(uint32, tag = "4")]
+    pub jwt_authorities: u32,
+    #[prost(uint64, optional, tag = "5")]
+    pub sequence: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub refresh_hint_seconds: ::core::option::Option<u64>,
+    /// Set where it is fetched.
+    #[prost(string, tag = "7")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "8")]
+    pub fetched_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "9")]
+    pub next_fetch_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why it could not be fetched the last time.
+    #[prost(string, tag = "10")]
+    pub error: ::prost::alloc::string::String,
+    /// As the SPIFFE specification writes it; only where one trust domain was asked for, and empty where nothing is known yet.
+    #[prost(bytes = "vec", tag = "11")]
+    pub document: ::prost::alloc::vec::Vec<u8>,
+    /// The X.509 authorities, DER one after the other; likewise.
+    #[prost(bytes = "vec", tag = "12")]
+    pub x509: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBundleRequest {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(oneof = "set_bundle_request::Content", tags = "2, 3")]
+    pub content: ::core::option::Option<set_bundle_request::Content>,
+}
+/// Nested message and enum types in `SetBundleRequest`.
+pub mod set_bundle_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Content {
+        /// As the SPIFFE specification writes it.
+        #[prost(bytes, tag = "2")]
+        Document(::prost::alloc::vec::Vec<u8>),
+        /// X.509 authorities.
+        #[prost(bytes, tag = "3")]
+        Pem(::prost::alloc::vec::Vec<u8>),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBundleResponse {
+    #[prost(bool, tag = "1")]
+    pub changed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveBundleRequest {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveBundleResponse {
+    #[prost(bool, tag = "1")]
+    pub removed: bool,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Outcome {
@@ -1241,6 +1318,79 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("agent.admin.v1.AdminService", "RemoveSecret"));
             self.inner.unary(req, path, codec).await
         }
+        /// Trust bundles: the node's own and those of other trust domains.
+        pub async fn list_bundles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListBundlesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListBundlesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.admin.v1.AdminService/ListBundles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.admin.v1.AdminService", "ListBundles"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn set_bundle(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetBundleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.admin.v1.AdminService/SetBundle",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.admin.v1.AdminService", "SetBundle"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_bundle(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveBundleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.admin.v1.AdminService/RemoveBundle",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.admin.v1.AdminService", "RemoveBundle"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1399,6 +1549,28 @@ pub mod admin_service_server {
             request: tonic::Request<super::RemoveSecretRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RemoveSecretResponse>,
+            tonic::Status,
+        >;
+        /// Trust bundles: the node's own and those of other trust domains.
+        async fn list_bundles(
+            &self,
+            request: tonic::Request<super::ListBundlesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListBundlesResponse>,
+            tonic::Status,
+        >;
+        async fn set_bundle(
+            &self,
+            request: tonic::Request<super::SetBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetBundleResponse>,
+            tonic::Status,
+        >;
+        async fn remove_bundle(
+            &self,
+            request: tonic::Request<super::RemoveBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveBundleResponse>,
             tonic::Status,
         >;
     }
@@ -2279,6 +2451,141 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveSecretSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.admin.v1.AdminService/ListBundles" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListBundlesSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListBundlesRequest>
+                    for ListBundlesSvc<T> {
+                        type Response = super::ListBundlesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListBundlesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_bundles(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListBundlesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.admin.v1.AdminService/SetBundle" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetBundleSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::SetBundleRequest>
+                    for SetBundleSvc<T> {
+                        type Response = super::SetBundleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetBundleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::set_bundle(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetBundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.admin.v1.AdminService/RemoveBundle" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveBundleSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::RemoveBundleRequest>
+                    for RemoveBundleSvc<T> {
+                        type Response = super::RemoveBundleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveBundleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::remove_bundle(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveBundleSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -27,10 +27,12 @@ pub(super) fn audit(error: &audit::Error) -> Status {
 /// The secret store refuses.
 pub(super) fn authority(error: &authority::Error) -> Status {
     match error {
-        authority::Error::Name | authority::Error::SecretSize { .. } => Status::invalid_argument(with_sources(error)),
-        authority::Error::TooManySecrets { .. } | authority::Error::VersionExhausted { .. } => {
-            Status::resource_exhausted(with_sources(error))
+        authority::Error::Name | authority::Error::SecretSize { .. } | authority::Error::Bundle { .. } => {
+            Status::invalid_argument(with_sources(error))
         }
+        authority::Error::TooManySecrets { .. }
+        | authority::Error::TooManyBundles { .. }
+        | authority::Error::VersionExhausted { .. } => Status::resource_exhausted(with_sources(error)),
         authority::Error::Unseal { .. } => Status::failed_precondition(with_sources(error)),
         authority::Error::Io { .. } => Status::unavailable(with_sources(error)),
         _ => Status::internal(with_sources(error)),

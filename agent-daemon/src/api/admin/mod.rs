@@ -7,6 +7,7 @@
 //! stream ends like a whole one when it was cut short.
 
 mod audit;
+mod bundles;
 mod connections;
 mod doctor;
 mod explain;

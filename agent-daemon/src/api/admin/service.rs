@@ -7,19 +7,20 @@ use std::sync::Arc;
 use agent_proto::admin::admin_service_server::AdminService;
 use agent_proto::admin::{
     ConnectionsRequest, ConnectionsResponse, DecisionsRequest, DecisionsResponse, DoctorRequest, DoctorResponse,
-    ExplainRequest, ExplainResponse, LeasesRequest, LeasesResponse, ListPoliciesRequest, ListPoliciesResponse,
-    ListSecretsRequest, ListSecretsResponse, ProcessesRequest, ProcessesResponse, PutSecretRequest, PutSecretResponse,
-    QueryAuditRequest, QueryAuditResponse, ReloadRequest, ReloadResponse, RemoveSecretRequest, RemoveSecretResponse,
-    RevokeRequest, RevokeResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse,
-    ValidatePolicyRequest, ValidatePolicyResponse, VerifyAuditRequest, VerifyAuditResponse, WatchRequest,
-    WatchResponse,
+    ExplainRequest, ExplainResponse, LeasesRequest, LeasesResponse, ListBundlesRequest, ListBundlesResponse,
+    ListPoliciesRequest, ListPoliciesResponse, ListSecretsRequest, ListSecretsResponse, ProcessesRequest,
+    ProcessesResponse, PutSecretRequest, PutSecretResponse, QueryAuditRequest, QueryAuditResponse, ReloadRequest,
+    ReloadResponse, RemoveBundleRequest, RemoveBundleResponse, RemoveSecretRequest, RemoveSecretResponse,
+    RevokeRequest, RevokeResponse, SetBundleRequest, SetBundleResponse, StatusRequest, StatusResponse,
+    TestPolicyRequest, TestPolicyResponse, ValidatePolicyRequest, ValidatePolicyResponse, VerifyAuditRequest,
+    VerifyAuditResponse, WatchRequest, WatchResponse,
 };
 use tonic::{Request, Response, Status, async_trait};
 
 use super::outlet::{Broken, Stream};
 use super::{
-    Admin, Operator, audit, connections, doctor, explain, failure, leases, policies, processes, secrets, status, view,
-    watch,
+    Admin, Operator, audit, bundles, connections, doctor, explain, failure, leases, policies, processes, secrets,
+    status, view, watch,
 };
 use crate::audit::Outcome;
 
@@ -189,6 +190,23 @@ impl AdminService for Admin {
     async fn list_secrets(&self, request: Request<ListSecretsRequest>) -> Reply<ListSecretsResponse> {
         Operator::of(&request)?;
         self.blocking(|this| secrets::list(&this.node)).await
+    }
+
+    async fn list_bundles(&self, request: Request<ListBundlesRequest>) -> Reply<ListBundlesResponse> {
+        Operator::of(&request)?;
+        bundles::list(&self.node, &request.into_inner()).map(Response::new)
+    }
+
+    async fn set_bundle(&self, request: Request<SetBundleRequest>) -> Reply<SetBundleResponse> {
+        let operator = Operator::of(&request)?;
+        let asked = request.into_inner();
+        self.blocking(move |this| bundles::set(&this.node, asked, operator)).await
+    }
+
+    async fn remove_bundle(&self, request: Request<RemoveBundleRequest>) -> Reply<RemoveBundleResponse> {
+        let operator = Operator::of(&request)?;
+        let asked = request.into_inner();
+        self.blocking(move |this| bundles::remove(&this.node, &asked, operator)).await
     }
 
     async fn remove_secret(&self, request: Request<RemoveSecretRequest>) -> Reply<RemoveSecretResponse> {

@@ -4,14 +4,12 @@
 //! only if it gives its identity to nobody but those to whom it gave it there; what is not carried over is listed.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::file_or_standard_input;
 use crate::Verdict;
-use crate::command::read_bounded;
 use crate::error::Error;
 use crate::output::Output;
 
@@ -113,12 +111,7 @@ struct Document {
 
 pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<Verdict, Error> {
     let what = file.display().to_string();
-    let bytes = if what == "-" {
-        read_bounded(io::stdin().lock(), "standard input", MAX_BYTES)?
-    } else {
-        let opened = File::open(file).map_err(|source| Error::Read { what: what.clone(), source })?;
-        read_bounded(opened, &what, MAX_BYTES)?
-    };
+    let bytes = file_or_standard_input(file, MAX_BYTES)?;
     let shown: Shown = serde_json::from_slice(&bytes).map_err(|source| Error::NotEntries { what, source })?;
     let document = convert(&shown.entries);
     let verdict = Verdict::ok_if(document.left_out.is_empty());

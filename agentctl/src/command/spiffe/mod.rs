@@ -3,11 +3,14 @@
 //! `agentctl spiffe`: a client of the Workload API like any other. It gets what this very process may have, by its own
 //! identity, and nothing of the operator's; what it fetched ends with it. `import` asks nobody.
 
+mod bundle;
 mod certificate;
 mod fetch;
 mod import;
 mod validate;
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,12 +20,22 @@ use tonic::{Request, Response, Status};
 
 use crate::Verdict;
 use crate::cli::{FetchCommand, SpiffeCommand};
-use crate::client;
+use crate::client::{self, Client};
+use crate::command::read_bounded;
 use crate::error::{Error, Socket};
 use crate::output::Output;
 
-pub(crate) async fn run(command: &SpiffeCommand, timeout: Duration, output: &mut Output<'_>) -> Result<Verdict, Error> {
+pub(crate) async fn run(
+    command: &SpiffeCommand,
+    admin_socket: &Path,
+    timeout: Duration,
+    output: &mut Output<'_>,
+) -> Result<Verdict, Error> {
     match command {
+        SpiffeCommand::Bundle(command) => {
+            let client = Client::connect(admin_socket, timeout).await?;
+            bundle::run(&client, command, output).await
+        }
         SpiffeCommand::Fetch(FetchCommand::X509 { socket, write }) => {
             let api = Api::connect(&socket.path(), timeout).await?;
             fetch::x509(api, write.as_deref(), output).await
@@ -42,6 +55,16 @@ pub(crate) async fn run(command: &SpiffeCommand, timeout: Duration, output: &mut
             validate::run(api, audience, token, output).await
         }
     }
+}
+
+/// What is in a file that a person named, - being standard input.
+fn file_or_standard_input(file: &Path, limit: usize) -> Result<Vec<u8>, Error> {
+    let what = file.display().to_string();
+    if what == "-" {
+        return read_bounded(io::stdin().lock(), "standard input", limit);
+    }
+    let opened = File::open(file).map_err(|source| Error::Read { what: what.clone(), source })?;
+    read_bounded(opened, &what, limit)
 }
 
 /// One connection to the Workload API.

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Bundles of other trust domains: who gets them, whose tokens they verify, and what is refused.
+
+use agent_daemon::audit::Caller;
+use agent_daemon::authority::{SigningKey, TrustBundle};
+use agent_daemon::clock::Clock as _;
+use agent_daemon::node::{Invalid, Known, Wanted};
+use agent_daemon::testing::{Setup, TestNode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use ring::rand::SystemRandom;
+use serde_json::{Value, json};
+
+use super::served::until;
+
+const AUDIENCE: &str = "https://reports.example";
+
+fn setup(federates_with: &str) -> Setup {
+    let base = super::spiffe::setup(1);
+    let entries = base.entries.replace("groups", &format!("federates_with = [{federates_with}]\ngroups"));
+    Setup { entries, ..base }
+}
+
+/// A partner's JWT key and X.509 authority.
+struct Partner {
+    key: SigningKey,
+    root: Vec<u8>,
+}
+
+impl Partner {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key).unwrap().der().to_vec();
+        Self { key: SigningKey::generate(&SystemRandom::new()).unwrap(), root }
+    }
+
+    fn document(&self, sequence: u64) -> Value {
+        let mut jwt = serde_json::to_value(self.key.public_jwk()).unwrap();
+        jwt["use"] = json!("jwt-svid");
+        let x509 = json!({"use": "x509-svid", "kty": "EC", "x5c": [STANDARD.encode(&self.root)]});
+        let unknown = json!({"use": "wit-svid", "kty": "OKP"});
+        json!({"keys": [x509, jwt, unknown, {"kty": "EC"}], "spiffe_sequence": sequence, "more": 1})
+    }
+
+    fn bundle(&self, trust_domain: &str) -> TrustBundle {
+        TrustBundle::parse(trust_domain.parse().unwrap(), self.document(1).to_string().as_bytes()).unwrap()
+    }
+
+    fn token(&self, t: &TestNode, change: impl FnOnce(&mut Value)) -> String {
+        let now = t.node.clock.now().as_second();
+        let mut claims = json!({"sub": "spiffe://partner.example/a", "aud": [AUDIENCE], "iat": now, "exp": now + 60});
+        change(&mut claims);
+        self.key.sign_jwt("JWT", &claims).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn only_whoever_federates_with_a_trust_domain_gets_its_bundle() {
+    let partner = Partner::new();
+    for (federates_with, expected) in [("\"partner.example\"", 1), ("", 0), ("\"other.example\"", 0)] {
+        let t = setup(federates_with).build();
+        t.node.set_bundle(partner.bundle("partner.example"), Caller::default()).unwrap();
+        let svids = t.node.x509_svids(&t.peer(), &Wanted::All, &[]).await.unwrap();
+        assert_eq!(svids.bundles.foreign.len(), expected, "{federates_with}");
+        for foreign in &svids.bundles.foreign {
+            assert_eq!(foreign.x509, partner.root);
+        }
+        assert_eq!(t.last("bundle")["operation"], "set");
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_a_bundle_wakes_the_streams_and_its_removal_too() {
+    let t = setup("\"partner.example\"").build();
+    let peer = t.peer();
+    let stream = t.node.open_stream(&peer).unwrap();
+    let mut changes = t.node.changes();
+    t.node.set_bundle(Partner::new().bundle("partner.example"), Caller::default()).unwrap();
+    assert!(t.node.wait(&stream, &mut changes, None).await);
+    assert_eq!(t.node.bundles(&peer).await.unwrap().foreign.len(), 1);
+    assert!(t.node.remove_bundle(&"partner.example".parse().unwrap(), Caller::default()).unwrap());
+    assert!(t.node.wait(&stream, &mut changes, None).await);
+    assert_eq!(t.node.bundles(&peer).await.unwrap().foreign.len(), 0);
+    assert_eq!(t.last("bundle")["operation"], "remove");
+}
+
+#[tokio::test]
+async fn a_foreign_token_is_good_only_by_the_bundle_of_its_own_trust_domain_for_whoever_federates_with_it() {
+    let (partner, stranger) = (Partner::new(), Partner::new());
+    let t = setup("\"partner.example\", \"stranger.example\"").build();
+    t.node.set_bundle(partner.bundle("partner.example"), Caller::default()).unwrap();
+    t.node.set_bundle(stranger.bundle("stranger.example"), Caller::default()).unwrap();
+    t.node.set_bundle(partner.bundle("unnamed.example"), Caller::default()).unwrap();
+    let peer = t.peer();
+    let validate = async |token: &str| match t.node.validate(&peer, token, AUDIENCE).await.unwrap() {
+        Ok((id, _)) => id.to_string(),
+        Err(Invalid::Token(why)) => why.to_owned(),
+    };
+    let now = t.node.clock.now().as_second();
+    assert_eq!(validate(&partner.token(&t, |_| {})).await, "spiffe://partner.example/a");
+    // Others write a single audience without a list, and fractions of seconds.
+    let lax = partner.token(&t, |claims| {
+        claims["aud"] = json!(AUDIENCE);
+        claims["exp"] = json!(now as f64 + 0.5);
+    });
+    assert_eq!(validate(&lax).await, "spiffe://partner.example/a");
+    let with = |member: &'static str, value: Value| partner.token(&t, move |claims| claims[member] = value);
+    for (token, expected) in [
+        (stranger.token(&t, |_| {}), "key is unknown"),
+        (with("sub", json!("spiffe://stranger.example/a")), "key is unknown"),
+        (with("sub", json!("spiffe://unnamed.example/a")), "no bundle of its trust domain is for the caller"),
+        // A partner's key never speaks for the own trust domain.
+        (with("sub", json!("spiffe://example.org/agent/a")), "key is unknown"),
+        (with("sub", json!("partner.example")), "its subject is no SPIFFE ID"),
+        (with("aud", json!(["https://elsewhere.example"])), "it is for another audience"),
+        (with("aud", json!({})), "it is for another audience"),
+        (with("exp", json!(now)), "it is over"),
+        (with("exp", Value::Null), "a time is no number"),
+        (with("exp", json!("tomorrow")), "a time is no number"),
+        (with("nbf", json!(now + 61)), "it is not good yet"),
+        (with("iat", json!(now + 61)), "it is not good yet"),
+        ("a.b".to_owned(), "not a compact JWS"),
+    ] {
+        assert_eq!(validate(&token).await, expected);
+    }
+    let endless = partner.token(&t, |claims| drop(claims.as_object_mut().unwrap().remove("exp")));
+    assert_eq!(validate(&endless).await, "it has no end");
+}
+
+#[test]
+fn what_is_wrong_with_a_bundle_is_said() {
+    let partner = Partner::new();
+    let parse =
+        |document: &Value| TrustBundle::parse("partner.example".parse().unwrap(), document.to_string().as_bytes());
+    let good = parse(&partner.document(7)).unwrap();
+    assert_eq!(
+        (good.sequence, good.jwt_authorities, good.roots().len()),
+        (Some(7), 1, 1),
+        "what is unknown is left out"
+    );
+    assert_eq!(parse(&json!({"keys": []})).unwrap().roots().len(), 0, "a trust domain without authorities is one");
+    let with = |change: fn(&mut Value)| {
+        let mut document = partner.document(1);
+        change(&mut document);
+        document
+    };
+    for (document, words) in [
+        (json!([]), "it is no bundle"),
+        (json!({}), "it is no bundle"),
+        (json!({"keys": {}}), "it is no bundle"),
+        (json!({"keys": vec![json!({}); 65]}), "65 keys are too many"),
+        (with(|d| d["spiffe_sequence"] = json!(-1)), "it is no bundle"),
+        (with(|d| d["keys"][0]["x5c"] = json!([])), "not exactly one certificate"),
+        (with(|d| d["keys"][0]["x5c"] = json!(["AAAA"])), "cannot be read"),
+        (with(|d| d["keys"][0]["x5c"] = json!(["!"])), "not base64"),
+        (with(|d| d["keys"][1]["kid"] = json!("")), "has no kid"),
+        (with(|d| d["keys"][2] = d["keys"][1].clone()), "two JWT keys have the kid"),
+    ] {
+        let error = parse(&document).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("partner.example"), "{words}: {error}");
+    }
+    assert!(TrustBundle::parse("a.example".parse().unwrap(), &vec![b' '; 300_000]).is_err());
+}
+
+#[tokio::test]
+async fn the_own_bundle_is_not_set_and_one_that_cannot_be_fetched_is_recorded_once() {
+    let federation = r#"
+        [[federation]]
+        trust_domain = "partner.example"
+        url = "http://127.0.0.1:1/bundle"
+        profile = "https_web"
+
+        [[federation]]
+        trust_domain = "other.example"
+        url = "https://192.0.2.1/bundle"
+        profile = "https_spiffe"
+        endpoint_id = "spiffe://other.example/endpoint"
+    "#;
+    let base = setup("\"partner.example\"");
+    // There are no roots of the web in a test, and the file need not be there: this one speaks plainly on loopback.
+    let t = Setup { entries: base.entries.clone() + federation, ..base }.build();
+    let refused = t.node.set_bundle(Partner::new().bundle("example.org"), Caller::default());
+    assert!(refused.unwrap_err().to_string().contains("the own trust domain"));
+    let known = |name: &str| t.node.federation(&name.parse().unwrap()).unwrap_or_default();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    tokio::select! {
+        () = t.node.federate(cancel.clone()) => {}
+        () = until("both were tried", || known("partner.example").error.is_some() && known("other.example").error.is_some()) => {}
+    }
+    let Known { error, next_at, .. } = known("other.example");
+    assert!(error.unwrap().contains("agentctl spiffe bundle set"));
+    assert!(next_at.unwrap() > t.node.clock.now());
+    let records = t.records_of("bundle");
+    assert!(records.iter().all(|record| record["outcome"] == "deny"), "{records:?}");
+    t.clock.advance(std::time::Duration::from_secs(5));
+    tokio::select! {
+        () = t.node.federate(cancel) => {}
+        () = until("it was tried again", || known("other.example").next_at > next_at) => {}
+    }
+    assert_eq!(t.records_of("bundle").len(), records.len(), "one record for one thing that is wrong");
+}
