@@ -13,6 +13,7 @@ mod callers;
 mod calls;
 mod configuring;
 mod connections;
+mod federation;
 mod gateways;
 mod hostile;
 mod interop;
