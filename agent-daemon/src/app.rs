@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::Capability;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,7 @@ use crate::attest::{Attestor, Measurer, Proc};
 use crate::audit::{self, Log, Record, StartRecord, StopRecord};
 use crate::authority::{self, Authority, ForeignBundles, Sealer, SecretStore};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Listen, SourcePaths};
+use crate::config::{self, Config, Listen, SourcePaths};
 use crate::credential::rate::Rates;
 use crate::credential::resolve::{Limits as ResolverLimits, SystemResolver};
 use crate::credential::{CachingResolver, Leases};
@@ -32,6 +32,7 @@ use crate::diagnostic::{Diagnostic, with_sources};
 use crate::kernel::{self, Kernel, LiveKernel, Proof, Tier};
 use crate::node::{self, Node, Parts, SpiffeLimits, oldest_live};
 use crate::process::{History, Records};
+use crate::rights;
 use crate::shutdown::{ProcessSignals, Stage, Supervisor};
 use crate::snapshot::{Snapshot, Sources};
 use crate::upstream;
@@ -107,7 +108,7 @@ impl node::Load for SourcePaths {
 pub fn prepare(config: Config) -> Result<Prepared, Error> {
     let sources = config.sources.read().map_err(Error::Config)?;
     let snapshot = Snapshot::parse(1, &sources, &config.trust_domain).map_err(Error::Config)?;
-    harden().context("cannot protect the daemon's memory")?;
+    rights::harden().context("cannot protect the daemon's memory")?;
     raise_descriptor_limit(&config).context("cannot raise the limit of open files")?;
     make_directories(&config)?;
     let sockets = Sockets::bind(api_config(&config)).context("cannot bind the gRPC sockets")?;
@@ -118,10 +119,9 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
     let verifiers =
         AuthorityListener::bind(&api::AuthorityConfig { address, max_connections: config.authority.max_connections })
             .context("cannot bind the endpoint for verifiers")?;
-    let https = config
-        .https
-        .iter()
-        .map(|one| https::Listener::bind(one.clone()).with_context(|| format!("cannot serve HTTPS at {}", one.listen)));
+    let https = config.https.iter().map(|one| {
+        https::Listener::bind(https_config(one)).with_context(|| format!("cannot serve HTTPS at {}", one.listen))
+    });
     let https = https.collect::<anyhow::Result<Vec<_>>>()?;
     let kernel = kernel::open(&config.kernel).map_err(|error| match error {
         kernel::Error::InUse { .. } => Error::Other(error.into()),
@@ -136,7 +136,7 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
         }
         return Err(error);
     }
-    drop_rights().context("cannot drop capabilities")?;
+    rights::drop_rights(&NEEDED.map(|needed| needed.capability)).context("cannot drop capabilities")?;
     Ok(Prepared { config, snapshot, kernel, sockets, verifiers, https })
 }
 
@@ -397,6 +397,21 @@ fn endpoints(config: &Config, verifiers: &AuthorityListener, https: &[https::Lis
     endpoints
 }
 
+fn https_config(config: &config::Https) -> https::Config {
+    https::Config {
+        listen: config.listen,
+        shows: match config.shows.clone() {
+            config::Shows::Files { certificate, key } => https::Shows::Files { certificate, key },
+            config::Shows::Svid => https::Shows::Svid,
+        },
+        serves: match config.serves.clone() {
+            config::Serves::Bundle => Serves::Bundle,
+            config::Serves::Oidc { issuer } => Serves::Oidc { issuer },
+        },
+        max_connections: config.max_connections,
+    }
+}
+
 fn key_source(path: &Path) -> KeySource {
     if path.starts_with(SYSTEMD_CREDENTIALS) { KeySource::SystemdCredential } else { KeySource::File(path.to_owned()) }
 }
@@ -445,14 +460,6 @@ fn read_trimmed(path: &str) -> anyhow::Result<String> {
     Ok(fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?.trim().to_owned())
 }
 
-/// No core dumps, and nobody of the same user reads our memory.
-fn harden() -> io::Result<()> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    Ok(())
-}
-
 /// The usual soft limit of 1024 is fewer descriptors than the connections that are allowed need, and a daemon
 /// without descriptors can neither look at callers nor at holders of leases.
 fn raise_descriptor_limit(config: &Config) -> io::Result<()> {
@@ -470,29 +477,5 @@ fn raise_descriptor_limit(config: &Config) -> io::Result<()> {
     if let Some(maximum) = held.maximum.filter(|maximum| *maximum < needed) {
         tracing::warn!(maximum, needed, "fewer files may be open than max_connections can take (LimitNOFILE=)");
     }
-    Ok(())
-}
-
-/// What the daemon still needs: to look into other users' processes, and to read executables that only their
-/// owners may read. Everything else goes, for this thread and all that it starts.
-fn drop_rights() -> anyhow::Result<()> {
-    let needed: CapsHashSet = NEEDED.iter().map(|needed| needed.capability).collect();
-    let held = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = held.intersection(&needed).copied().collect();
-    for missing in needed.difference(&kept) {
-        tracing::warn!(capability = %missing, "not held: executables of other users may not be measurable");
-    }
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
-        for capability in caps::read(None, CapSet::Bounding)? {
-            if !kept.contains(&capability) {
-                caps::drop(None, CapSet::Bounding, capability)?;
-            }
-        }
-    }
-    caps::clear(None, CapSet::Ambient)?;
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
-    caps::set(None, CapSet::Effective, &kept)?;
-    caps::set(None, CapSet::Permitted, &kept)?;
-    rustix::thread::set_no_new_privs(true)?;
     Ok(())
 }

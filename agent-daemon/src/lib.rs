@@ -22,6 +22,7 @@ pub mod kernel;
 pub mod node;
 pub mod policy;
 pub mod process;
+mod rights;
 pub mod shutdown;
 pub mod snapshot;
 pub mod telemetry;

@@ -22,6 +22,7 @@ mod sidecar;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod verify;
 mod writer;
 
@@ -33,11 +34,11 @@ pub use self::lease::{GrantedLease, MAX_RECOVERED_LEASES, recover_leases};
 pub use self::log::{Config, Durability, Log, Receipt, Slot, Status};
 pub use self::query::{MAX_LAST, Query, QuerySummary};
 pub use self::record::{
-    AuthorityRecord, BundleRecord, Caller, CallerRefusedRecord, CheckpointRecord, Connection, DecisionRecord,
-    Difference, ExecFacts, ExplainRecord, KINDS, LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss,
-    Record, RecoveredRecord, RecoveryCause, ReloadRecord, RevokeRecord, SecretOperation, SecretRecord, SegmentRecord,
-    StartRecord, StopRecord, text,
+    Caller, CallerRefusedRecord, CheckpointRecord, Connection, DecisionRecord, Difference, ExecFacts, ExplainRecord,
+    KINDS, LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss, Record, RecoveredRecord, RecoveryCause,
+    ReloadRecord, RevokeRecord, SecretOperation, SecretRecord, SegmentRecord, StartRecord, StopRecord, text,
 };
+pub use self::trust::{AuthorityRecord, BundleRecord};
 pub use self::verify::{Problem, Progress, VerifyReport, verify};
 
 /// What can go wrong with the audit log. Every one of them refuses.

@@ -7,6 +7,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::trust::{AuthorityRecord, BundleRecord};
+
 /// One line, without what the chain adds (`seq`, `prev`, `time`, `boot_id`). The variant is its `kind`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -433,47 +435,6 @@ pub struct ExplainRecord {
     pub outcome: Outcome,
     /// The stable word that goes with it.
     pub reason: String,
-}
-
-/// See [`Record::Authority`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct AuthorityRecord {
-    /// `deny` means that what was there goes on.
-    pub outcome: Outcome,
-    /// Who signs the CA: `embedded`, `disk`, `openbao`, `spire`.
-    pub upstream: String,
-    /// Until when the new CA is good.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ends_at: Option<Timestamp>,
-    /// Why there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// See [`Record::Bundle`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct BundleRecord {
-    /// `deny` means that what was known goes on.
-    pub outcome: Outcome,
-    /// `fetch`, `set` or `remove`.
-    pub operation: String,
-    /// Whose bundle.
-    pub trust_domain: String,
-    /// Where it was fetched.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Of what is known now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sequence: Option<u64>,
-    /// Of what is known now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
-    /// Who asked, when it was the admin API.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub by: Option<Caller>,
-    /// Why nothing was changed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
 }
 
 /// Why the log had to be mended.

@@ -2,17 +2,57 @@
 
 //! What is served to other machines over HTTPS.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use super::Checks;
 use super::file::ConfigFile;
 use super::upstreams::needed;
-use super::value::{BundleProfile, FilePath};
-use crate::api::https::{self, Serves, Shows};
+use super::value::FilePath;
+use super::words::BundleProfile;
+
+/// By what callers believe a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shows {
+    /// A certificate of the web, in files.
+    Files {
+        /// PEM, the end first.
+        certificate: PathBuf,
+        /// PEM.
+        key: PathBuf,
+    },
+    /// An X509-SVID of the own trust domain.
+    Svid,
+}
+
+/// What a server serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serves {
+    /// The trust bundle.
+    Bundle,
+    /// The discovery document of this issuer, and its keys.
+    Oidc {
+        /// As in the tokens.
+        issuer: String,
+    },
+}
+
+/// One listener for other machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Https {
+    /// Where.
+    pub listen: SocketAddr,
+    /// As whom.
+    pub shows: Shows,
+    /// What.
+    pub serves: Serves,
+    /// Connections at once.
+    pub max_connections: usize,
+}
 
 impl ConfigFile {
     /// The listeners. What is missing is reported, and stands empty here.
-    pub(super) fn https(&self, base: &Path, checks: &mut Checks<'_>) -> Vec<https::Config> {
+    pub(super) fn https(&self, base: &Path, checks: &mut Checks<'_>) -> Vec<Https> {
         let mut listeners = Vec::new();
         let bundle = &self.bundle_endpoint;
         if let Some(listen) = bundle.listen {
@@ -22,7 +62,7 @@ impl ConfigFile {
                 BundleProfile::Web => shown_files(files, base, checks),
             };
             let max_connections = bundle.max_connections.usize();
-            listeners.push(https::Config { listen, shows, serves: Serves::Bundle, max_connections });
+            listeners.push(Https { listen, shows, serves: Serves::Bundle, max_connections });
         }
         let oidc = &self.oidc;
         if let Some(listen) = oidc.listen {
@@ -33,7 +73,7 @@ impl ConfigFile {
                 checks.error(&["oidc", "listen"], message, "issuer = \"https://issuer.example.org\" at the top");
             }
             let max_connections = oidc.max_connections.usize();
-            listeners.push(https::Config { listen, shows, serves: Serves::Oidc { issuer }, max_connections });
+            listeners.push(Https { listen, shows, serves: Serves::Oidc { issuer }, max_connections });
         }
         listeners
     }

@@ -7,9 +7,8 @@
 use std::net::SocketAddr;
 
 use super::table::section;
-use super::value::{
-    BufferBytes, BundleProfile, Count, Endpoint, FilePath, Issuer, LoginMethod, Period, SocketMode, WebAddress, Word,
-};
+use super::value::{BufferBytes, Count, Endpoint, FilePath, Issuer, Period, SocketMode, WebAddress, Word};
+use super::words::{BundleProfile, LoginMethod};
 use crate::audit::Durability;
 use crate::authority::Origin;
 use crate::identity::TrustDomain;

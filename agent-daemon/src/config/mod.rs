@@ -13,6 +13,7 @@ mod table;
 mod tests;
 mod upstreams;
 mod value;
+mod words;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -21,13 +22,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::check::{Checked, check};
+pub use self::endpoints::{Https, Serves, Shows};
 pub use self::file::DEFAULT_PATH;
 pub use self::sources::{MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, SYSTEMD_KEY_NAME, load, read_sources};
 
 use self::file::ConfigFile;
 use self::table::{MAX_DIAGNOSTICS, Section as _, offset_of};
 use self::value::{Count, Endpoint, FilePath};
-use crate::api::https;
 use crate::attest::MeasureConfig;
 use crate::credential::{lease, rate};
 use crate::diagnostic::{Diagnostic, Severity, SourceFile};
@@ -71,7 +72,7 @@ pub struct Config {
     /// Other trust domains.
     pub federation: Federation,
     /// What is served to other machines.
-    pub https: Vec<https::Config>,
+    pub https: Vec<Https>,
     /// How many leases there may be.
     pub leases: lease::Limits,
     /// For [`crate::attest::Measurer`].

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::Checks;
 use super::file::{ConfigFile, DiskTable, OpenBaoTable};
-use super::value::{FilePath, LoginMethod};
+use super::value::FilePath;
+use super::words::LoginMethod;
 use crate::authority::{CaFiles, CaSource, Origin};
 use crate::diagnostic::Diagnostic;
 use crate::upstream::{self, Login, OpenBaoConfig};

@@ -10,10 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::audit::Durability;
-use crate::authority::Origin;
 use crate::identity::TrustDomain;
-use crate::kernel::Tier;
 use crate::url::Url;
 
 /// Paths of one key.
@@ -34,12 +31,15 @@ pub(super) trait Setting: Sized {
 }
 
 /// A value that is not a list is wrong as a whole.
-fn whole<T>(value: &Spanned<DeValue<'_>>, read: impl FnOnce(&DeValue<'_>) -> Option<T>) -> Result<T, Vec<usize>> {
+pub(super) fn whole<T>(
+    value: &Spanned<DeValue<'_>>,
+    read: impl FnOnce(&DeValue<'_>) -> Option<T>,
+) -> Result<T, Vec<usize>> {
     read(value.get_ref()).ok_or_else(|| vec![value.span().start])
 }
 
 /// A string of TOML.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
@@ -407,99 +407,6 @@ impl Setting for Endpoint {
     }
 }
 
-/// One of a few words.
-fn word<T: Copy>(value: &Spanned<DeValue<'_>>, words: &[T], as_str: fn(T) -> &'static str) -> Result<T, Vec<usize>> {
-    whole(value, |value| {
-        let text = value.as_str()?;
-        words.iter().copied().find(|word| as_str(*word) == text)
-    })
-}
-
-fn one_of<T: Copy>(words: &[T], as_str: fn(T) -> &'static str) -> String {
-    words.iter().map(|word| quoted(as_str(*word))).collect::<Vec<_>>().join(" or ")
-}
-
-// No `lsm`: nothing here rests on that tier, so asking for it would promise something.
-const TIERS: &[Tier] = &[Tier::Egress, Tier::Observe];
-
-impl Setting for Tier {
-    fn expected() -> String {
-        one_of(TIERS, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, TIERS, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
-    }
-}
-
-const DURABILITIES: &[Durability] = &[Durability::Written, Durability::Synced];
-
-impl Setting for Durability {
-    fn expected() -> String {
-        one_of(DURABILITIES, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, DURABILITIES, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
-    }
-}
-
-const ORIGINS: &[Origin] = &[Origin::Embedded, Origin::Disk, Origin::OpenBao];
-
-impl Setting for Origin {
-    fn expected() -> String {
-        one_of(ORIGINS, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, ORIGINS, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
-    }
-}
-
-/// How a bundle endpoint is believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BundleProfile {
-    Spiffe,
-    Web,
-}
-
-impl BundleProfile {
-    const ALL: &[Self] = &[Self::Spiffe, Self::Web];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Spiffe => "https_spiffe",
-            Self::Web => "https_web",
-        }
-    }
-}
-
-impl Setting for BundleProfile {
-    fn expected() -> String {
-        one_of(Self::ALL, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, Self::ALL, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
-    }
-}
-
 impl Setting for SocketAddr {
     fn expected() -> String {
         "an address and port such as \"0.0.0.0:8443\"".to_owned()
@@ -511,40 +418,6 @@ impl Setting for SocketAddr {
 
     fn write(&self) -> Option<String> {
         Some(quoted(&self.to_string()))
-    }
-}
-
-/// How to log in at an OpenBao or Vault server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LoginMethod {
-    Token,
-    AppRole,
-    Jwt,
-}
-
-impl LoginMethod {
-    const ALL: &[Self] = &[Self::Token, Self::AppRole, Self::Jwt];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::AppRole => "approle",
-            Self::Jwt => "jwt",
-        }
-    }
-}
-
-impl Setting for LoginMethod {
-    fn expected() -> String {
-        one_of(Self::ALL, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, Self::ALL, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
     }
 }
 

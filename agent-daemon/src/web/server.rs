@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
-use rustls::crypto::ring;
+use rustls::crypto;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
@@ -28,7 +28,7 @@ pub(crate) struct Shown(ArcSwapOption<CertifiedKey>);
 impl Shown {
     /// From now on: a chain, the end first, and its key.
     pub(crate) fn set(&self, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), Error> {
-        let certified = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(Error::Tls)?;
+        let certified = CertifiedKey::from_der(chain, key, &crypto::ring::default_provider()).map_err(Error::Tls)?;
         self.0.store(Some(Arc::new(certified)));
         Ok(())
     }
@@ -45,7 +45,7 @@ impl ResolvesServerCert for Resolver {
 
 /// For servers that ask nobody who they are: what they serve is public.
 pub(crate) fn server_config(shown: Arc<Shown>) -> Result<ServerConfig, Error> {
-    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let builder = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(Error::Tls)?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(Resolver(shown)));

@@ -4,7 +4,6 @@
 
 use agent_daemon::audit::Caller;
 use agent_daemon::authority::{SigningKey, TrustBundle};
-use agent_daemon::clock::Clock as _;
 use agent_daemon::node::{Invalid, Known, Wanted};
 use agent_daemon::testing::{Setup, TestNode};
 use base64::Engine as _;

@@ -251,11 +251,11 @@ async fn files_that_are_of_no_use_are_refused_and_the_last_good_ca_goes_on() {
             files.write_ca(&KeyPair::generate_for(&PKCS_ED25519).unwrap(), &good());
         }),
         ("holds no PKCS#8 key", &|| {
-            files.write("ca.key", "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n")
+            files.write("ca.key", "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n");
         }),
         ("holds no certificates", &|| files.write("ca.pem", "nothing")),
         ("cannot read the CA from", &|| {
-            fs::set_permissions(files.path("ca.key"), fs::Permissions::from_mode(0o604)).unwrap()
+            fs::set_permissions(files.path("ca.key"), fs::Permissions::from_mode(0o604)).unwrap();
         }),
         ("cannot read the CA from", &|| fs::remove_file(files.path("ca.pem")).unwrap()),
         ("nothing leads to a root", &|| files.write("roots.pem", &stranger.folder_root())),

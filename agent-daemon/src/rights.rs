@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What the process may do, and what others may do to it.
+
+use std::io;
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// No core dumps, and nobody of the same user reads our memory.
+pub(crate) fn harden() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
+}
+
+/// What the daemon still needs: to look into other users' processes, and to read executables that only their
+/// owners may read. Everything else goes, for this thread and all that it starts.
+pub(crate) fn drop_rights(needed: &[Capability]) -> anyhow::Result<()> {
+    let needed: CapsHashSet = needed.iter().copied().collect();
+    let held = caps::read(None, CapSet::Permitted)?;
+    let kept: CapsHashSet = held.intersection(&needed).copied().collect();
+    for missing in needed.difference(&kept) {
+        tracing::warn!(capability = %missing, "not held: executables of other users may not be measurable");
+    }
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        for capability in caps::read(None, CapSet::Bounding)? {
+            if !kept.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability)?;
+            }
+        }
+    }
+    caps::clear(None, CapSet::Ambient)?;
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)?;
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
