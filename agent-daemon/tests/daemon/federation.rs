@@ -202,3 +202,80 @@ async fn the_own_bundle_is_not_set_and_one_that_cannot_be_fetched_is_recorded_on
     }
     assert_eq!(t.records_of("bundle").len(), records.len(), "one record for one thing that is wrong");
 }
+
+/// Answers each request with the next of these, and with the last for ever.
+fn serve(answers: Vec<String>) -> std::net::SocketAddr {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut served = 0;
+        for mut stream in listener.incoming().flatten() {
+            let mut request = Vec::new();
+            let mut part = [0; 1024];
+            while !request.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut part) {
+                    Ok(length) if length > 0 => request.extend_from_slice(&part[..length]),
+                    _ => break,
+                }
+            }
+            let answer = answers.get(served).or(answers.last()).cloned().unwrap_or_default();
+            served += 1;
+            drop(stream.write_all(answer.as_bytes()));
+        }
+    });
+    address
+}
+
+fn answer(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn what_an_endpoint_answers_wrongly_is_refused_and_the_last_good_bundle_goes_on() {
+    let partner = Partner::new();
+    let good = |sequence| answer("200 OK", &partner.document(sequence).to_string());
+    let elsewhere = serve(vec![good(99)]);
+    let moved = format!("HTTP/1.1 302 Found\r\nLocation: http://{elsewhere}/\r\nContent-Length: 0\r\n\r\n");
+    let large = answer("200 OK", &format!("{{\"keys\":[],\"pad\":\"{}\"}}", "x".repeat(300_000)));
+    let endless = answer("200 OK", &"x".repeat(1_100_000));
+    let steps = [
+        (good(5), None, 5),
+        (good(4), Some("older bundle than is known (sequence 4 after 5)"), 5),
+        (moved, Some("it answered 302"), 5),
+        (answer("500 Oops", "{}"), Some("it answered 500"), 5),
+        (answer("200 OK", "[]"), Some("it is no bundle"), 5),
+        (large, Some("more than 262144 bytes"), 5),
+        (endless, Some("larger than 1048576 bytes"), 5),
+        ("nonsense".to_owned(), Some("no answer"), 5),
+        (good(6), None, 6),
+    ];
+    let endpoint = serve(steps.iter().map(|(answer, ..)| answer.clone()).collect());
+    let federation = format!(
+        "[[federation]]\ntrust_domain = \"partner.example\"\nurl = \"http://{endpoint}/\"\nprofile = \"https_web\"\n"
+    );
+    let base = setup("\"partner.example\"");
+    // A file of roots, because a test has none of the web; nobody is believed by it here.
+    let roots = tempfile::NamedTempFile::new().unwrap();
+    let pem = KeyPair::generate().and_then(|key| CertificateParams::default().self_signed(&key)).unwrap().pem();
+    std::fs::write(roots.path(), pem).unwrap();
+    let web_roots = Some(roots.path().to_owned());
+    let t = Setup { entries: base.entries.clone() + &federation, web_roots, ..base }.build();
+    let domain = "partner.example".parse().unwrap();
+    for (place, (_, error, sequence)) in steps.iter().enumerate() {
+        let before = t.node.federation(&domain).and_then(|known| known.next_at);
+        let cancel = tokio_util::sync::CancellationToken::new();
+        tokio::select! {
+            () = t.node.federate(cancel) => {}
+            () = until("it was fetched", || t.node.federation(&domain).is_some_and(|known| known.next_at > before)) => {}
+        }
+        let known = t.node.federation(&domain).unwrap();
+        assert!(known.error.as_deref().unwrap_or_default().contains(error.unwrap_or_default()), "{place}: {known:?}");
+        assert_eq!(known.error.is_some(), error.is_some(), "{place}: {known:?}");
+        assert_eq!(t.node.foreign.bundle(&domain).unwrap().sequence, Some(*sequence), "{place}");
+        t.clock.advance(std::time::Duration::from_secs(301));
+    }
+    let outcomes: Vec<Value> = t.records_of("bundle").iter().map(|record| record["outcome"].clone()).collect();
+    assert_eq!((outcomes.first(), outcomes.last()), (Some(&json!("allow")), Some(&json!("allow"))));
+    assert_eq!(outcomes.len(), steps.len(), "each is news");
+}
