@@ -153,8 +153,8 @@ section! {
 }
 
 section! {
-    /// A CA in files, where [authority] has the upstream "disk". They are looked at every 5 s; what is of no use is
-    /// refused, and the last good CA goes on.
+    /// A CA in files, where the table authority has the upstream "disk". They are looked at every 5 s; what is of no use
+    /// is refused, and the last good CA goes on.
     struct DiskTable {
         /// PEM: the certificate of the CA, and those between it and its root.
         certificate_file: Option<FilePath> = None, example "\"/etc/agent-daemon/ca.pem\"";
@@ -167,8 +167,8 @@ section! {
 }
 
 section! {
-    /// The PKI of OpenBao or Vault, where [authority] has the upstream "openbao". The login has to allow update on
-    /// MOUNT/root/sign-intermediate.
+    /// The PKI of OpenBao or Vault, where the table authority has the upstream "openbao". The login has to allow update
+    /// on MOUNT/root/sign-intermediate.
     struct OpenBaoTable {
         /// Where the server is. https, or http on a loopback address.
         address: Option<WebAddress> = None, example "\"https://bao.example.org:8200\"";
@@ -190,7 +190,7 @@ section! {
 }
 
 section! {
-    /// Other trust domains: which ones stands in [[federation]] tables beside the entries. Their trust bundles are kept in
+    /// Other trust domains: which ones stands in tables of that name beside the entries. Their trust bundles are kept in
     /// the state folder.
     struct FederationTable {
         /// PEM: the roots by which bundle endpoints with the profile https_web are believed. Not set: those of this

@@ -209,8 +209,7 @@ fn serve(answers: Vec<String>) -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        let mut served = 0;
-        for mut stream in listener.incoming().flatten() {
+        for (served, mut stream) in listener.incoming().flatten().enumerate() {
             let mut request = Vec::new();
             let mut part = [0; 1024];
             while !request.ends_with(b"\r\n\r\n") {
@@ -220,7 +219,6 @@ fn serve(answers: Vec<String>) -> std::net::SocketAddr {
                 }
             }
             let answer = answers.get(served).or(answers.last()).cloned().unwrap_or_default();
-            served += 1;
             drop(stream.write_all(answer.as_bytes()));
         }
     });
