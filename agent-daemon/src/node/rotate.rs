@@ -18,6 +18,8 @@ const LONGEST: SignedDuration = SignedDuration::from_secs(60);
 /// After a failure; what signs now goes on signing. Doubled with every further one.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(60);
+/// What is in files costs nothing to look at.
+const AFTER_FILES: Duration = Duration::from_secs(5);
 
 /// What went wrong the last time, so that the log says it once.
 #[derive(Debug, Default)]
@@ -52,7 +54,13 @@ impl Node {
                 }
                 Err(error) => {
                     self.record_failure(&mut failing, &error);
-                    failing.wait()
+                    match error {
+                        // Whoever mends a file waits for it; nobody is burdened by looking again.
+                        Error::Refused { origin: Origin::Disk, .. } | Error::Io { .. } => {
+                            failing.wait().min(AFTER_FILES)
+                        }
+                        _ => failing.wait(),
+                    }
                 }
             };
             tokio::select! {
