@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::KeyUsage;
 
 use super::Error;
-use crate::authority::{der_sequence, spiffe_id, verify};
+use crate::authority::{spiffe_id, verify};
 use crate::identity::SpiffeId;
 
 /// A file of roots is smaller than this.
@@ -35,16 +35,8 @@ pub(crate) enum Trust {
     },
 }
 
-/// Who we are, to a server that asks.
-pub(crate) struct Identity<'a> {
-    /// DER one after the other.
-    pub(crate) chain: &'a [u8],
-    /// PKCS#8, DER.
-    pub(crate) key: &'a [u8],
-}
-
 /// Reads files; blocks for a moment.
-pub(crate) fn client_config(trust: &Trust, identity: Option<Identity<'_>>) -> Result<ClientConfig, Error> {
+pub(crate) fn client_config(trust: &Trust) -> Result<ClientConfig, Error> {
     let provider = Arc::new(crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -80,15 +72,7 @@ pub(crate) fn client_config(trust: &Trust, identity: Option<Identity<'_>>) -> Re
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
     };
-    match identity {
-        None => Ok(builder.with_no_client_auth()),
-        Some(identity) => {
-            let chain = der_sequence(identity.chain).ok_or(Error::Roots("our own chain cannot be read".to_owned()))?;
-            let chain = chain.into_iter().map(CertificateDer::from).collect();
-            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.to_vec()));
-            builder.with_client_auth_cert(chain, key).map_err(Error::Tls)
-        }
-    }
+    Ok(builder.with_no_client_auth())
 }
 
 /// Takes one SPIFFE ID of one trust domain for the server and nobody else.
