@@ -18,13 +18,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::admin::{Admin, AdminFacts, KeySource, NeededCapability, ServingState};
-use crate::api::https::{self, Serves};
+use crate::api::https;
 use crate::api::{self, AuthorityAddress, AuthorityListener, Sockets};
 use crate::attest::{Attestor, Measurer, Proc};
 use crate::audit::{self, Log, Record, StartRecord, StopRecord};
 use crate::authority::{self, Authority, ForeignBundles, Sealer, SecretStore};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, Listen, SourcePaths};
+use crate::config::{Config, Listen, SourcePaths};
 use crate::credential::rate::Rates;
 use crate::credential::resolve::{Limits as ResolverLimits, SystemResolver};
 use crate::credential::{CachingResolver, Leases};
@@ -36,6 +36,7 @@ use crate::rights;
 use crate::shutdown::{ProcessSignals, Stage, Supervisor};
 use crate::snapshot::{Snapshot, Sources};
 use crate::upstream;
+use crate::web::Serves;
 
 /// Threads for blocking work: hashing, audit queries, resolving names.
 const BLOCKING_THREADS: usize = 32;
@@ -119,9 +120,10 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
     let verifiers =
         AuthorityListener::bind(&api::AuthorityConfig { address, max_connections: config.authority.max_connections })
             .context("cannot bind the endpoint for verifiers")?;
-    let https = config.https.iter().map(|one| {
-        https::Listener::bind(https_config(one)).with_context(|| format!("cannot serve HTTPS at {}", one.listen))
-    });
+    let https = config
+        .https
+        .iter()
+        .map(|one| https::Listener::bind(one.clone()).with_context(|| format!("cannot serve HTTPS at {}", one.listen)));
     let https = https.collect::<anyhow::Result<Vec<_>>>()?;
     let kernel = kernel::open(&config.kernel).map_err(|error| match error {
         kernel::Error::InUse { .. } => Error::Other(error.into()),
@@ -395,21 +397,6 @@ fn endpoints(config: &Config, verifiers: &AuthorityListener, https: &[https::Lis
         (name.to_owned(), format!("https://{}", listener.address()))
     }));
     endpoints
-}
-
-fn https_config(config: &config::Https) -> https::Config {
-    https::Config {
-        listen: config.listen,
-        shows: match config.shows.clone() {
-            config::Shows::Files { certificate, key } => https::Shows::Files { certificate, key },
-            config::Shows::Svid => https::Shows::Svid,
-        },
-        serves: match config.serves.clone() {
-            config::Serves::Bundle => Serves::Bundle,
-            config::Serves::Oidc { issuer } => Serves::Oidc { issuer },
-        },
-        max_connections: config.max_connections,
-    }
 }
 
 fn key_source(path: &Path) -> KeySource {

@@ -30,4 +30,4 @@ pub mod telemetry;
 pub mod testing;
 pub mod upstream;
 pub mod url;
-mod web;
+pub mod web;

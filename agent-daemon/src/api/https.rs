@@ -7,7 +7,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use crate::authority::{self, Subject, der_sequence};
 use crate::diagnostic::with_sources;
 use crate::identity::SpiffeId;
 use crate::node::Node;
-use crate::web::{CertificateFiles, Seen, Shown, server_config};
+use crate::web::{HttpsEndpoint, Seen, Serves, Shown, Shows, server_config};
 
 /// Whoever does not finish its handshake loses its place.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
@@ -41,52 +40,13 @@ const SVID_LIFE: SignedDuration = SignedDuration::from_hours(1);
 pub const ENDPOINT_PATH: &str = "/agent-daemon/bundle-endpoint";
 const SERIAL_BYTES: usize = 16;
 
-/// By what callers believe this server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shows {
-    /// A certificate of the web, in files.
-    Files {
-        /// PEM, the end first.
-        certificate: PathBuf,
-        /// PEM.
-        key: PathBuf,
-    },
-    /// An X509-SVID of the own trust domain.
-    Svid,
-}
-
-/// What is served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Serves {
-    /// The trust bundle.
-    Bundle,
-    /// The discovery document of this issuer, and its keys.
-    Oidc {
-        /// As in the tokens.
-        issuer: String,
-    },
-}
-
-/// One listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Where.
-    pub listen: SocketAddr,
-    /// As whom.
-    pub shows: Shows,
-    /// What.
-    pub serves: Serves,
-    /// Connections at once.
-    pub max_connections: usize,
-}
-
 /// Bound, not serving yet.
 #[derive(Debug)]
 pub struct Listener {
     listener: std::net::TcpListener,
     address: SocketAddr,
     shown: Arc<Shown>,
-    config: Config,
+    config: HttpsEndpoint,
     places: Arc<Semaphore>,
 }
 
@@ -95,13 +55,12 @@ impl Listener {
     ///
     /// # Errors
     /// When the address cannot be bound, or the files are of no use.
-    pub fn bind(config: Config) -> io::Result<Self> {
+    pub fn bind(config: HttpsEndpoint) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let shown = Arc::new(Shown::default());
-        if let Shows::Files { certificate, key } = &config.shows {
-            let files = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
+        if let Shows::Files(files) = &config.shows {
             files.show(&shown, &mut None).map_err(io::Error::other)?;
         }
         let places = Arc::new(Semaphore::new(config.max_connections));
@@ -176,9 +135,8 @@ async fn keep_shown(shown: &Arc<Shown>, shows: &Shows, node: &Arc<Node>) {
     let mut last_error = None;
     loop {
         let result = match shows {
-            Shows::Files { certificate, key } => {
-                let files = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
-                let (at, mut so_far) = (Arc::clone(shown), seen);
+            Shows::Files(files) => {
+                let (files, at, mut so_far) = (files.clone(), Arc::clone(shown), seen);
                 let done = tokio::task::spawn_blocking(move || files.show(&at, &mut so_far).map(|_| so_far)).await;
                 match done {
                     Ok(Ok(so_far)) => {

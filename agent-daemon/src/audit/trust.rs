@@ -12,7 +12,7 @@ use super::record::{Caller, Outcome};
 pub struct AuthorityRecord {
     /// `deny` means that what was there goes on.
     pub outcome: Outcome,
-    /// Who signs the CA: `embedded`, `disk`, `openbao`, `spire`.
+    /// Who signs the CA: `embedded`, `disk`, `openbao`.
     pub upstream: String,
     /// Until when the new CA is good.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -139,8 +139,7 @@ impl TrustBundle {
 
     /// Of the document.
     pub fn sha256(&self) -> String {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &self.document);
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        super::sha256(&self.document)
     }
 
     /// The X.509 authorities, one by one.

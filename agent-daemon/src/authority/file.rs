@@ -84,6 +84,22 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// What shows that a file is another one, or was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    dev: u64,
+    ino: u64,
+    mtime: (i64, i64),
+    length: u64,
+}
+
+impl Seen {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        let mtime = (metadata.mtime(), metadata.mtime_nsec());
+        Self { dev: metadata.dev(), ino: metadata.ino(), mtime, length: metadata.len() }
+    }
+}
+
 /// Makes the names in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

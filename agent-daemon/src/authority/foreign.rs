@@ -133,10 +133,8 @@ impl ForeignBundles {
         if name.len() <= MAX_NAME_BYTES && !name.starts_with('.') {
             return self.directory.join(format!("{name}{SUFFIX}"));
         }
-        let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
-        let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         // No trust domain that is its own file name has an upper-case letter.
-        self.directory.join(format!("SHA256-{digest}{SUFFIX}"))
+        self.directory.join(format!("SHA256-{}{SUFFIX}", super::sha256(name.as_bytes())))
     }
 }
 

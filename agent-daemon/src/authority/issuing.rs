@@ -141,8 +141,7 @@ impl Published {
     }
 
     fn sequence_of(&self, document: &[u8]) -> Result<u64, Error> {
-        let digest = ring::digest::digest(&ring::digest::SHA256, document);
-        let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = super::sha256(document);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(same) = last.as_ref().filter(|last| last.sha256 == sha256) {
             return Ok(same.sequence);

@@ -2,57 +2,18 @@
 
 //! What is served to other machines over HTTPS.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Checks;
 use super::file::ConfigFile;
 use super::upstreams::needed;
 use super::value::FilePath;
 use super::words::BundleProfile;
-
-/// By what callers believe a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shows {
-    /// A certificate of the web, in files.
-    Files {
-        /// PEM, the end first.
-        certificate: PathBuf,
-        /// PEM.
-        key: PathBuf,
-    },
-    /// An X509-SVID of the own trust domain.
-    Svid,
-}
-
-/// What a server serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Serves {
-    /// The trust bundle.
-    Bundle,
-    /// The discovery document of this issuer, and its keys.
-    Oidc {
-        /// As in the tokens.
-        issuer: String,
-    },
-}
-
-/// One listener for other machines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Https {
-    /// Where.
-    pub listen: SocketAddr,
-    /// As whom.
-    pub shows: Shows,
-    /// What.
-    pub serves: Serves,
-    /// Connections at once.
-    pub max_connections: usize,
-}
+use crate::web::{CertificateFiles, HttpsEndpoint, Serves, Shows};
 
 impl ConfigFile {
     /// The listeners. What is missing is reported, and stands empty here.
-    pub(super) fn https(&self, base: &Path, checks: &mut Checks<'_>) -> Vec<Https> {
+    pub(super) fn https(&self, base: &Path, checks: &mut Checks<'_>) -> Vec<HttpsEndpoint> {
         let mut listeners = Vec::new();
         let bundle = &self.bundle_endpoint;
         if let Some(listen) = bundle.listen {
@@ -62,7 +23,7 @@ impl ConfigFile {
                 BundleProfile::Web => shown_files(files, base, checks),
             };
             let max_connections = bundle.max_connections.usize();
-            listeners.push(Https { listen, shows, serves: Serves::Bundle, max_connections });
+            listeners.push(HttpsEndpoint { listen, shows, serves: Serves::Bundle, max_connections });
         }
         let oidc = &self.oidc;
         if let Some(listen) = oidc.listen {
@@ -73,7 +34,7 @@ impl ConfigFile {
                 checks.error(&["oidc", "listen"], message, "issuer = \"https://issuer.example.org\" at the top");
             }
             let max_connections = oidc.max_connections.usize();
-            listeners.push(Https { listen, shows, serves: Serves::Oidc { issuer }, max_connections });
+            listeners.push(HttpsEndpoint { listen, shows, serves: Serves::Oidc { issuer }, max_connections });
         }
         listeners
     }
@@ -87,5 +48,5 @@ fn shown_files(
     let certificate = needed(certificate, [table, "certificate_file"], checks);
     let key = needed(key, [table, "key_file"], checks);
     let below = |path: Option<FilePath>| path.map(|path| path.below(base)).unwrap_or_default();
-    Shows::Files { certificate: below(certificate), key: below(key) }
+    Shows::Files(CertificateFiles { certificate: below(certificate), key: below(key) })
 }

@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::check::{Checked, check};
-pub use self::endpoints::{Https, Serves, Shows};
 pub use self::file::DEFAULT_PATH;
 pub use self::sources::{MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, SYSTEMD_KEY_NAME, load, read_sources};
 
@@ -33,6 +32,7 @@ use crate::attest::MeasureConfig;
 use crate::credential::{lease, rate};
 use crate::diagnostic::{Diagnostic, Severity, SourceFile};
 use crate::identity::TrustDomain;
+use crate::web::HttpsEndpoint;
 use crate::{audit, kernel, upstream};
 
 /// `sun_path` of `unix(7)` without its terminator.
@@ -72,7 +72,7 @@ pub struct Config {
     /// Other trust domains.
     pub federation: Federation,
     /// What is served to other machines.
-    pub https: Vec<Https>,
+    pub https: Vec<HttpsEndpoint>,
     /// How many leases there may be.
     pub leases: lease::Limits,
     /// For [`crate::attest::Measurer`].

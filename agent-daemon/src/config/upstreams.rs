@@ -33,7 +33,7 @@ impl ConfigFile {
             }
         }
         match chosen {
-            Origin::Embedded | Origin::Spire => (CaSource::Embedded, None),
+            Origin::Embedded => (CaSource::Embedded, None),
             Origin::Disk => (CaSource::Disk(self.disk.files(base, checks)), None),
             Origin::OpenBao => (
                 CaSource::Upstream(Origin::OpenBao),

@@ -10,66 +10,34 @@ use crate::audit::Durability;
 use crate::authority::Origin;
 use crate::kernel::Tier;
 
-/// One of a few words.
-fn word<T: Copy>(value: &Spanned<DeValue<'_>>, words: &[T], as_str: fn(T) -> &'static str) -> Result<T, Vec<usize>> {
-    whole(value, |value| {
-        let text = value.as_str()?;
-        words.iter().copied().find(|word| as_str(*word) == text)
-    })
-}
+/// Makes a type a setting: these of its values, by the words of its `as_str`.
+macro_rules! words {
+    ($type:ty: $($value:ident),+) => {
+        impl Setting for $type {
+            fn expected() -> String {
+                [$(quoted(Self::$value.as_str())),+].join(" or ")
+            }
 
-fn one_of<T: Copy>(words: &[T], as_str: fn(T) -> &'static str) -> String {
-    words.iter().map(|word| quoted(as_str(*word))).collect::<Vec<_>>().join(" or ")
+            fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+                whole(value, |value| {
+                    let text = value.as_str()?;
+                    [$(Self::$value),+].into_iter().find(|one| one.as_str() == text)
+                })
+            }
+
+            fn write(&self) -> Option<String> {
+                Some(quoted(self.as_str()))
+            }
+        }
+    };
 }
 
 // No `lsm`: nothing here rests on that tier, so asking for it would promise something.
-const TIERS: &[Tier] = &[Tier::Egress, Tier::Observe];
-
-impl Setting for Tier {
-    fn expected() -> String {
-        one_of(TIERS, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, TIERS, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
-    }
-}
-
-const DURABILITIES: &[Durability] = &[Durability::Written, Durability::Synced];
-
-impl Setting for Durability {
-    fn expected() -> String {
-        one_of(DURABILITIES, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, DURABILITIES, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
-    }
-}
-
-const ORIGINS: &[Origin] = &[Origin::Embedded, Origin::Disk, Origin::OpenBao];
-
-impl Setting for Origin {
-    fn expected() -> String {
-        one_of(ORIGINS, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, ORIGINS, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
-    }
-}
+words!(Tier: Egress, Observe);
+words!(Durability: Written, Synced);
+words!(Origin: Embedded, Disk, OpenBao);
+words!(BundleProfile: Spiffe, Web);
+words!(LoginMethod: Token, AppRole, Jwt);
 
 /// How a bundle endpoint is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,27 +47,11 @@ pub(super) enum BundleProfile {
 }
 
 impl BundleProfile {
-    const ALL: &[Self] = &[Self::Spiffe, Self::Web];
-
     fn as_str(self) -> &'static str {
         match self {
             Self::Spiffe => "https_spiffe",
             Self::Web => "https_web",
         }
-    }
-}
-
-impl Setting for BundleProfile {
-    fn expected() -> String {
-        one_of(Self::ALL, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, Self::ALL, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
     }
 }
 
@@ -112,27 +64,11 @@ pub(super) enum LoginMethod {
 }
 
 impl LoginMethod {
-    const ALL: &[Self] = &[Self::Token, Self::AppRole, Self::Jwt];
-
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
             Self::AppRole => "approle",
             Self::Jwt => "jwt",
         }
-    }
-}
-
-impl Setting for LoginMethod {
-    fn expected() -> String {
-        one_of(Self::ALL, Self::as_str)
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        word(value, Self::ALL, Self::as_str)
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
     }
 }

@@ -5,9 +5,11 @@
 //! Every answer is bounded in size and time. Never follows a redirect, and never speaks plainly to another machine.
 
 mod client;
+mod endpoint;
 mod server;
 mod trust;
 
 pub(crate) use self::client::{Answer, Client, Error};
-pub(crate) use self::server::{CertificateFiles, Seen, Shown, server_config};
+pub use self::endpoint::{CertificateFiles, HttpsEndpoint, Serves, Shows};
+pub(crate) use self::server::{Seen, Shown, server_config};
 pub(crate) use self::trust::Trust;

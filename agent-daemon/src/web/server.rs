@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -15,11 +15,14 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::Error;
+use super::{CertificateFiles, Error};
+use crate::authority::file;
 
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// Its group may read a key, and nobody else anything.
 const KEY_BITS: u32 = 0o037;
+/// Nobody else may change what is shown.
+const CERTIFICATE_BITS: u32 = 0o022;
 
 /// The certificate that is shown now; none until there is one.
 #[derive(Debug, Default)]
@@ -53,22 +56,13 @@ pub(crate) fn server_config(shown: Arc<Shown>) -> Result<ServerConfig, Error> {
     Ok(config)
 }
 
-/// A certificate in files that somebody else keeps fresh.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CertificateFiles {
-    /// PEM, the end first.
-    pub(crate) certificate: PathBuf,
-    /// PEM.
-    pub(crate) key: PathBuf,
-}
-
 /// What shows that the files are others.
-pub(crate) type Seen = [(u64, u64, i64, i64, u64); 2];
+pub(crate) type Seen = [file::Seen; 2];
 
 impl CertificateFiles {
     /// Shows what is in the files, when they are not those that were seen last. Blocks.
     pub(crate) fn show(&self, shown: &Shown, seen: &mut Option<Seen>) -> Result<bool, Error> {
-        let found = [identity(&self.certificate, 0o022)?, identity(&self.key, KEY_BITS)?];
+        let found = [seen_now(&self.certificate, CERTIFICATE_BITS)?, seen_now(&self.key, KEY_BITS)?];
         if *seen == Some(found) {
             return Ok(false);
         }
@@ -85,7 +79,7 @@ impl CertificateFiles {
     }
 }
 
-fn identity(path: &Path, forbidden: u32) -> Result<(u64, u64, i64, i64, u64), Error> {
+fn seen_now(path: &Path, forbidden: u32) -> Result<file::Seen, Error> {
     let wrong = |error: io::Error| Error::Roots(format!("{}: {error}", path.display()));
     let metadata = std::fs::metadata(path).map_err(wrong)?;
     let why = if !metadata.is_file() {
@@ -95,7 +89,7 @@ fn identity(path: &Path, forbidden: u32) -> Result<(u64, u64, i64, i64, u64), Er
     } else if metadata.len() > MAX_FILE_BYTES {
         "it is too large"
     } else {
-        return Ok((metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()));
+        return Ok(file::Seen::of(&metadata));
     };
     Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, why)))
 }

@@ -99,6 +99,27 @@ async fn the_ca_is_there_after_a_restart_without_the_upstream() {
 }
 
 #[tokio::test]
+async fn after_a_change_of_upstream_the_new_one_signs_and_the_old_root_is_trusted_until_it_is_over() {
+    let setup = || Setup { key_lifetime: CA_LIFE, ..super::spiffe::setup(1) };
+    let t = setup().build();
+    svid(&t).await.unwrap();
+    let old = t.node.authority.x509.roots();
+    let (directory, clock, kernel) = (Arc::clone(&t.directory), Arc::clone(&t.clock), Arc::clone(&t.kernel));
+    drop(t);
+    let upstream = Arc::new(FakeUpstream::new(Arc::clone(&clock), YEAR));
+    let above = Some(Box::new(Arc::clone(&upstream)) as Box<dyn agent_daemon::upstream::Upstream>);
+    let t = Setup { directory, clock, kernel: Some(kernel), upstream: above, ..setup() }.build();
+    assert!(matches!(svid(&t).await, Err(Refusal::Authority(Error::NoSigner { .. }))), "the old one signs no more");
+    t.node.rotate_once().await.unwrap();
+    let root = vec![upstream.certificate().to_vec()];
+    assert_eq!(t.node.authority.x509.roots(), [old, root.clone()].concat());
+    assert_eq!(svid(&t).await.unwrap().0.len(), 2);
+    t.clock.advance(CA_LIFE);
+    t.node.rotate_once().await.unwrap();
+    assert_eq!(t.node.authority.x509.roots(), root);
+}
+
+#[tokio::test]
 async fn what_an_upstream_signs_wrongly_is_refused_recorded_once_and_the_last_good_ca_goes_on() {
     let (t, upstream) = below(YEAR);
     t.node.rotate_once().await.unwrap();

@@ -126,11 +126,11 @@ pub(super) fn generate(trust_domain: &TrustDomain, life: Life) -> Result<Zeroizi
     Stored { origin: Origin::Embedded, key: &document, path }.write()
 }
 
-/// Asks for a certificate with everything that a CA of ours has. PEM, as everybody takes it.
-pub(super) fn request(trust_domain: &TrustDomain, key: &[u8]) -> Result<(Vec<u8>, String), Error> {
+/// Asks for a certificate with everything that a CA of ours has. PEM.
+pub(super) fn request(trust_domain: &TrustDomain, key: &[u8]) -> Result<String, Error> {
     let key = key_pair(key)?;
     let request = params(trust_domain, &key)?.serialize_request(&key).map_err(Error::Certificate)?;
-    Ok((request.der().to_vec(), request.pem().map_err(Error::Certificate)?))
+    request.pem().map_err(Error::Certificate)
 }
 
 fn key_pair(document: &[u8]) -> Result<KeyPair, Error> {

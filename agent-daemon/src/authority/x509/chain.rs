@@ -18,7 +18,7 @@ pub(crate) const MAX_CERTIFICATES: usize = 32;
 const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
 
 /// What any verifier that trusts this node may use.
-pub(crate) static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::ECDSA_P256_SHA256,
     algorithms::ECDSA_P256_SHA384,
     algorithms::ECDSA_P384_SHA256,

@@ -38,9 +38,8 @@ pub struct CaFiles {
     pub bundle: Option<PathBuf>,
 }
 
-/// What shows that a file is another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen(Vec<(u64, u64, i64, i64, u64)>);
+/// All of them, as they were seen.
+pub(super) type Seen = Vec<file::Seen>;
 
 impl CaFiles {
     /// The CA, when the files are not those that were seen last.
@@ -57,7 +56,7 @@ impl CaFiles {
         if let Some(bundle) = &self.bundle {
             files.push(open(bundle, CERTIFICATE_BITS)?);
         }
-        let found = Seen(files.iter().map(|file| file.identity).collect());
+        let found: Seen = files.iter().map(|file| file.seen).collect();
         if seen.as_ref() == Some(&found) {
             return Ok(None);
         }
@@ -109,7 +108,7 @@ impl CaFiles {
 struct Opened {
     file: File,
     path: PathBuf,
-    identity: (u64, u64, i64, i64, u64),
+    seen: file::Seen,
 }
 
 /// Links are followed: a folder that Kubernetes mounts is full of them.
@@ -128,8 +127,7 @@ fn open(path: &Path, forbidden: u32) -> Result<Opened, Error> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(io(io::Error::new(io::ErrorKind::FileTooLarge, "larger than a CA can be")));
     }
-    let identity = (metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len());
-    Ok(Opened { file, path: path.to_owned(), identity })
+    Ok(Opened { file, path: path.to_owned(), seen: file::Seen::of(&metadata) })
 }
 
 impl Opened {

@@ -46,13 +46,11 @@ pub enum Origin {
     Disk,
     /// The PKI of OpenBao or Vault.
     OpenBao,
-    /// A SPIRE server, through the local agent.
-    Spire,
 }
 
 impl Origin {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::Embedded, Self::Disk, Self::OpenBao, Self::Spire];
+    pub const ALL: [Self; 3] = [Self::Embedded, Self::Disk, Self::OpenBao];
 
     /// As in the configuration and the audit log.
     pub fn as_str(self) -> &'static str {
@@ -60,7 +58,6 @@ impl Origin {
             Self::Embedded => "embedded",
             Self::Disk => "disk",
             Self::OpenBao => "openbao",
-            Self::Spire => "spire",
         }
     }
 
@@ -70,7 +67,6 @@ impl Origin {
             Self::Embedded => 0,
             Self::Disk => 1,
             Self::OpenBao => 2,
-            Self::Spire => 3,
         }
     }
 
@@ -80,7 +76,7 @@ impl Origin {
 
     /// Whether it has to be asked for, and may take its time.
     fn is_asked(self) -> bool {
-        matches!(self, Self::OpenBao | Self::Spire)
+        matches!(self, Self::OpenBao)
     }
 }
 
@@ -115,9 +111,7 @@ impl CaSource {
 pub struct CaRequest {
     key: Zeroizing<Vec<u8>>,
     public_key: Vec<u8>,
-    /// PKCS#10, DER.
-    pub csr: Vec<u8>,
-    /// The same as PEM.
+    /// PKCS#10, PEM.
     pub csr_pem: String,
     /// How long the CA is to live.
     pub lifetime: Duration,
@@ -142,8 +136,6 @@ pub struct NewCa {
 /// What a rotation did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rotated {
-    /// Whether what is published changed.
-    pub is_changed: bool,
     /// What is new.
     pub new: Option<NewCa>,
     /// Whether an upstream has to be asked for the next.
@@ -242,11 +234,11 @@ impl X509Authority {
             self.generations.remove(ca.number)?;
         }
         held.retain(|ca| is_of_use(ca));
-        let is_changed = self.turn_to(held, now);
+        self.turn_to(held, now);
         let is_due = self.source.origin().is_asked() && self.is_due(now);
         match refused {
             Some(error) => Err(error),
-            None => Ok(Rotated { is_changed, new, is_due }),
+            None => Ok(Rotated { new, is_due }),
         }
     }
 
@@ -254,8 +246,8 @@ impl X509Authority {
         schedule::plan(&self.lives(&self.cas.load().held), now).is_due
     }
 
-    /// Publishes and signs with what is held; says whether what is published changed.
-    fn turn_to(&self, held: Vec<Arc<Ca>>, now: Timestamp) -> bool {
+    /// Signs with what is held, and has its roots trusted.
+    fn turn_to(&self, held: Vec<Arc<Ca>>, now: Timestamp) {
         // Those of another source stay known until what they signed is over, and sign nothing more.
         let of_source: Vec<&Arc<Ca>> = held.iter().filter(|ca| ca.origin == self.source.origin()).collect();
         let signing = match &self.source {
@@ -265,10 +257,7 @@ impl X509Authority {
             }
         };
         let signing = signing.map(Arc::clone);
-        let cas = Cas { signing, held };
-        let is_changed = roots(&self.cas.load().held) != roots(&cas.held);
-        self.cas.store(Arc::new(cas));
-        is_changed
+        self.cas.store(Arc::new(Cas { signing, held }));
     }
 
     /// Asks for a CA: a new key, and what is to be signed for it.
@@ -277,10 +266,10 @@ impl X509Authority {
     /// When there is no randomness, or the library refuses.
     pub fn request(&self, now: Timestamp) -> Result<CaRequest, Error> {
         let key = generate_pkcs8(&SystemRandom::new())?;
-        let (csr, csr_pem) = ca::request(&self.trust_domain, &key)?;
+        let csr_pem = ca::request(&self.trust_domain, &key)?;
         let public_key = public_key(&key)?;
         let lifetime = Duration::try_from(self.lifetime).unwrap_or_default();
-        Ok(CaRequest { key, public_key, csr, csr_pem, lifetime, asked_at: now })
+        Ok(CaRequest { key, public_key, csr_pem, lifetime, asked_at: now })
     }
 
     /// Takes what an upstream signed, if SVIDs can stand on it, and keeps it sealed. Blocks.
@@ -291,11 +280,9 @@ impl X509Authority {
         let origin = self.source.origin();
         let refused = |reason| Error::Refused { origin, reason };
         let _alone = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
-        // A SPIRE server takes no wish for a life; its own is what it is.
-        let asked =
-            (origin != Origin::Spire).then(|| request.asked_at.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX));
+        let asked = request.asked_at.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX);
         let (path, ends_at) =
-            adopt::path(signed, &request.public_key, &self.trust_domain, asked, now).map_err(refused)?;
+            adopt::path(signed, &request.public_key, &self.trust_domain, Some(asked), now).map_err(refused)?;
         let begins_at = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let mut held = self.read_all()?;
         let life = Life { begins_at, ends_at };
@@ -305,8 +292,8 @@ impl X509Authority {
         let content = Stored { origin, key: &request.key, path }.write()?;
         self.generations.add(ca.number, begins_at, &content)?;
         held.push(Arc::new(ca));
-        let is_changed = self.turn_to(held, now);
-        Ok(Rotated { is_changed, new: Some(NewCa { origin, ends_at }), is_due: false })
+        self.turn_to(held, now);
+        Ok(Rotated { new: Some(NewCa { origin, ends_at }), is_due: false })
     }
 
     /// Those that were sealed, oldest first.
@@ -354,22 +341,18 @@ impl X509Authority {
 
     /// What others have to trust, DER, oldest first.
     pub fn roots(&self) -> Vec<Vec<u8>> {
-        roots(&self.cas.load().held)
+        let mut roots: Vec<Vec<u8>> = Vec::new();
+        for root in self.cas.load().held.iter().flat_map(|ca| &ca.roots) {
+            if !roots.contains(root) {
+                roots.push(root.clone());
+            }
+        }
+        roots
     }
 }
 
 fn next_number(held: &[Arc<Ca>]) -> u32 {
     held.last().map_or(0, |newest| newest.number).saturating_add(1)
-}
-
-fn roots(held: &[Arc<Ca>]) -> Vec<Vec<u8>> {
-    let mut roots: Vec<Vec<u8>> = Vec::new();
-    for root in held.iter().flat_map(|ca| &ca.roots) {
-        if !roots.contains(root) {
-            roots.push(root.clone());
-        }
-    }
-    roots
 }
 
 fn public_key(pkcs8: &[u8]) -> Result<Vec<u8>, Error> {

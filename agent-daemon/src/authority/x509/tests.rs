@@ -94,14 +94,14 @@ fn a_ca_is_trusted_before_it_signs_and_until_all_that_it_signed_is_over() {
     let directory = private_tempdir();
     let first = authority(directory.path(), 0);
     assert_eq!(first.rotate(at(299)).unwrap(), Rotated::default());
-    assert!(first.rotate(at(300)).unwrap().is_changed);
+    assert!(first.rotate(at(300)).unwrap().new.is_some());
     assert_eq!(first.roots().len(), 2);
     assert_eq!(first.ends_at(at(499)).unwrap(), at(600));
     // The same CAs after a restart.
     let again = authority(directory.path(), 500);
     assert_eq!(again.roots(), first.roots());
     assert_eq!(again.ends_at(at(500)).unwrap(), at(900));
-    assert!(again.rotate(at(600)).unwrap().is_changed);
+    assert!(again.rotate(at(600)).unwrap().new.is_some());
     assert_eq!(again.roots()[0], first.roots()[1]);
     let svid = issue(&again, 600, 660).unwrap();
     let (_, leaf) = parse_x509_certificate(&svid.chain).unwrap();

@@ -132,7 +132,6 @@ fn two_trust_domains_trust_each_other_by_both_profiles() -> Result<()> {
     })?;
     let said = trust_each_other(&own, &partner)?;
     assert_eq!(said["answer"], "echo:hello", "{said}");
-    // What is forgotten is not trusted any more.
     let told = own.ctl(&["spiffe", "bundle", "remove", PARTNER])?;
     assert_eq!(told.code, 0, "{}", told.complaint);
     let mut records = partner.audit()?;
@@ -166,7 +165,7 @@ fn a_cloud_finds_the_keys_by_oidc_discovery() -> Result<()> {
         found = get(sys.argv[1] + '/.well-known/openid-configuration')\n\
         assert found['issuer'] == sys.argv[1], found\n\
         assert found['id_token_signing_alg_values_supported'] == ['ES256'], found\n\
-        kids = set()\n\
+        kids, verified = set(), set()\n\
         until = time.time() + 13\n\
         with WorkloadApiClient(default_timeout=15) as client:\n\
         \x20   while time.time() < until:\n\
@@ -178,7 +177,8 @@ fn a_cloud_finds_the_keys_by_oidc_discovery() -> Result<()> {
         \x20       keys = {k['kid']: k for k in get(found['jwks_uri'])['keys']}\n\
         \x20       key = jwt.PyJWK(keys[kid])\n\
         \x20       jwt.decode(token, key, algorithms=['ES256'], audience='https://api.example.org', issuer=sys.argv[1])\n\
-        print(json.dumps({'keys': len(kids)}), flush=True)";
+        \x20       verified.add(kid)\n\
+        print(json.dumps({'keys': len(kids), 'verified': len(verified)}), flush=True)";
     let readable = world.path("open/web.pem");
     fs::copy(&certificate, &readable)?;
     fs::set_permissions(&readable, fs::Permissions::from_mode(0o644))?;
@@ -187,6 +187,7 @@ fn a_cloud_finds_the_keys_by_oidc_discovery() -> Result<()> {
     let cloud = world.talk(&interpreter.to_string_lossy(), CLIENT, &["-c", program, &issuer, &readable])?;
     let said = cloud.next(SOON)?;
     ensure!(said["keys"].as_u64().is_some_and(|keys| keys >= 2), "the key was not replaced meanwhile: {said}");
+    assert_eq!(said["keys"], said["verified"], "a key signed tokens that nobody could verify");
     Ok(())
 }
 

@@ -67,6 +67,11 @@ impl Bao {
         Ok(String::from_utf8(done.stdout)?.trim().to_owned())
     }
 
+    /// How many tokens are good there.
+    fn tokens(&self) -> Result<usize> {
+        Ok(self.run(&["list", "auth/token/accessors"], None)?.lines().count())
+    }
+
     fn certificate(&self) -> PathBuf {
         self.folder.join("vault-ca.pem")
     }
@@ -153,8 +158,10 @@ fn openbao_signs_the_ca_for_every_login_and_programs_trust_each_other_by_its_roo
         for ca in ["ca-1", "ca-2"].map(|name| world.path(&format!("state/keys/{name}.sealed"))) {
             fs::remove_file(ca).or_else(absent)?;
         }
+        let logins = bao.tokens()?;
         world.daemon.start()?;
         let record = next_authority_record(&world, place)?;
+        assert_eq!(bao.tokens()?, logins, "a token that was made for the request is given back");
         assert_eq!((&record["outcome"], &record["upstream"]), (&json!("allow"), &json!("openbao")), "{record}");
         if place < 2 {
             world.daemon.stop()?;
