@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{Error, Sealer, file};
 
 /// Rotation keeps a few, anything more is a mistake.
-const MAX_GENERATIONS: usize = 16;
+pub(super) const MAX_GENERATIONS: usize = 16;
 /// A key and the certificates that an upstream may send for it.
 const MAX_FILE_BYTES: usize = 320 * 1024;
 const SUFFIX: &str = ".sealed";
@@ -55,6 +55,10 @@ impl Generations {
 
     /// Seals one under the next number.
     pub(super) fn add(&self, number: u32, created_at: Timestamp, content: &[u8]) -> Result<(), Error> {
+        // More would keep the next start from reading any.
+        if self.list()?.len() >= MAX_GENERATIONS {
+            return Err(Error::TooManyKeys { path: self.directory.clone(), limit: MAX_GENERATIONS });
+        }
         let path = self.path(number);
         let mut plaintext = Zeroizing::new(Vec::with_capacity(content.len().saturating_add(CREATED_BYTES)));
         plaintext.extend_from_slice(&created_at.as_second().to_be_bytes());

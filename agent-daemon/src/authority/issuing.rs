@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{CaRequest, CaSource, Error, JwtAuthority, Rotated, Sealer, Signed, TrustBundle, X509Authority, file};
+use super::{CaRequest, CaSource, Error, JwtAuthority, Sealer, Signed, TrustBundle, X509Authority, file};
 use crate::identity::TrustDomain;
 
 /// A number and a digest.
@@ -51,18 +51,24 @@ impl Authority {
         let (domain, ca) = (config.trust_domain.clone(), config.ca.clone());
         let x509 = X509Authority::open(directory, sealer, domain, ca, config.ca_lifetime, now)?;
         let published = Published::open(directory)?;
-        let bundle = watch::Sender::new(Arc::new(bundle_of(&jwt, &x509, &config, &published)?));
+        let bundle = watch::Sender::new(Arc::new(bundle_of(&jwt, &x509.roots(), &config, &published)?));
         Ok(Self { jwt, x509, config, published, bundle })
     }
 
-    /// Rotates what is due, and publishes what changed. Blocks.
+    /// Rotates what is due, and publishes what changed. Says whether an upstream has to be asked for a CA. Blocks.
     ///
     /// # Errors
     /// When a file cannot be read or written; what was there goes on.
-    pub fn rotate(&self, now: Timestamp) -> Result<Rotated, Error> {
+    pub fn rotate(&self, now: Timestamp) -> Result<bool, Error> {
         // Both are tried: a failure of one must not keep the other from its turn.
-        let (jwt, x509) = (self.jwt.rotate(now), self.x509.rotate(now));
-        self.publish()?;
+        let jwt = self.jwt.rotate(now);
+        let mut bundle = None;
+        let x509 = self.x509.rotate(now, |roots| self.numbered(roots).map(|next| bundle = Some(next)));
+        let bundle = match bundle {
+            Some(bundle) => bundle,
+            None => self.numbered(&self.x509.roots())?,
+        };
+        self.publish(bundle);
         jwt?;
         x509
     }
@@ -71,14 +77,21 @@ impl Authority {
     ///
     /// # Errors
     /// When it is of no use, or cannot be written; what was there goes on.
-    pub fn adopt(&self, request: &CaRequest, signed: &Signed, now: Timestamp) -> Result<Rotated, Error> {
-        let rotated = self.x509.adopt(request, signed, now)?;
-        self.publish()?;
-        Ok(rotated)
+    pub fn adopt(&self, request: &CaRequest, signed: &Signed, now: Timestamp) -> Result<(), Error> {
+        let mut bundle = None;
+        self.x509.adopt(request, signed, now, |roots| self.numbered(roots).map(|next| bundle = Some(next)))?;
+        if let Some(bundle) = bundle {
+            self.publish(bundle);
+        }
+        Ok(())
     }
 
-    fn publish(&self) -> Result<(), Error> {
-        let bundle = bundle_of(&self.jwt, &self.x509, &self.config, &self.published)?;
+    /// The bundle with these roots, its number safe on disk.
+    fn numbered(&self, roots: &[Vec<u8>]) -> Result<TrustBundle, Error> {
+        bundle_of(&self.jwt, roots, &self.config, &self.published)
+    }
+
+    fn publish(&self, bundle: TrustBundle) {
         self.bundle.send_if_modified(|published| {
             let is_changed = **published != bundle;
             if is_changed {
@@ -86,7 +99,6 @@ impl Authority {
             }
             is_changed
         });
-        Ok(())
     }
 
     /// How long until [`Self::rotate`] has something to do, at most `longest`.
@@ -107,12 +119,12 @@ impl Authority {
 
 fn bundle_of(
     jwt: &JwtAuthority,
-    x509: &X509Authority,
+    roots: &[Vec<u8>],
     config: &Config,
     published: &Published,
 ) -> Result<TrustBundle, Error> {
-    let (roots, keys) = (x509.roots(), jwt.public_keys());
-    let of = |sequence| TrustBundle::new(config.trust_domain.clone(), &roots, &keys, sequence, config.refresh_hint);
+    let keys = jwt.public_keys();
+    let of = |sequence| TrustBundle::new(config.trust_domain.clone(), roots, &keys, sequence, config.refresh_hint);
     // The same authorities always make the same document, but for its number.
     let sequence = published.sequence_of(&of(0)?.document)?;
     of(sequence)

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use ring::rand::SystemRandom;
 use serde::Serialize;
 
-use super::generations::{Generation, Generations};
+use super::generations::{Generation, Generations, MAX_GENERATIONS};
 use super::key::generate_pkcs8;
 use super::schedule::{self, Life};
 use super::verifying::Jws;
@@ -90,8 +90,10 @@ impl JwtAuthority {
         for generation in self.generations.read_all()? {
             held.push(self.held(&generation)?);
         }
-        let plan = schedule::plan(&lives(&held), now);
-        if plan.is_due {
+        if held.len() >= MAX_GENERATIONS {
+            self.forget(&mut held, now)?;
+        }
+        if schedule::plan(&lives(&held), now).is_due {
             let number = held.last().map_or(0, |newest| newest.number).saturating_add(1);
             self.generations.add(number, now, &generate_pkcs8(&SystemRandom::new())?)?;
             held.clear();
@@ -100,11 +102,7 @@ impl JwtAuthority {
             }
         }
         // Only when the next one is safe on disk.
-        for number in plan.over.iter().filter_map(|place| held.get(*place)).map(|held| held.number).collect::<Vec<_>>()
-        {
-            self.generations.remove(number)?;
-            held.retain(|held| held.number != number);
-        }
+        self.forget(&mut held, now)?;
         let signing = schedule::plan(&lives(&held), now).signing.and_then(|place| held.get(place));
         let signer = signing.map(|held| Signer {
             key: held.key.clone(),
@@ -115,6 +113,15 @@ impl JwtAuthority {
         let is_changed = self.keys.load().public != public;
         self.keys.store(Arc::new(Keys { signer, held, public }));
         Ok(is_changed)
+    }
+
+    /// Forgets what is over.
+    fn forget(&self, held: &mut Vec<Held>, now: Timestamp) -> Result<(), Error> {
+        for over in held.iter().filter(|held| held.life.is_over(now)) {
+            self.generations.remove(over.number)?;
+        }
+        held.retain(|held| !held.life.is_over(now));
+        Ok(())
     }
 
     /// How long until [`Self::rotate`] has something to do, at most `longest`.

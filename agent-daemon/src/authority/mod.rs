@@ -33,7 +33,7 @@ pub use self::key::{Jwk, SigningKey};
 pub use self::seal::Sealer;
 pub use self::secret::{MAX_SECRET_BYTES, MAX_SECRETS, SecretEntry, SecretStore};
 pub use self::verifying::{VerifyingKey, unverified_claims};
-pub use self::x509::{CaFiles, CaRequest, CaSource, NewCa, Origin, Rotated, Signed, Subject, X509Authority, X509Svid};
+pub use self::x509::{CaFiles, CaRequest, CaSource, NewCa, Origin, Signed, Subject, X509Authority, X509Svid};
 pub(crate) use self::x509::{der_sequence, spiffe_id, verify};
 
 /// What can go wrong with keys, tokens and sealed files.

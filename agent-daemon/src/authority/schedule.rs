@@ -17,14 +17,12 @@ pub(super) struct Life {
 }
 
 /// What to do now, in places of the list that was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Which signs; none when there is none of use.
     pub(super) signing: Option<usize>,
     /// Whether the next one has to be made.
     pub(super) is_due: bool,
-    /// Which can be forgotten.
-    pub(super) over: Vec<usize>,
 }
 
 impl Life {
@@ -34,6 +32,10 @@ impl Life {
 
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
         self.ends_at <= now
+    }
+
+    pub(super) fn is_of_use(&self, now: Timestamp) -> bool {
+        self.has_begun(now) && !self.is_over(now)
     }
 
     /// After so many sixths of its life.
@@ -47,8 +49,7 @@ impl Life {
 ///
 /// One that begins in the future was made while the clock was wrong: it is left alone and not relied on.
 pub(super) fn plan(lives: &[Life], now: Timestamp) -> Plan {
-    let of_use: Vec<(usize, &Life)> =
-        lives.iter().enumerate().filter(|(_, life)| life.has_begun(now) && !life.is_over(now)).collect();
+    let of_use: Vec<(usize, &Life)> = lives.iter().enumerate().filter(|(_, life)| life.is_of_use(now)).collect();
     let mut signing = None;
     let mut previous: Option<&Life> = None;
     for (place, life) in &of_use {
@@ -58,8 +59,7 @@ pub(super) fn plan(lives: &[Life], now: Timestamp) -> Plan {
         previous = Some(life);
     }
     let is_due = of_use.last().is_none_or(|(_, newest)| newest.after(3) <= now);
-    let over = lives.iter().enumerate().filter(|(_, life)| life.is_over(now)).map(|(place, _)| place).collect();
-    Plan { signing, is_due, over }
+    Plan { signing, is_due }
 }
 
 /// How long until the plan can be another one, at most `longest`.
@@ -82,29 +82,28 @@ mod tests {
     }
 
     #[test]
-    fn the_next_is_made_at_half_signs_at_five_sixths_and_the_old_goes_when_it_is_over() {
+    fn the_next_is_made_at_half_and_signs_at_five_sixths() {
         let (first, second) = (life(0, 600), life(300, 900));
-        for (lives, now, signing, is_due, over) in [
-            (&[][..], 0, None, true, &[][..]),
-            (&[first], 0, Some(0), false, &[]),
-            (&[first], 299, Some(0), false, &[]),
-            (&[first], 300, Some(0), true, &[]),
-            (&[first, second], 300, Some(0), false, &[]),
-            (&[first, second], 499, Some(0), false, &[]),
-            (&[first, second], 500, Some(1), false, &[]),
-            (&[first, second], 599, Some(1), false, &[]),
-            (&[first, second], 600, Some(1), true, &[0]),
-            (&[first, second], 900, None, true, &[0, 1]),
+        for (lives, now, signing, is_due) in [
+            (&[][..], 0, None, true),
+            (&[first], 0, Some(0), false),
+            (&[first], 299, Some(0), false),
+            (&[first], 300, Some(0), true),
+            (&[first, second], 300, Some(0), false),
+            (&[first, second], 499, Some(0), false),
+            (&[first, second], 500, Some(1), false),
+            (&[first, second], 599, Some(1), false),
+            (&[first, second], 600, Some(1), true),
+            (&[first, second], 900, None, true),
         ] {
-            let expected = Plan { signing, is_due, over: over.to_vec() };
-            assert_eq!(plan(lives, at(now)), expected, "{lives:?} at {now}");
+            assert_eq!(plan(lives, at(now)), Plan { signing, is_due }, "{lives:?} at {now}");
         }
     }
 
     #[test]
     fn whoever_slept_over_a_turn_gets_a_new_one_and_goes_on_with_the_old_until_then() {
         // The daemon was down from 100 to 550.
-        assert_eq!(plan(&[life(0, 600)], at(550)), Plan { signing: Some(0), is_due: true, over: vec![] });
+        assert_eq!(plan(&[life(0, 600)], at(550)), Plan { signing: Some(0), is_due: true });
         // The one made now signs at once: the old one is nearly over.
         assert_eq!(plan(&[life(0, 600), life(550, 1150)], at(550)).signing, Some(1));
     }
@@ -112,7 +111,7 @@ mod tests {
     #[test]
     fn a_key_made_while_the_clock_was_ahead_neither_signs_nor_keeps_a_new_one_from_being_made() {
         let ahead = life(10_000, 10_600);
-        assert_eq!(plan(&[ahead], at(0)), Plan { signing: None, is_due: true, over: vec![] });
+        assert_eq!(plan(&[ahead], at(0)), Plan { signing: None, is_due: true });
         assert_eq!(plan(&[ahead, life(0, 600)], at(1)).signing, Some(1));
         assert_eq!(plan(&[life(0, 600), ahead], at(1)).signing, Some(0));
     }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Node;
 use crate::audit::{AuthorityRecord, Outcome, Record};
-use crate::authority::{Error, NewCa, Origin, Rotated};
+use crate::authority::{Error, NewCa, Origin};
 use crate::diagnostic::with_sources;
 
 /// The clock may be set while nobody looks, so no wait is longer than this.
@@ -20,6 +20,11 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// What is in files costs nothing to look at.
 const AFTER_FILES: Duration = Duration::from_secs(5);
+/// An upstream that signs what cannot be used keeps a certificate each time, so it is not asked all the time as long as
+/// there is a CA.
+const LONGEST_AFTER_REFUSAL: Duration = Duration::from_secs(3600);
+/// For a whole conversation with an upstream, with the files that it takes.
+const UPSTREAM_TIME: Duration = Duration::from_secs(60);
 
 /// What went wrong the last time, so that the log says it once.
 #[derive(Debug, Default)]
@@ -29,26 +34,24 @@ struct Failing {
 }
 
 impl Failing {
-    fn wait(&self) -> Duration {
-        AFTER_FAILURE.saturating_mul(2_u32.saturating_pow(self.times.saturating_sub(1))).min(LONGEST_AFTER_FAILURE)
+    fn wait(&self, longest: Duration) -> Duration {
+        AFTER_FAILURE.saturating_mul(2_u32.saturating_pow(self.times.saturating_sub(1))).min(longest)
     }
 }
 
 impl Node {
-    /// Makes keys, turns to them and forgets them when it is time, until cancelled.
+    /// Makes keys, turns to them and forgets them when it is time, until cancelled. A reload lets it look again.
     pub async fn rotate_keys(self: &Arc<Self>, cancel: CancellationToken) {
         let mut failing = Failing::default();
+        let mut snapshots = self.snapshots.subscribe();
         loop {
             let rotated = tokio::select! {
                 () = cancel.cancelled() => return,
                 rotated = self.rotate_once() => rotated,
             };
             let wait = match rotated {
-                Ok(new) => {
+                Ok(()) => {
                     failing = Failing::default();
-                    if let Some(new) = new {
-                        self.record_ca(new);
-                    }
                     let next = self.authority.next_look(self.clock.now(), LONGEST);
                     Duration::try_from(next).unwrap_or_default()
                 }
@@ -56,50 +59,70 @@ impl Node {
                     self.record_failure(&mut failing, &error);
                     match error {
                         // Whoever mends a file waits for it; nobody is burdened by looking again.
-                        Error::Refused { origin: Origin::Disk, .. } | Error::Io { .. } => {
-                            failing.wait().min(AFTER_FILES)
+                        Error::Refused { origin: Origin::Disk, .. } | Error::Io { .. } => failing.wait(AFTER_FILES),
+                        Error::Refused { .. } if self.authority.x509.ends_at(self.clock.now()).is_ok() => {
+                            let next = self.authority.next_look(self.clock.now(), SignedDuration::MAX);
+                            failing.wait(LONGEST_AFTER_REFUSAL).min(Duration::try_from(next).unwrap_or_default())
                         }
-                        _ => failing.wait(),
+                        _ => failing.wait(LONGEST_AFTER_FAILURE),
                     }
                 }
             };
+            // Each arm is cancel-safe: a reload stays marked until it was seen.
             tokio::select! {
                 () = cancel.cancelled() => return,
+                changed = snapshots.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    /// Rotates what is due, and asks the upstream where that takes one.
+    /// Rotates what is due, asks the upstream where that takes one, and records every new CA.
     ///
     /// # Errors
     /// When something was due and could not be had; what was there goes on.
-    pub async fn rotate_once(self: &Arc<Self>) -> Result<Option<NewCa>, Error> {
-        let rotated = self.blocking(|node| node.authority.rotate(node.clock.now())).await?;
-        let Some(upstream) = self.upstream.as_ref().filter(|_| rotated.is_due) else { return Ok(rotated.new) };
-        let request = self.authority.x509.request(self.clock.now())?;
-        let signed = upstream.sign(&request).await?;
-        let adopted = self.blocking(move |node| node.authority.adopt(&request, &signed, node.clock.now())).await?;
-        Ok(adopted.new)
+    pub async fn rotate_once(self: &Arc<Self>) -> Result<(), Error> {
+        let rotated = self.rotate_and_ask().await;
+        self.record_new();
+        rotated
     }
 
-    async fn blocking(
+    async fn rotate_and_ask(self: &Arc<Self>) -> Result<(), Error> {
+        let is_due = self.blocking(|node| node.authority.rotate(node.clock.now())).await?;
+        let Some(upstream) = self.upstream.as_ref().filter(|_| is_due) else { return Ok(()) };
+        let request = self.authority.x509.request(self.clock.now())?;
+        let signed = tokio::time::timeout(UPSTREAM_TIME, upstream.sign(&request)).await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", UPSTREAM_TIME.as_secs());
+            Err(Error::Upstream { origin: upstream.origin(), reason })
+        })?;
+        self.blocking(move |node| node.authority.adopt(&request, &signed, node.clock.now())).await
+    }
+
+    async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> Result<Rotated, Error> + Send + 'static,
-    ) -> Result<Rotated, Error> {
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let node = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || work(&node)).await;
         done.unwrap_or(Err(Error::Crypto { operation: "rotate keys: bug, it panicked" }))
     }
 
-    fn record_ca(&self, new: NewCa) {
-        tracing::info!(upstream = %new.origin, ends_at = %new.ends_at, "a new CA");
-        self.record_authority(AuthorityRecord {
-            outcome: Outcome::Allow,
-            upstream: new.origin.as_str().to_owned(),
-            ends_at: Some(new.ends_at),
-            error: None,
-        });
+    /// What cannot be recorded now is recorded later.
+    fn record_new(&self) {
+        for new in self.authority.x509.unrecorded() {
+            let NewCa { origin, ends_at } = new;
+            let recorded = self.record_authority(AuthorityRecord {
+                outcome: Outcome::Allow,
+                upstream: origin.as_str().to_owned(),
+                ends_at: Some(ends_at),
+                error: None,
+            });
+            if !recorded {
+                return;
+            }
+            tracing::info!(upstream = %origin, %ends_at, "a new CA");
+            self.authority.x509.recorded(&new);
+        }
     }
 
     /// Once for each thing that is wrong, however often it is met.
@@ -124,9 +147,12 @@ impl Node {
         failing.error = Some(text);
     }
 
-    fn record_authority(&self, record: AuthorityRecord) {
-        if let Err(error) = self.log.append(&Record::Authority(record)) {
-            tracing::error!(error = %with_sources(&error), "a change of the CA could not be recorded");
+    /// Says whether it is done.
+    fn record_authority(&self, record: AuthorityRecord) -> bool {
+        let recorded = self.log.append(&Record::Authority(record));
+        if let Err(error) = &recorded {
+            tracing::error!(error = %with_sources(error), "a change of the CA could not be recorded");
         }
+        recorded.is_ok()
     }
 }

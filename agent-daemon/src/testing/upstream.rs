@@ -53,6 +53,7 @@ impl Default for Signing {
 #[derive(Debug)]
 pub struct FakeUpstream {
     clock: Arc<FakeClock>,
+    began_at: Timestamp,
     root: Issuer<'static, KeyPair>,
     certificate: Vec<u8>,
     signing: Mutex<Signing>,
@@ -70,7 +71,20 @@ impl FakeUpstream {
         params.not_before = moment(clock.now()) - Duration::from_secs(60);
         params.not_after = moment(clock.now()) + life;
         let certificate = params.self_signed(&key).expect("a root").der().to_vec();
-        Self { clock, root: Issuer::new(params, key), certificate, signing: Mutex::default(), asked: AtomicU32::new(0) }
+        let began_at = clock.now();
+        Self {
+            clock,
+            began_at,
+            root: Issuer::new(params, key),
+            certificate,
+            signing: Mutex::default(),
+            asked: AtomicU32::new(0),
+        }
+    }
+
+    /// When it was made.
+    pub fn began_at(&self) -> Timestamp {
+        self.began_at
     }
 
     /// Its root, DER.

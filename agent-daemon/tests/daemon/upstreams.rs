@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_daemon::authority::{CaFiles, CaSource, Error};
+use agent_daemon::clock::Clock as _;
 use agent_daemon::node::Refusal;
 use agent_daemon::testing::{FakeClock, FakeUpstream, Setup, Signing, TestNode};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384,
-    PKCS_ED25519, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType,
 };
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::*;
@@ -50,6 +51,12 @@ async fn svid(t: &TestNode) -> Result<(Vec<Vec<u8>>, Vec<u8>), Refusal> {
     Ok((chain, svids.bundles.own.x509.to_vec()))
 }
 
+/// In the key directory.
+fn stored_cas(t: &TestNode) -> usize {
+    let names = fs::read_dir(t.directory.path().join("keys")).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("ca-")).count()
+}
+
 /// Runs the rotation until something holds.
 async fn rotating(t: &TestNode, what: &str, holds: impl Fn() -> bool) {
     let cancel = CancellationToken::new();
@@ -72,7 +79,7 @@ async fn an_upstream_signs_the_ca_and_its_root_is_what_others_trust() {
     let (_, root) = parse_x509_certificate(&roots).unwrap();
     leaf.verify_signature(Some(ca.public_key())).unwrap();
     ca.verify_signature(Some(root.public_key())).unwrap();
-    assert!(t.node.rotate_once().await.unwrap().is_none());
+    t.node.rotate_once().await.unwrap();
     assert_eq!(upstream.asked(), 1, "and not again before half of its life");
     t.clock.advance(CA_LIFE / 2);
     t.node.rotate_once().await.unwrap();
@@ -132,6 +139,7 @@ async fn what_an_upstream_signs_wrongly_is_refused_recorded_once_and_the_last_go
         (Signing { uri: "spiffe://example.org/path".to_owned(), ..good() }, "not for spiffe://example.org"),
         (Signing { uri: "https://example.org".to_owned(), ..good() }, "not for spiffe://example.org"),
         (Signing { life: Some(CA_LIFE + Duration::from_secs(90)), ..good() }, "longer than was asked for"),
+        (Signing { life: Some(CA_LIFE / 2), ..good() }, "no later than the one before it"),
         (Signing { is_ca: false, ..good() }, "not one of a CA"),
         (Signing { other_key: true, ..good() }, "no certificate is for the key"),
         (Signing { with_root: false, ..good() }, "nothing leads to a root"),
@@ -167,6 +175,61 @@ async fn no_svid_outlives_its_ca_nor_the_ca_its_root() {
     assert!(error.contains("is over"), "{error}");
     assert_eq!(upstream.asked(), 2);
     assert_eq!(t.node.authority.x509.roots(), [upstream.certificate()], "others may still have something below it");
+}
+
+#[tokio::test]
+async fn an_issuer_that_ends_soon_is_not_asked_for_ca_after_ca_that_end_with_it() {
+    let (t, upstream) = below(Duration::from_secs(400));
+    t.node.rotate_once().await.unwrap();
+    let before = svid(&t).await.unwrap().0[1].clone();
+    for second in 200..400 {
+        t.clock.set(upstream.began_at() + Duration::from_secs(second));
+        let error = t.node.rotate_once().await.unwrap_err().to_string();
+        assert!(error.contains("no later than the one before it"), "{error}");
+        assert_eq!(svid(&t).await.unwrap().0[1], before);
+    }
+    assert_eq!(stored_cas(&t), 1);
+}
+
+#[tokio::test]
+async fn a_ca_of_a_moment_is_refused_and_a_start_goes_on_without_one() {
+    let (t, upstream) = below(YEAR);
+    upstream.set(Signing { life: Some(Duration::from_secs(59)), ..Signing::default() });
+    let error = t.node.rotate_once().await.unwrap_err().to_string();
+    assert!(error.contains("in less than 60 s"), "{error}");
+    assert_eq!(stored_cas(&t), 0);
+    upstream.set(Signing::default());
+    t.node.rotate_once().await.unwrap();
+    svid(&t).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ca_signs_nothing_before_its_root_is_published_and_is_recorded_once() {
+    let (t, upstream) = below(YEAR);
+    t.node.rotate_once().await.unwrap();
+    // There is room for no file of this name.
+    let published = t.directory.path().join("keys/bundle.json");
+    fs::remove_file(&published).unwrap();
+    fs::create_dir(&published).unwrap();
+    t.clock.advance(CA_LIFE);
+    assert!(t.node.rotate_once().await.is_err());
+    assert!(svid(&t).await.is_err(), "the old one is over, and the new one is known to nobody");
+    fs::remove_dir(&published).unwrap();
+    t.node.rotate_once().await.unwrap();
+    svid(&t).await.unwrap();
+    assert_eq!(upstream.asked(), 2);
+    let records = || t.records_of("authority").len();
+    assert_eq!(records(), 2);
+    t.node.rotate_once().await.unwrap();
+    assert_eq!(records(), 2);
+}
+
+#[tokio::test]
+async fn the_first_ca_of_a_node_is_recorded() {
+    let t = super::spiffe::setup(1).build();
+    t.node.rotate_once().await.unwrap();
+    let record = t.last("authority");
+    assert_eq!((&record["outcome"], &record["upstream"]), (&"allow".into(), &"embedded".into()));
 }
 
 #[tokio::test]
@@ -243,16 +306,12 @@ async fn a_ca_in_files_signs_and_is_replaced_when_they_are() {
     let (chain, roots) = svid(&t).await.unwrap();
     assert_eq!(chain.len(), 2);
     assert_eq!(roots, ::pem::parse(&files.root_pem).unwrap().into_contents());
-    let stored: Vec<_> =
-        fs::read_dir(t.directory.path().join("keys")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(
-        !stored.iter().any(|name| name.to_string_lossy().starts_with("ca-")),
-        "the key is copied nowhere: {stored:?}"
-    );
-    assert!(t.node.rotate_once().await.unwrap().is_none(), "nothing changed");
+    assert_eq!(stored_cas(&t), 0, "the key is copied nowhere");
+    t.node.rotate_once().await.unwrap();
+    assert_eq!(svid(&t).await.unwrap().0[1], chain[1], "nothing changed");
     let other = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
     files.write_ca(&other, &ca_params("two", BasicConstraints::Constrained(0)));
-    assert!(t.node.rotate_once().await.unwrap().is_some());
+    t.node.rotate_once().await.unwrap();
     let (again, _) = svid(&t).await.unwrap();
     assert_ne!(again[1], chain[1]);
 }
@@ -266,7 +325,7 @@ async fn files_that_are_of_no_use_are_refused_and_the_last_good_ca_goes_on() {
     files.write_ca(&key, &good());
     let t = on_disk(&files);
     let stranger = Files::new();
-    let refusals: [(&str, &dyn Fn()); 9] = [
+    let refusals: [(&str, &dyn Fn()); 12] = [
         ("no certificate is for the key", &|| files.write("ca.key", &KeyPair::generate().unwrap().serialize_pem())),
         ("neither P-256, P-384 nor RSA", &|| {
             files.write_ca(&KeyPair::generate_for(&PKCS_ED25519).unwrap(), &good());
@@ -290,6 +349,21 @@ async fn files_that_are_of_no_use_are_refused_and_the_last_good_ca_goes_on() {
             params.key_usages = vec![KeyUsagePurpose::CrlSign];
             files.write_ca(&key, &params);
         }),
+        ("would not verify", &|| {
+            let mut params = good();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            files.write_ca(&key, &params);
+        }),
+        ("would not verify", &|| {
+            let mut params = good();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            files.write_ca(&key, &params);
+        }),
+        ("names something twice", &|| {
+            files.write("ca.pem", include_str!("../vectors/ca-two-units.pem"));
+            files.write("ca.key", include_str!("../vectors/ca-two-units.key"));
+            files.write("roots.pem", include_str!("../vectors/ca-two-units.pem"));
+        }),
     ];
     for (words, spoil) in refusals {
         files.write("roots.pem", &files.root_pem);
@@ -301,6 +375,45 @@ async fn files_that_are_of_no_use_are_refused_and_the_last_good_ca_goes_on() {
         assert!(error.contains(words), "{words}: {error}");
         assert_eq!(svid(&t).await.unwrap().0[1], before, "{words}");
     }
+}
+
+#[tokio::test]
+async fn of_two_roots_with_one_name_the_one_that_signed_says_when_it_ends() {
+    let files = Files::new();
+    let clock = Arc::new(FakeClock::default());
+    let at = |seconds: u64| {
+        let now = ::time::OffsetDateTime::from_unix_timestamp(clock.now().as_second()).unwrap();
+        now + Duration::from_secs(seconds)
+    };
+    let root = |from: ::time::OffsetDateTime, to: ::time::OffsetDateTime, key: &KeyPair| {
+        let mut params = ca_params("root", BasicConstraints::Unconstrained);
+        (params.not_before, params.not_after) = (from, to);
+        params.self_signed(key).unwrap().pem()
+    };
+    let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let long = root(at(0), at(9000), &other);
+    let begins_later = root(at(50), at(9000), &key);
+    for (roots, seconds) in [
+        (vec![root(at(0), at(100), &key), long.clone()], 100),
+        (vec![long.clone(), root(at(0), at(100), &key)], 100),
+        // The same root, signed again.
+        (vec![root(at(0), at(100), &key), root(at(0), at(300), &key)], 300),
+        (vec![root(at(0), at(100), &key), begins_later.clone()], 100),
+    ] {
+        files.write("roots.pem", &roots.concat());
+        let issuer = Issuer::new(ca_params("root", BasicConstraints::Unconstrained), &key);
+        let ca = KeyPair::generate().unwrap();
+        let params = ca_params("ca", BasicConstraints::Constrained(0));
+        files.write("ca.pem", &params.signed_by(&ca, &issuer).unwrap().pem());
+        files.write("ca.key", &ca.serialize_pem());
+        let t = Setup { clock: Arc::clone(&clock), ca: files.source(true), ..super::spiffe::setup(1) }.build();
+        let ends_at = t.node.authority.x509.ends_at(clock.now()).unwrap();
+        assert_eq!(ends_at.duration_since(clock.now()).as_secs(), seconds);
+    }
+    let t = Setup { clock, ca: files.source(true), ..super::spiffe::setup(1) }.build();
+    files.write("roots.pem", &begins_later);
+    let error = t.node.rotate_once().await.unwrap_err().to_string();
+    assert!(error.contains("is not good yet"), "{error}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{Issuer, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use webpki::KeyUsage;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::public_key::PublicKey;
@@ -22,6 +23,8 @@ const MAX_PRESENTED: usize = 4;
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
 /// For the certificate that is made to see whether one would verify.
 const PROBE_LIFE: SignedDuration = SignedDuration::from_secs(1);
+/// Whoever is asked at half of each life should not be asked all the time.
+const SHORTEST_LIFE: SignedDuration = SignedDuration::from_secs(60);
 
 /// What an upstream authority answered: certificates in any order, ours among them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,33 +44,26 @@ pub(super) struct Path {
     pub(super) roots: Vec<Vec<u8>>,
 }
 
-impl Path {
-    /// When the first certificate on the way from the CA to its root is over, the root included.
-    pub(super) fn ends_at(&self) -> Option<Timestamp> {
-        let presented = self.presented.iter().map(|one| parse(one)).collect::<Option<Vec<_>>>()?;
-        let roots = self.roots.iter().map(|one| parse(one)).collect::<Option<Vec<_>>>()?;
-        let root = match presented.last() {
-            Some(last) => {
-                let signers = roots.iter().filter(|root| root.subject().as_raw() == last.issuer().as_raw());
-                signers.filter_map(not_after).max()?
-            }
-            None => not_after(roots.first()?)?,
-        };
-        presented.iter().map(not_after).chain([Some(root)]).collect::<Option<Vec<_>>>()?.into_iter().min()
-    }
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// When.
+    pub(super) at: Timestamp,
+    /// How long it was to live.
+    pub(super) lifetime: SignedDuration,
+    /// When the newest one that is held ends.
+    pub(super) newest_ends_at: Option<Timestamp>,
 }
 
 /// The way from a key's certificate to the roots, if it is good for what a CA of ours does, and until when it is.
 ///
-/// `asked` is the longest life that was asked for.
-///
 /// # Errors
 /// What is wrong with it, for people.
-pub(super) fn path(
+pub(super) fn judge(
     signed: &Signed,
-    public_key: &[u8],
+    key: &[u8],
     trust_domain: &TrustDomain,
-    asked: Option<Timestamp>,
+    asked: Option<Asked>,
     now: Timestamp,
 ) -> Result<(Path, Timestamp), String> {
     let count = signed.certificates.len().saturating_add(signed.roots.len());
@@ -84,54 +80,35 @@ pub(super) fn path(
             list.push((bytes, certificate));
         }
     }
-    let has_key = |certificate: &X509Certificate<'_>| certificate.public_key().subject_public_key.data == public_key;
-    let own = others.iter().find(|(_, certificate)| has_key(certificate));
-    let (mut presented, mut issuer) = (Vec::new(), None);
-    let first = match (own, roots.iter().find(|(_, root)| has_key(root))) {
-        (Some(own), _) => {
-            presented.push(own);
-            issuer = Some(own.1.issuer());
-            own
-        }
-        // A CA of files may be its own root.
-        (None, Some(root)) => root,
-        (None, None) => return Err("no certificate is for the key that was asked about".to_owned()),
-    };
-    check_ca(&first.1, trust_domain, asked)?;
-    while let Some(name) = issuer {
-        if roots.iter().any(|(_, root)| root.subject().as_raw() == name.as_raw()) {
-            break;
-        }
-        let next = others.iter().find(|(_, other)| other.subject().as_raw() == name.as_raw());
-        let next = next.ok_or_else(|| format!("nothing leads to a root: the certificate of {name} is missing"))?;
-        if presented.len() >= MAX_PRESENTED {
-            return Err(format!("more than {MAX_PRESENTED} certificates lie between the CA and its root"));
-        }
-        issuer = Some(next.1.issuer());
-        presented.push(next);
-    }
     for (_, root) in &roots {
         let is_usable = matches!(root.public_key().parsed(), Ok(PublicKey::EC(_) | PublicKey::RSA(_)));
         if !is_usable {
             return Err(format!("the key of the root {} is neither RSA nor of an elliptic curve", root.subject()));
         }
     }
-    let presented = presented.iter().map(|(bytes, _)| bytes.to_vec()).collect();
+    let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key)).map_err(|error| format!("its key: {error}"))?;
+    let has_key =
+        |(_, one): &&(&[u8], X509Certificate<'_>)| one.public_key().subject_public_key.data == key.public_key_raw();
+    // A CA of files may be its own root.
+    let own = others.iter().find(has_key).or_else(|| roots.iter().find(has_key));
+    let (own, certificate) = own.ok_or("no certificate is for the key that was asked about")?;
+    check_ca(certificate, trust_domain)?;
+    let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(*own), key).map_err(|error| error.to_string())?;
+    let others: Vec<Vec<u8>> = others.iter().map(|(bytes, _)| bytes.to_vec()).collect();
     let mut roots: Vec<Vec<u8>> = roots.iter().map(|(bytes, _)| bytes.to_vec()).collect();
-    roots.sort_by_key(|root| root != first.0);
-    let path = Path { presented, roots };
-    let ends_at = path.ends_at().ok_or("the end of its validity is no time")?;
-    if ends_at <= now {
-        return Err(format!("it, or what is above it, is over since {ends_at}"));
+    roots.sort_by_key(|root| root != own);
+    let found = probe(&issuer, certificate, &others, &roots, trust_domain, now)?;
+    if found.between.len() > MAX_PRESENTED {
+        return Err(format!("more than {MAX_PRESENTED} certificates lie between the CA and its root"));
     }
-    Ok((path, ends_at))
+    let ends_at = found.ends_at;
+    if let Some(asked) = asked {
+        check_life(certificate, ends_at, asked, now)?;
+    }
+    Ok((Path { presented: found.between, roots }, ends_at))
 }
 
-fn check_ca(
-    certificate: &X509Certificate<'_>,
-    trust_domain: &TrustDomain,
-    asked: Option<Timestamp>,
-) -> Result<(), String> {
+fn check_ca(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain) -> Result<(), String> {
     let unreadable = |_| "its extensions cannot be read".to_owned();
     let constraints = certificate.basic_constraints().map_err(unreadable)?;
     if !constraints.is_some_and(|constraints| constraints.value.ca) {
@@ -152,29 +129,62 @@ fn check_ca(
             return Err(format!("the certificate is for {uri:?} and not for spiffe://{trust_domain}"));
         }
     }
-    let ends_at = not_after(certificate).ok_or("the end of its validity is no time")?;
-    if asked.is_some_and(|asked| ends_at.duration_since(asked) > CLOCK_TOLERANCE) {
+    Ok(())
+}
+
+/// `ends_at` is the end of the whole way to the root.
+fn check_life(
+    certificate: &X509Certificate<'_>,
+    ends_at: Timestamp,
+    asked: Asked,
+    now: Timestamp,
+) -> Result<(), String> {
+    let own_end = not_after(certificate).ok_or("the end of its validity is no time")?;
+    let last = asked.at.saturating_add(asked.lifetime).unwrap_or(Timestamp::MAX);
+    if own_end.duration_since(last) > CLOCK_TOLERANCE {
         return Err("the certificate is good for longer than was asked for".to_owned());
+    }
+    // Those of an issuer that ends soon would all end with it, each of them due at half of what is left.
+    if asked.newest_ends_at.is_some_and(|newest| ends_at <= newest) {
+        return Err(format!("it ends at {ends_at}, no later than the one before it: what is above it ends too soon"));
+    }
+    let shortest = SHORTEST_LIFE.min(asked.lifetime / 2);
+    if ends_at.duration_since(now) < shortest {
+        return Err(format!("it ends at {ends_at}, in less than {} s", shortest.as_secs()));
     }
     Ok(())
 }
 
-/// Whether an SVID that this CA signs would verify, now.
-pub(super) fn probe(
-    issuer: &Issuer<'static, KeyPair>,
-    path: &Path,
+/// Whether SVIDs that this CA signs would verify, now: to servers and to clients. The way that a verifier took.
+fn probe(
+    issuer: &Issuer<'_, KeyPair>,
+    certificate: &X509Certificate<'_>,
+    others: &[Vec<u8>],
+    roots: &[Vec<u8>],
     trust_domain: &TrustDomain,
     now: Timestamp,
-) -> Result<(), String> {
+) -> Result<chain::Way, String> {
     let spiffe_id: SpiffeId =
         format!("spiffe://{trust_domain}/probe").parse().map_err(|_| "the trust domain is no SPIFFE ID".to_owned())?;
     let until = now.saturating_add(PROBE_LIFE).unwrap_or(now);
     let subject =
         svid::Subject { spiffe_id: &spiffe_id, dns_names: &[], serial: &[1; 16], begins_at: now, ends_at: until };
-    let leaf = svid::issue(issuer, &path.presented.concat(), Life { begins_at: now, ends_at: until }, &subject);
+    let leaf = svid::issue(issuer, &[], Life { begins_at: now, ends_at: until }, &subject);
     let leaf = leaf.map_err(|error| format!("nothing can be signed with it: {error}"))?;
-    chain::verify(&leaf.chain, &path.roots, KeyUsage::client_auth(), now)
-        .map_err(|error| format!("what it signs would not verify: {error}"))
+    let named = parse(&leaf.chain).is_some_and(|leaf| leaf.issuer().as_raw() == certificate.subject().as_raw());
+    if !named {
+        return Err("its subject names something twice (OU, DC), which what it signs could not repeat".to_owned());
+    }
+    let way = |usage| {
+        chain::way(&leaf.chain, others, roots, usage, now).map_err(|error| match error {
+            chain::NoWay::NoRoot => {
+                format!("nothing leads to a root: what is above {} is missing", certificate.issuer())
+            }
+            chain::NoWay::Other(error) => format!("what it signs would not verify: {error}"),
+        })
+    };
+    way(KeyUsage::server_auth())?;
+    way(KeyUsage::client_auth())
 }
 
 fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {

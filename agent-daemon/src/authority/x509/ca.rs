@@ -52,9 +52,8 @@ impl Ca {
     pub(super) fn read(generation: &Generation) -> Result<Self, Error> {
         let damaged = || Error::Unseal { name: format!("CA {}", generation.number) };
         let stored = Stored::read(&generation.content).ok_or_else(damaged)?;
-        let ends_at = stored.path.ends_at().ok_or_else(damaged)?;
         // The file's own time, not the certificate's, which begins a little earlier.
-        let life = Life { begins_at: generation.created_at, ends_at };
+        let life = Life { begins_at: generation.created_at, ends_at: stored.ends_at };
         Self::new(generation.number, life, stored.origin, stored.key, stored.path)
     }
 
@@ -78,9 +77,11 @@ impl fmt::Debug for Ca {
     }
 }
 
-/// A CA as it is sealed: who made it, the key, how many certificates are presented, those, and the roots.
+/// A CA as it is sealed: who made it, when it ends, the key, how many certificates are presented, those, and the
+/// roots.
 pub(super) struct Stored<'a> {
     pub(super) origin: Origin,
+    pub(super) ends_at: Timestamp,
     pub(super) key: &'a [u8],
     pub(super) path: Path,
 }
@@ -91,10 +92,11 @@ impl<'a> Stored<'a> {
         let key_length = u16::try_from(self.key.len()).map_err(|_| too_large())?;
         let presented = u8::try_from(self.path.presented.len()).map_err(|_| too_large())?;
         let certificates = || self.path.presented.iter().chain(&self.path.roots);
-        let size = certificates().map(Vec::len).sum::<usize>().saturating_add(self.key.len()).saturating_add(4);
+        let size = certificates().map(Vec::len).sum::<usize>().saturating_add(self.key.len()).saturating_add(12);
         // The whole capacity at once: a vector that grows leaves copies of a key behind.
         let mut content = Zeroizing::new(Vec::with_capacity(size));
         content.push(self.origin.code());
+        content.extend_from_slice(&self.ends_at.as_second().to_be_bytes());
         content.extend_from_slice(&key_length.to_be_bytes());
         content.extend_from_slice(self.key);
         content.push(presented);
@@ -104,13 +106,15 @@ impl<'a> Stored<'a> {
 
     fn read(content: &'a [u8]) -> Option<Self> {
         let (origin, rest) = content.split_first()?;
+        let (ends_at, rest) = rest.split_first_chunk::<8>()?;
+        let ends_at = Timestamp::from_second(i64::from_be_bytes(*ends_at)).ok()?;
         let (length, rest) = rest.split_first_chunk::<2>()?;
         let (key, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
         let (presented, certificates) = rest.split_first()?;
         let mut presented_ones = der_sequence(certificates)?;
         let roots = presented_ones.split_off((*presented).into());
         let path = Path { presented: presented_ones, roots };
-        (!path.roots.is_empty()).then_some(Self { origin: Origin::from_code(*origin)?, key, path })
+        (!path.roots.is_empty()).then_some(Self { origin: Origin::from_code(*origin)?, ends_at, key, path })
     }
 }
 
@@ -123,7 +127,7 @@ pub(super) fn generate(trust_domain: &TrustDomain, life: Life) -> Result<Zeroizi
     params.not_after = moment(life.ends_at)?;
     let certificate = params.self_signed(&key).map_err(Error::Certificate)?;
     let path = Path { presented: Vec::new(), roots: vec![certificate.der().to_vec()] };
-    Stored { origin: Origin::Embedded, key: &document, path }.write()
+    Stored { origin: Origin::Embedded, ends_at: life.ends_at, key: &document, path }.write()
 }
 
 /// Asks for a certificate with everything that a CA of ours has. PEM.

@@ -45,16 +45,80 @@ pub(crate) fn der_sequence(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
 
 /// A chain (the end first, DER one after the other) against roots.
 pub(crate) fn verify(chain: &[u8], roots: &[Vec<u8>], usage: KeyUsage, now: Timestamp) -> Result<(), String> {
-    let chain = der_sequence(chain).ok_or("it is not a chain of certificates")?;
-    let certificates: Vec<CertificateDer<'_>> = chain.iter().map(|one| CertificateDer::from(one.as_slice())).collect();
-    let (end, intermediates) = certificates.split_first().ok_or("there is no certificate")?;
+    let mut chain = der_sequence(chain).ok_or("it is not a chain of certificates")?.into_iter();
+    let end = chain.next().ok_or("there is no certificate")?;
+    verify_for(&end, &chain.collect::<Vec<_>>(), roots, usage, now, |_, _| ()).map_err(|error| error.to_string())
+}
+
+/// From a certificate to a root.
+pub(super) struct Way {
+    /// Those between, the one that signed the certificate first.
+    pub(super) between: Vec<Vec<u8>>,
+    /// When the first on the way is over, the root included and the certificate not.
+    pub(super) ends_at: Timestamp,
+}
+
+/// Why there is none.
+pub(super) enum NoWay {
+    /// Nothing signed it, or what signed it, as far as can be seen.
+    NoRoot,
+    /// In words.
+    Other(String),
+}
+
+/// One that a verifier who trusts these roots would take.
+pub(super) fn way(
+    end: &[u8],
+    others: &[Vec<u8>],
+    roots: &[Vec<u8>],
+    usage: KeyUsage,
+    now: Timestamp,
+) -> Result<Way, NoWay> {
+    let (between, place) =
+        verify_for(end, others, roots, usage, now, |between, place| (between, place)).map_err(|error| match error {
+            webpki::Error::UnknownIssuer => NoWay::NoRoot,
+            error => NoWay::Other(error.to_string()),
+        })?;
+    let no_time = || NoWay::Other("the end of a validity is no time".to_owned());
+    let root = roots.get(place).and_then(|root| parse(root)).ok_or_else(no_time)?;
+    // A root that was signed again for the same key is the same root: who trusts both goes on with the other.
+    let same = roots.iter().filter_map(|other| parse(other)).filter(|other| {
+        other.subject().as_raw() == root.subject().as_raw() && other.public_key().raw == root.public_key().raw
+    });
+    let has_begun = |root: &X509Certificate<'_>| root.validity().not_before.timestamp() <= now.as_second();
+    let root_end = same.filter(has_begun).filter_map(|root| not_after(&root)).max();
+    let root_end = root_end.ok_or_else(|| NoWay::Other(format!("the root {} is not good yet", root.subject())))?;
+    if root_end <= now {
+        return Err(NoWay::Other(format!("the root {} is over since {root_end}", root.subject())));
+    }
+    let ends = between.iter().map(|one| parse(one).and_then(|one| not_after(&one)));
+    let ends = ends.chain([Some(root_end)]).collect::<Option<Vec<_>>>().ok_or_else(no_time)?;
+    let ends_at = ends.into_iter().min().ok_or_else(no_time)?;
+    Ok(Way { between, ends_at })
+}
+
+/// Hands on the certificates between the end and the root, and the place of the root.
+fn verify_for<T>(
+    end: &[u8],
+    others: &[Vec<u8>],
+    roots: &[Vec<u8>],
+    usage: KeyUsage,
+    now: Timestamp,
+    found: impl FnOnce(Vec<Vec<u8>>, usize) -> T,
+) -> Result<T, webpki::Error> {
+    let others: Vec<CertificateDer<'_>> = others.iter().map(|one| CertificateDer::from(one.as_slice())).collect();
     let roots: Vec<CertificateDer<'_>> = roots.iter().map(|root| CertificateDer::from(root.as_slice())).collect();
-    let anchors: Vec<_> = roots.iter().filter_map(|root| anchor_from_trusted_cert(root).ok()).collect();
-    let end = EndEntityCert::try_from(end).map_err(|error| error.to_string())?;
+    let anchors = roots.iter().enumerate();
+    let (places, anchors): (Vec<usize>, Vec<_>) =
+        anchors.filter_map(|(place, root)| Some((place, anchor_from_trusted_cert(root).ok()?))).unzip();
+    let end = CertificateDer::from(end);
+    let end = EndEntityCert::try_from(&end)?;
     let seconds = u64::try_from(now.as_second()).unwrap_or_default();
     let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    let verified = end.verify_for_usage(ALGORITHMS, &anchors, intermediates, time, usage, None, None);
-    verified.map(drop).map_err(|error| error.to_string())
+    let path = end.verify_for_usage(ALGORITHMS, &anchors, &others, time, usage, None, None)?;
+    let place = anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
+    let place = place.and_then(|place| places.get(place)).copied().ok_or(webpki::Error::UnknownIssuer)?;
+    Ok(found(path.intermediate_certificates().map(|one| one.der().to_vec()).collect(), place))
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Option<X509Certificate<'_>> {

@@ -42,22 +42,23 @@ pub struct CaFiles {
 pub(super) type Seen = Vec<file::Seen>;
 
 impl CaFiles {
-    /// The CA, when the files are not those that were seen last.
+    /// The CA, when the files are not those that were seen last. What was refused was not seen: it is looked at again,
+    /// and refused again, until it is mended.
     ///
     /// # Errors
     /// When they cannot be read, do not fit each other, or are not a CA of this trust domain.
     pub(super) fn read_if_changed(
         &self,
-        seen: &mut Option<Seen>,
+        seen: Option<&Seen>,
         trust_domain: &TrustDomain,
         now: Timestamp,
-    ) -> Result<Option<Ca>, Error> {
+    ) -> Result<Option<(Ca, Seen)>, Error> {
         let mut files = vec![open(&self.key, KEY_BITS)?, open(&self.certificate, CERTIFICATE_BITS)?];
         if let Some(bundle) = &self.bundle {
             files.push(open(bundle, CERTIFICATE_BITS)?);
         }
         let found: Seen = files.iter().map(|file| file.seen).collect();
-        if seen.as_ref() == Some(&found) {
+        if seen == Some(&found) {
             return Ok(None);
         }
         let mut contents = files.into_iter().map(Opened::read).collect::<Result<Vec<_>, _>>()?.into_iter();
@@ -69,9 +70,7 @@ impl CaFiles {
             trust_domain,
             now,
         )?;
-        // Only now: what was refused is looked at again, and refused again, until it is mended.
-        *seen = Some(found);
-        Ok(Some(ca))
+        Ok(Some((ca, found)))
     }
 
     fn parse(
@@ -86,8 +85,9 @@ impl CaFiles {
         let key = private_key(key).ok_or_else(|| {
             refused(format!("{} holds no PKCS#8 key (openssl pkcs8 -topk8 -nodes writes one)", self.key.display()))
         })?;
-        let public_key = public_key(&key)
-            .ok_or_else(|| refused(format!("the key in {} is neither P-256, P-384 nor RSA", self.key.display())))?;
+        if !is_usable(&key) {
+            return Err(refused(format!("the key in {} is neither P-256, P-384 nor RSA", self.key.display())));
+        }
         let read = |path: &Path, text: &[u8]| {
             let certificates = certificates(text).filter(|certificates| !certificates.is_empty());
             certificates.ok_or_else(|| refused(format!("{} holds no certificates", path.display())))
@@ -97,11 +97,9 @@ impl CaFiles {
             _ => Vec::new(),
         };
         let signed = Signed { certificates: read(&self.certificate, certificate)?, roots };
-        let (path, ends_at) = adopt::path(&signed, &public_key, trust_domain, None, now).map_err(refused)?;
-        let ca = Ca::new(0, Life { begins_at: now, ends_at }, Origin::Disk, &key, path.clone())
-            .map_err(|error| refused(error.to_string()))?;
-        adopt::probe(ca.issuer(), &path, trust_domain, now).map_err(refused)?;
-        Ok(ca)
+        let (path, ends_at) = adopt::judge(&signed, &key, trust_domain, None, now).map_err(refused)?;
+        Ca::new(0, Life { begins_at: now, ends_at }, Origin::Disk, &key, path)
+            .map_err(|error| refused(error.to_string()))
     }
 }
 
@@ -153,8 +151,7 @@ fn certificates(text: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(blocks.into_iter().filter(|block| block.tag() == "CERTIFICATE").map(pem::Pem::into_contents).collect())
 }
 
-/// As it stands in a certificate. Ed25519 is left out: an X509-SVID is to verify everywhere.
-fn public_key(pkcs8: &[u8]) -> Option<Vec<u8>> {
-    let pair = KeyPair::try_from(pkcs8).ok()?;
-    (pair.algorithm() != &PKCS_ED25519).then(|| pair.public_key_raw().to_vec())
+/// Ed25519 is left out: an X509-SVID is to verify everywhere.
+fn is_usable(pkcs8: &[u8]) -> bool {
+    KeyPair::try_from(pkcs8).is_ok_and(|pair| pair.algorithm() != &PKCS_ED25519)
 }

@@ -19,7 +19,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
 pub use self::adopt::Signed;
@@ -27,8 +26,9 @@ pub(crate) use self::chain::{der_sequence, spiffe_id, verify};
 pub use self::disk::CaFiles;
 pub use self::svid::{Subject, X509Svid};
 
+use self::adopt::Asked;
 use self::ca::{Ca, Stored};
-use super::generations::Generations;
+use super::generations::{Generations, MAX_GENERATIONS};
 use super::key::generate_pkcs8;
 use super::schedule::{self, Life};
 use super::{Error, Sealer};
@@ -110,7 +110,6 @@ impl CaSource {
 /// What an upstream authority is asked to sign.
 pub struct CaRequest {
     key: Zeroizing<Vec<u8>>,
-    public_key: Vec<u8>,
     /// PKCS#10, PEM.
     pub csr_pem: String,
     /// How long the CA is to live.
@@ -133,15 +132,6 @@ pub struct NewCa {
     pub ends_at: Timestamp,
 }
 
-/// What a rotation did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rotated {
-    /// What is new.
-    pub new: Option<NewCa>,
-    /// Whether an upstream has to be asked for the next.
-    pub is_due: bool,
-}
-
 /// Signs X509-SVIDs with one of its CAs.
 #[derive(Debug)]
 pub struct X509Authority {
@@ -158,6 +148,8 @@ pub struct X509Authority {
 struct Rotating {
     /// The files as they were when the CA was last read from them.
     seen: Option<disk::Seen>,
+    /// Those that the audit log does not know of yet, oldest first.
+    unrecorded: Vec<NewCa>,
 }
 
 /// The CAs as they are now. Swapped whole.
@@ -189,32 +181,34 @@ impl X509Authority {
             cas: ArcSwap::from_pointee(Cas::default()),
             rotating: Mutex::default(),
         };
-        authority.rotate(now)?;
+        authority.rotate(now, |_| Ok(()))?;
         Ok(authority)
     }
 
-    /// Makes the next CA when it is time, turns to it when it is time, and forgets what is over. Blocks.
+    /// Makes the next CA when it is time, turns to it when it is time, and forgets what is over. Nothing is signed
+    /// with a CA before `publish` took its roots. Says whether an upstream has to be asked for the next. Blocks.
     ///
     /// # Errors
-    /// When a file cannot be read or written; what was there goes on.
-    pub fn rotate(&self, now: Timestamp) -> Result<Rotated, Error> {
+    /// When a file cannot be read or written, or `publish` fails; what was there goes on.
+    pub fn rotate(&self, now: Timestamp, publish: impl FnOnce(&[Vec<u8>]) -> Result<(), Error>) -> Result<bool, Error> {
         let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = self.read_all()?;
-        let mut new = None;
         if self.source == CaSource::Embedded && schedule::plan(&self.lives(&held), now).is_due {
             // In whole seconds, as in a certificate and in the file.
             let begins_at = Timestamp::from_second(now.as_second()).unwrap_or(now);
             let life = Life { begins_at, ends_at: begins_at.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX) };
+            self.make_room(&mut held, now)?;
             self.generations.add(next_number(&held), begins_at, &ca::generate(&self.trust_domain, life)?)?;
-            new = Some(NewCa { origin: Origin::Embedded, ends_at: life.ends_at });
+            rotating.unrecorded.push(NewCa { origin: Origin::Embedded, ends_at: life.ends_at });
             held = self.read_all()?;
         }
         let mut refused = None;
+        let mut read = None;
         if let CaSource::Disk(files) = &self.source {
             let current = self.cas.load().held.iter().find(|ca| ca.origin == Origin::Disk).map(Arc::clone);
-            match files.read_if_changed(&mut rotating.seen, &self.trust_domain, now) {
-                Ok(Some(ca)) => {
-                    new = Some(NewCa { origin: Origin::Disk, ends_at: ca.life.ends_at });
+            match files.read_if_changed(rotating.seen.as_ref(), &self.trust_domain, now) {
+                Ok(Some((ca, seen))) => {
+                    read = Some((NewCa { origin: Origin::Disk, ends_at: ca.life.ends_at }, seen));
                     held.push(Arc::new(ca));
                 }
                 Ok(None) => held.extend(current),
@@ -225,8 +219,21 @@ impl X509Authority {
                 }
             }
         }
-        // Only when the next one is safe on disk. The last one of an upstream stays for its roots: they are good for
-        // longer, and what other nodes have below them too.
+        // Only when the next one is safe on disk.
+        self.forget(&mut held, now)?;
+        self.turn_to(held, now, publish)?;
+        if let Some((new, seen)) = read {
+            rotating.unrecorded.push(new);
+            rotating.seen = Some(seen);
+        }
+        let is_due = self.source.origin().is_asked() && self.is_due(now);
+        refused.map_or(Ok(is_due), Err)
+    }
+
+    /// Forgets what is over.
+    fn forget(&self, held: &mut Vec<Arc<Ca>>, now: Timestamp) -> Result<(), Error> {
+        // The last one of an upstream stays for its roots: they are good for longer, and what other nodes have below
+        // them too.
         let origin = Some(self.source.origin()).filter(|origin| origin.is_asked());
         let kept = held.iter().rev().find(|ca| Some(ca.origin) == origin).map(|ca| ca.number);
         let is_of_use = |ca: &Ca| ca.origin == Origin::Disk || !ca.life.is_over(now) || Some(ca.number) == kept;
@@ -234,20 +241,25 @@ impl X509Authority {
             self.generations.remove(ca.number)?;
         }
         held.retain(|ca| is_of_use(ca));
-        self.turn_to(held, now);
-        let is_due = self.source.origin().is_asked() && self.is_due(now);
-        match refused {
-            Some(error) => Err(error),
-            None => Ok(Rotated { new, is_due }),
-        }
+        Ok(())
+    }
+
+    /// Forgets what is over already when there is no room for another.
+    fn make_room(&self, held: &mut Vec<Arc<Ca>>, now: Timestamp) -> Result<(), Error> {
+        if held.len() >= MAX_GENERATIONS { self.forget(held, now) } else { Ok(()) }
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
         schedule::plan(&self.lives(&self.cas.load().held), now).is_due
     }
 
-    /// Signs with what is held, and has its roots trusted.
-    fn turn_to(&self, held: Vec<Arc<Ca>>, now: Timestamp) {
+    /// Has the roots of what is held trusted, and then signs with it.
+    fn turn_to(
+        &self,
+        held: Vec<Arc<Ca>>,
+        now: Timestamp,
+        publish: impl FnOnce(&[Vec<u8>]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         // Those of another source stay known until what they signed is over, and sign nothing more.
         let of_source: Vec<&Arc<Ca>> = held.iter().filter(|ca| ca.origin == self.source.origin()).collect();
         let signing = match &self.source {
@@ -257,7 +269,22 @@ impl X509Authority {
             }
         };
         let signing = signing.map(Arc::clone);
+        publish(&roots_of(&held))?;
         self.cas.store(Arc::new(Cas { signing, held }));
+        Ok(())
+    }
+
+    /// Those that came into use and that nobody recorded yet, oldest first.
+    pub fn unrecorded(&self) -> Vec<NewCa> {
+        self.rotating.lock().unwrap_or_else(PoisonError::into_inner).unrecorded.clone()
+    }
+
+    /// The oldest of [`Self::unrecorded`] is in the audit log.
+    pub fn recorded(&self, new: &NewCa) {
+        let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        if rotating.unrecorded.first() == Some(new) {
+            rotating.unrecorded.remove(0);
+        }
     }
 
     /// Asks for a CA: a new key, and what is to be signed for it.
@@ -267,33 +294,43 @@ impl X509Authority {
     pub fn request(&self, now: Timestamp) -> Result<CaRequest, Error> {
         let key = generate_pkcs8(&SystemRandom::new())?;
         let csr_pem = ca::request(&self.trust_domain, &key)?;
-        let public_key = public_key(&key)?;
         let lifetime = Duration::try_from(self.lifetime).unwrap_or_default();
-        Ok(CaRequest { key, public_key, csr_pem, lifetime, asked_at: now })
+        Ok(CaRequest { key, csr_pem, lifetime, asked_at: now })
     }
 
     /// Takes what an upstream signed, if SVIDs can stand on it, and keeps it sealed. Blocks.
     ///
     /// # Errors
     /// When it is of no use, or cannot be written; what was there goes on.
-    pub fn adopt(&self, request: &CaRequest, signed: &Signed, now: Timestamp) -> Result<Rotated, Error> {
+    pub fn adopt(
+        &self,
+        request: &CaRequest,
+        signed: &Signed,
+        now: Timestamp,
+        publish: impl FnOnce(&[Vec<u8>]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let origin = self.source.origin();
         let refused = |reason| Error::Refused { origin, reason };
-        let _alone = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = request.asked_at.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX);
-        let (path, ends_at) =
-            adopt::path(signed, &request.public_key, &self.trust_domain, Some(asked), now).map_err(refused)?;
-        let begins_at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = self.read_all()?;
+        self.make_room(&mut held, now)?;
+        let of_use = self.lives(&held).into_iter().filter(|life| life.is_of_use(now));
+        let asked = Asked {
+            at: request.asked_at,
+            lifetime: self.lifetime,
+            newest_ends_at: of_use.map(|life| life.ends_at).max(),
+        };
+        let judged = adopt::judge(signed, &request.key, &self.trust_domain, Some(asked), now);
+        let (path, ends_at) = judged.map_err(refused)?;
+        let begins_at = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let life = Life { begins_at, ends_at };
         let ca = Ca::new(next_number(&held), life, origin, &request.key, path.clone())
             .map_err(|error| refused(error.to_string()))?;
-        adopt::probe(ca.issuer(), &path, &self.trust_domain, now).map_err(refused)?;
-        let content = Stored { origin, key: &request.key, path }.write()?;
+        let content = Stored { origin, ends_at, key: &request.key, path }.write()?;
         self.generations.add(ca.number, begins_at, &content)?;
+        rotating.unrecorded.push(NewCa { origin, ends_at });
         held.push(Arc::new(ca));
-        self.turn_to(held, now);
-        Ok(Rotated { new: Some(NewCa { origin, ends_at }), is_due: false })
+        self.turn_to(held, now, publish)
     }
 
     /// Those that were sealed, oldest first.
@@ -341,24 +378,22 @@ impl X509Authority {
 
     /// What others have to trust, DER, oldest first.
     pub fn roots(&self) -> Vec<Vec<u8>> {
-        let mut roots: Vec<Vec<u8>> = Vec::new();
-        for root in self.cas.load().held.iter().flat_map(|ca| &ca.roots) {
-            if !roots.contains(root) {
-                roots.push(root.clone());
-            }
-        }
-        roots
+        roots_of(&self.cas.load().held)
     }
+}
+
+fn roots_of(held: &[Arc<Ca>]) -> Vec<Vec<u8>> {
+    let mut roots: Vec<Vec<u8>> = Vec::new();
+    for root in held.iter().flat_map(|ca| &ca.roots) {
+        if !roots.contains(root) {
+            roots.push(root.clone());
+        }
+    }
+    roots
 }
 
 fn next_number(held: &[Arc<Ca>]) -> u32 {
     held.last().map_or(0, |newest| newest.number).saturating_add(1)
-}
-
-fn public_key(pkcs8: &[u8]) -> Result<Vec<u8>, Error> {
-    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8, &SystemRandom::new())
-        .map_err(|_| Error::Crypto { operation: "read a key that was just made" })?;
-    Ok(pair.public_key().as_ref().to_vec())
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ impl PublicKeyData for PublicKey {
 
 /// Makes a key and a certificate for it.
 pub(super) fn issue(
-    issuer: &Issuer<'static, impl SigningKey>,
+    issuer: &Issuer<'_, impl SigningKey>,
     presented: &[u8],
     life: Life,
     subject: &Subject<'_>,

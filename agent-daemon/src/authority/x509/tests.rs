@@ -75,7 +75,8 @@ fn every_svid_has_a_key_of_its_own_that_signs_for_its_certificate() {
     let (one, other) = (issue(&authority, 0, 60).unwrap(), issue(&authority, 0, 60).unwrap());
     assert_ne!(*one.key, *other.key);
     let (_, leaf) = parse_x509_certificate(&one.chain).unwrap();
-    assert_eq!(leaf.public_key().subject_public_key.data.as_ref(), public_key(&one.key).unwrap());
+    let key = rcgen::KeyPair::try_from(one.key.as_slice()).unwrap();
+    assert_eq!(leaf.public_key().subject_public_key.data.as_ref(), key.public_key_raw());
     assert_eq!(format!("{one:?}"), "X509Svid(\"...\")");
 }
 
@@ -93,15 +94,22 @@ fn no_svid_outlives_its_issuer() {
 fn a_ca_is_trusted_before_it_signs_and_until_all_that_it_signed_is_over() {
     let directory = private_tempdir();
     let first = authority(directory.path(), 0);
-    assert_eq!(first.rotate(at(299)).unwrap(), Rotated::default());
-    assert!(first.rotate(at(300)).unwrap().new.is_some());
+    let rotate = |authority: &X509Authority, now| {
+        let known = authority.unrecorded().len();
+        assert!(!authority.rotate(at(now), |_| Ok(())).unwrap(), "nobody has to be asked");
+        authority.unrecorded().len() > known
+    };
+    assert_eq!(first.unrecorded().len(), 1);
+    assert!(!rotate(&first, 299));
+    assert!(rotate(&first, 300));
     assert_eq!(first.roots().len(), 2);
     assert_eq!(first.ends_at(at(499)).unwrap(), at(600));
     // The same CAs after a restart.
     let again = authority(directory.path(), 500);
     assert_eq!(again.roots(), first.roots());
     assert_eq!(again.ends_at(at(500)).unwrap(), at(900));
-    assert!(again.rotate(at(600)).unwrap().new.is_some());
+    assert!(again.unrecorded().is_empty());
+    assert!(rotate(&again, 600));
     assert_eq!(again.roots()[0], first.roots()[1]);
     let svid = issue(&again, 600, 660).unwrap();
     let (_, leaf) = parse_x509_certificate(&svid.chain).unwrap();
