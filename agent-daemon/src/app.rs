@@ -30,7 +30,7 @@ use crate::credential::resolve::{Limits as ResolverLimits, SystemResolver};
 use crate::credential::{CachingResolver, Leases};
 use crate::diagnostic::{Diagnostic, with_sources};
 use crate::kernel::{self, Kernel, LiveKernel, Proof, Tier};
-use crate::node::{self, Node, Parts, SpiffeLimits, oldest_live};
+use crate::node::{self, Fetching, Node, Parts, SpiffeLimits, oldest_live};
 use crate::process::{History, Records};
 use crate::rights;
 use crate::shutdown::{ProcessSignals, Stage, Supervisor};
@@ -295,7 +295,7 @@ fn build_node(
         authority,
         upstream,
         foreign,
-        web_roots: config.federation.ca_file.clone(),
+        fetching: Fetching { web_roots: config.federation.ca_file.clone(), min_refresh: config.federation.min_refresh },
         secrets,
         log,
         clock,
@@ -411,7 +411,7 @@ fn api_config(config: &Config) -> api::Config {
         admin_socket: api.admin_socket.clone(),
         spiffe_socket: config.spiffe.socket.clone(),
         spiffe_socket_mode: config.spiffe.socket_mode,
-        limits: api::Limits { connections: api.max_connections, connections_per_uid: api.max_connections_per_uid },
+        limits: api::Limits { connections: api.max_connections, connections_of_one: api.max_connections_per_uid },
         max_streams_per_connection: api.max_streams_per_connection,
         max_message_bytes: api.max_message_bytes,
         request_timeout: api.request_timeout,

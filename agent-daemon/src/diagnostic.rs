@@ -4,6 +4,9 @@
 
 use std::fmt;
 
+/// Characters of what another machine said.
+const MAX_WORDS: usize = 200;
+
 /// A file that was read by somebody else: the parsers do no IO.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
@@ -70,6 +73,11 @@ impl fmt::Display for Diagnostic {
         }
         Ok(())
     }
+}
+
+/// The beginning of what another machine said, for a log or for people; no control characters.
+pub(crate) fn words(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(MAX_WORDS).collect()
 }
 
 /// An error with its causes, in one line.

@@ -29,7 +29,7 @@ const BODY_BYTES: usize = 16 * 1024;
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADER_TIME: Duration = Duration::from_secs(5);
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-const CONNECTION_TIME: Duration = Duration::from_secs(300);
+const MAX_CONNECTION_TIME: Duration = Duration::from_secs(300);
 /// For the last answer to be read. Whoever never reads would otherwise keep its place for ever.
 const FAREWELL_TIME: Duration = Duration::from_secs(5);
 
@@ -148,14 +148,24 @@ async fn connection(io: impl AsyncRead + AsyncWrite + Unpin, node: Arc<Node>, ca
         let node = Arc::clone(&node);
         async move { answer(&node, request).await }
     };
-    serve_connection(io, cancel, true, answer).await;
+    let lasting = Lasting { keep_alive: true, longest: MAX_CONNECTION_TIME };
+    serve_connection(io, cancel, lasting, answer).await;
+}
+
+/// How long a connection stays.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lasting {
+    /// Whether it may carry more than one request.
+    pub(super) keep_alive: bool,
+    /// In all.
+    pub(super) longest: Duration,
 }
 
 /// One connection, bounded in time and in what it may send.
 pub(super) async fn serve_connection<F: Future<Output = Response<Full<Bytes>>>>(
     io: impl AsyncRead + AsyncWrite + Unpin,
     cancel: CancellationToken,
-    keep_alive: bool,
+    lasting: Lasting,
     answer: impl Fn(Request<Incoming>) -> F,
 ) {
     let service = service_fn(move |request| {
@@ -164,14 +174,14 @@ pub(super) async fn serve_connection<F: Future<Output = Response<Full<Bytes>>>>(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .keep_alive(keep_alive)
+        .keep_alive(lasting.keep_alive)
         .header_read_timeout(HEADER_TIME)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let finished = tokio::select! {
         result = connection.as_mut() => Some(result),
-        () = tokio::time::sleep(CONNECTION_TIME) => None,
+        () = tokio::time::sleep(lasting.longest) => None,
         () = cancel.cancelled() => None,
     };
     let result = match finished {

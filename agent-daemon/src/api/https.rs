@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use jiff::SignedDuration;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -23,22 +22,23 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::authority::{json, not_allowed, plain, response, serve_connection};
-use crate::authority::{self, Subject, der_sequence};
+use super::authority::{Lasting, json, not_allowed, plain, response, serve_connection};
+use super::door::{Door, Limits, Who};
+use crate::authority::{self, der_sequence};
 use crate::diagnostic::with_sources;
-use crate::identity::SpiffeId;
-use crate::node::Node;
+use crate::node::{Node, OwnSvid};
 use crate::web::{HttpsEndpoint, Seen, Serves, Shown, Shows, server_config};
 
 /// Whoever does not finish its handshake loses its place.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// One request and its answer: nobody needs longer, and whoever is slow takes a place from others.
+const CONNECTION: Lasting = Lasting { keep_alive: false, longest: Duration::from_secs(15) };
+/// The part of all places that one network may take: a half of a half.
+const PART_OF_ONE: usize = 4;
 /// How often the certificate that is shown is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// Life of a certificate that shows this node by its SPIFFE ID.
-const SVID_LIFE: SignedDuration = SignedDuration::from_hours(1);
-/// The path of that SPIFFE ID.
-pub const ENDPOINT_PATH: &str = "/agent-daemon/bundle-endpoint";
-const SERIAL_BYTES: usize = 16;
+/// By this path below the trust domain others know the endpoint.
+const ENDPOINT_PATH: &str = "bundle-endpoint";
 
 /// Bound, not serving yet.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ pub struct Listener {
     shown: Arc<Shown>,
     config: HttpsEndpoint,
     places: Arc<Semaphore>,
+    door: Door,
 }
 
 impl Listener {
@@ -64,7 +65,9 @@ impl Listener {
             files.show(&shown, &mut None).map_err(io::Error::other)?;
         }
         let places = Arc::new(Semaphore::new(config.max_connections));
-        Ok(Self { listener, address, shown, config, places })
+        let connections = config.max_connections;
+        let door = Door::new(Limits { connections, connections_of_one: connections.div_ceil(PART_OF_ONE) });
+        Ok(Self { listener, address, shown, config, places, door })
     }
 
     /// As it was bound: with the port that was given.
@@ -90,10 +93,17 @@ impl Listener {
             loop {
                 // A place first: what has none waits in the kernel's bounded queue.
                 let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-                let stream = match listener.accept().await {
-                    Ok((stream, _)) => stream,
+                let (stream, from) = match listener.accept().await {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         super::serve::after_accept_error(&error).await;
+                        continue;
+                    }
+                };
+                let entered = match self.door.enter(Who::from_address(from.ip())) {
+                    Ok(entered) => entered,
+                    Err(reason) => {
+                        tracing::debug!(reason, "a connection of another machine was turned away");
                         continue;
                     }
                 };
@@ -110,12 +120,12 @@ impl Listener {
                                 let (node, serves) = (Arc::clone(&node), Arc::clone(&serves));
                                 async move { answer(&node, &serves, &request) }
                             };
-                            serve_connection(stream, token, false, answer).await;
+                            serve_connection(stream, token, CONNECTION, answer).await;
                         }
                         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                         Err(_) => tracing::debug!("a TLS handshake took too long"),
                     }
-                    drop(place);
+                    drop((entered, place));
                 });
             }
         };
@@ -131,34 +141,23 @@ impl Listener {
 /// Shows the newest certificate, as long as the server runs.
 async fn keep_shown(shown: &Arc<Shown>, shows: &Shows, node: &Arc<Node>) {
     let mut seen: Option<Seen> = None;
-    let mut renew_at: Option<jiff::Timestamp> = None;
+    let mut own: Option<OwnSvid> = None;
     let mut last_error = None;
     loop {
-        let result = match shows {
+        let (to, node) = (Arc::clone(shown), Arc::clone(node));
+        let done = match shows {
             Shows::Files(files) => {
-                let (files, at, mut so_far) = (files.clone(), Arc::clone(shown), seen);
-                let done = tokio::task::spawn_blocking(move || files.show(&at, &mut so_far).map(|_| so_far)).await;
-                match done {
-                    Ok(Ok(so_far)) => {
-                        seen = so_far;
-                        Ok(())
-                    }
-                    Ok(Err(error)) => Err(with_sources(&error)),
-                    Err(error) => Err(error.to_string()),
-                }
+                let (files, mut so_far) = (files.clone(), seen);
+                let done = tokio::task::spawn_blocking(move || files.show(&to, &mut so_far).map(|_| so_far)).await;
+                done.map(|shown| shown.map(|so_far| seen = so_far).map_err(|error| with_sources(&error)))
             }
-            // A clock that was set back must not keep it for longer than its life.
-            Shows::Svid
-                if renew_at.is_some_and(|at| {
-                    let now = node.clock.now();
-                    at > now && at.duration_since(now) <= SVID_LIFE
-                }) =>
-            {
-                Ok(())
+            Shows::Svid if own.as_ref().is_some_and(|own| node.is_current(own)) => Ok(Ok(())),
+            Shows::Svid => {
+                let done = tokio::task::spawn_blocking(move || show_svid(&to, &node)).await;
+                done.map(|shown| shown.map(|made| own = Some(made)))
             }
-            Shows::Svid => show_svid(shown, node).map(|at| renew_at = Some(at)),
         };
-        match result {
+        match done.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(()) => last_error = None,
             Err(error) if last_error.as_ref() != Some(&error) => {
                 tracing::error!(%error, "the certificate of an HTTPS endpoint cannot be renewed");
@@ -170,24 +169,13 @@ async fn keep_shown(shown: &Arc<Shown>, shows: &Shows, node: &Arc<Node>) {
     }
 }
 
-/// When to make the next.
-fn show_svid(shown: &Shown, node: &Node) -> Result<jiff::Timestamp, String> {
-    let spiffe_id: SpiffeId = format!("spiffe://{}{ENDPOINT_PATH}", node.identity.trust_domain)
-        .parse()
-        .map_err(|error| format!("bug: no SPIFFE ID: {error}"))?;
-    let mut serial = [0; SERIAL_BYTES];
-    authority::fill_random(&mut serial).map_err(|error| with_sources(&error))?;
-    let now = node.clock.now();
-    let last = node.authority.x509.ends_at(now).map_err(|error| with_sources(&error))?;
-    let ends_at = now.saturating_add(SVID_LIFE).unwrap_or(last).min(last);
-    let subject = Subject { spiffe_id: &spiffe_id, dns_names: &[], serial: &serial, begins_at: now, ends_at };
-    let svid = node.authority.x509.issue(&subject, now).map_err(|error| with_sources(&error))?;
-    let chain = der_sequence(&svid.chain).ok_or("bug: our own chain cannot be read")?;
+fn show_svid(shown: &Shown, node: &Node) -> Result<OwnSvid, String> {
+    let mut own = node.own_svid(ENDPOINT_PATH).map_err(|error| with_sources(&error))?;
+    let chain = der_sequence(&own.svid.chain).ok_or("bug: our own chain cannot be read")?;
     let chain = chain.into_iter().map(CertificateDer::from).collect();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key.to_vec()));
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(std::mem::take(&mut *own.svid.key)));
     shown.set(chain, key).map_err(|error| with_sources(&error))?;
-    let half = ends_at.duration_since(now) / 2;
-    Ok(now.saturating_add(half).unwrap_or(ends_at))
+    Ok(own)
 }
 
 fn answer(node: &Node, serves: &Serves, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -26,7 +26,7 @@ use tonic_health::server::HealthReporter;
 use super::accept::{self, Acceptor, Prompt};
 use super::admin::{Admin, Gauges};
 use super::agent::Agent;
-use super::door::{Door, Limits};
+use super::door::{Door, Limits, Who};
 use super::spiffe::{Sds, Workload};
 use super::stream::{OperatorStream, PeerStream};
 use super::{AGENT, SPIFFE};
@@ -41,7 +41,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const SDS_MESSAGE_BYTES: usize = 256 * 1024;
 /// Admin messages may carry policy files.
 const ADMIN_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
-const ADMIN_CONNECTIONS: Limits = Limits { connections: 64, connections_per_uid: 64 };
+const ADMIN_CONNECTIONS: Limits = Limits { connections: 64, connections_of_one: 64 };
 /// Calls are over long before. A client that does not answer the goodbye in this time must not hold up the end.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -268,7 +268,7 @@ struct Peers {
 impl Peers {
     fn admit(&self, io: UnixStream) -> Option<PeerStream> {
         let credentials = getsockopt(&io, PeerCredentials).ok()?;
-        let place = match self.door.enter(credentials.uid()) {
+        let place = match self.door.enter(Who::User(credentials.uid())) {
             Ok(place) => place,
             Err(detail) => {
                 let caller = Caller {

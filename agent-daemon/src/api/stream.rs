@@ -19,7 +19,7 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
 use super::admin::Operator;
-use super::door::{Door, Place};
+use super::door::{Door, Place, Who};
 use super::presence::Presence;
 use super::rename::Renamer;
 use super::status::status;
@@ -204,7 +204,7 @@ impl OperatorStream {
         }
         let operator =
             Operator { uid, gid: credentials.gid(), tgid: u32::try_from(credentials.pid()).ok(), exec_id: None };
-        Some(Self { io, operator, _place: door.enter(uid).ok()? })
+        Some(Self { io, operator, _place: door.enter(Who::User(uid)).ok()? })
     }
 }
 

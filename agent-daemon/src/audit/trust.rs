@@ -14,7 +14,10 @@ pub struct AuthorityRecord {
     pub outcome: Outcome,
     /// Who signs the CA: `embedded`, `disk`, `openbao`.
     pub upstream: String,
-    /// Until when the new CA is good.
+    /// Of this daemon itself, when it is about such an SVID and not about a CA.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe_id: Option<String>,
+    /// Until when the new CA, or that SVID, is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ends_at: Option<Timestamp>,
     /// Why there is none.

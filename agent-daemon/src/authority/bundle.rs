@@ -16,6 +16,7 @@ use x509_parser::public_key::PublicKey;
 
 use super::verifying::verify_with;
 use super::{Claims, Error, Jwk, VerifyingKey, der_sequence};
+use crate::diagnostic::words;
 use crate::identity::TrustDomain;
 
 /// Of a bundle of somebody else.
@@ -34,6 +35,8 @@ pub struct TrustBundle {
     pub refresh_hint: Option<Duration>,
     /// The X.509 authorities, DER one after the other.
     pub x509: Bytes,
+    /// The same, one by one.
+    pub roots: Vec<Vec<u8>>,
     /// The JWT keys, as a key set (RFC 7517).
     pub jwks: Bytes,
     /// Everything, as its specification writes it.
@@ -69,6 +72,7 @@ impl TrustBundle {
             sequence: Some(sequence),
             refresh_hint: Some(refresh_hint),
             x509: roots.concat().into(),
+            roots: roots.to_vec(),
             jwt_authorities: count(&jwt),
             jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
             document: encode(&document)?,
@@ -86,8 +90,8 @@ impl TrustBundle {
         if document.len() > MAX_DOCUMENT_BYTES {
             return Err(wrong(format!("it has more than {MAX_DOCUMENT_BYTES} bytes")));
         }
-        let read: Document =
-            serde_json::from_slice(document).map_err(|error| wrong(format!("it is no bundle: {error}")))?;
+        let read: Document = serde_json::from_slice(document)
+            .map_err(|error| wrong(format!("it is no bundle: {}", words(&error.to_string()))))?;
         if read.keys.len() > MAX_KEYS {
             return Err(wrong(format!("{} keys are too many, at most {MAX_KEYS}", read.keys.len())));
         }
@@ -102,7 +106,7 @@ impl TrustBundle {
                     let kid = key.get("kid").and_then(Value::as_str).filter(|kid| !kid.is_empty());
                     let kid = kid.ok_or_else(|| wrong("a JWT key has no kid".to_owned()))?;
                     if jwt.iter().any(|known| known.get("kid").and_then(Value::as_str) == Some(kid)) {
-                        return Err(wrong(format!("two JWT keys have the kid {kid:?}")));
+                        return Err(wrong(format!("two JWT keys have the kid {:?}", words(kid))));
                     }
                     verifying.extend(VerifyingKey::from_jwk(&key));
                     jwt.push(key);
@@ -115,6 +119,7 @@ impl TrustBundle {
             sequence: read.spiffe_sequence,
             refresh_hint: read.spiffe_refresh_hint.map(Duration::from_secs),
             x509: x509.concat().into(),
+            roots: x509,
             jwt_authorities: count(&jwt),
             jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
             document: Bytes::copy_from_slice(document),
@@ -142,9 +147,10 @@ impl TrustBundle {
         super::sha256(&self.document)
     }
 
-    /// The X.509 authorities, one by one.
-    pub fn roots(&self) -> Vec<Vec<u8>> {
-        der_sequence(&self.x509).unwrap_or_default()
+    /// Whether the same is trusted, however it is written.
+    pub fn trusts_the_same(&self, other: &Self) -> bool {
+        let keys = |bundle: &Self| serde_json::from_slice::<Value>(&bundle.jwks).ok();
+        self.roots == other.roots && keys(self) == keys(other)
     }
 
     /// The claims of a token that one of the JWT keys signed; what they say is the caller's to check.

@@ -83,19 +83,55 @@ impl ForeignBundles {
         self.known.subscribe()
     }
 
-    /// Keeps one in place of what is known of its trust domain; says whether that is a change. Blocks.
+    /// Keeps one that somebody is sure of in place of what is known of its trust domain; says whether that is a change.
+    /// Blocks.
     ///
     /// # Errors
     /// When it cannot be written, or there is no room.
     pub fn put(&self, bundle: TrustBundle) -> Result<bool, Error> {
+        self.put_if(bundle, |_, _| Ok(()))
+    }
+
+    /// Keeps one that was fetched, unless it may be older than what is known of its trust domain. What is known, and
+    /// whether it `is_wanted` still, is looked at while nobody else writes.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub fn put_fetched(&self, bundle: TrustBundle, is_wanted: impl FnOnce() -> bool) -> Result<bool, Error> {
+        self.put_if(bundle, |known, bundle| {
+            if !is_wanted() {
+                return Err("nobody asks for it any more".to_owned());
+            }
+            let Some((known, last)) = known.and_then(|known| Some((known, known.sequence?))) else { return Ok(()) };
+            // An old bundle may name a key that was withdrawn.
+            match bundle.sequence {
+                Some(sequence) if sequence > last => Ok(()),
+                Some(sequence) if sequence == last && bundle.trusts_the_same(known) => Ok(()),
+                Some(sequence) if sequence == last => {
+                    Err(format!("it is another one than is known, under the same sequence {last}"))
+                }
+                Some(sequence) => Err(format!("it is older than what is known (sequence {sequence} after {last})")),
+                None => Err(format!(
+                    "it has no sequence, and what is known has {last}: agentctl spiffe bundle remove lets it begin anew"
+                )),
+            }
+        })
+    }
+
+    fn put_if(
+        &self,
+        bundle: TrustBundle,
+        may: impl FnOnce(Option<&TrustBundle>, &TrustBundle) -> Result<(), String>,
+    ) -> Result<bool, Error> {
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = Bundles::clone(&self.known.borrow());
-        match known.get(&bundle.trust_domain) {
-            Some(same) if **same == bundle => return Ok(false),
-            None if known.len() >= MAX_DOMAINS => {
-                return Err(Error::TooManyBundles { limit: MAX_DOMAINS });
-            }
-            _ => {}
+        let before = known.get(&bundle.trust_domain).map(|before| &**before);
+        may(before, &bundle).map_err(|reason| Error::Bundle { trust_domain: bundle.trust_domain.clone(), reason })?;
+        if before == Some(&bundle) {
+            return Ok(false);
+        }
+        if before.is_none() && known.len() >= MAX_DOMAINS {
+            return Err(Error::TooManyBundles { limit: MAX_DOMAINS });
         }
         let path = self.path(&bundle.trust_domain);
         let document = serde_json::from_slice(&bundle.document).map_err(Error::Json)?;
@@ -176,6 +212,38 @@ mod tests {
         assert!(store.remove(&partner).unwrap());
         assert!(!store.remove(&partner).unwrap());
         assert!(ForeignBundles::open(folder).unwrap().bundle(&partner).is_none());
+    }
+
+    #[test]
+    fn what_is_fetched_may_not_be_older_than_what_is_known() {
+        let directory = private_tempdir();
+        let store = ForeignBundles::open(directory.path().join("bundles")).unwrap();
+        let partner: TrustDomain = "partner.example".parse().unwrap();
+        let parse = |document: &str| TrustBundle::parse(partner.clone(), document.as_bytes()).unwrap();
+        let key = r#"{"use":"jwt-svid","kid":"a"}"#;
+        let numbered =
+            |sequence: u64, keys: &str| parse(&format!(r#"{{"keys":[{keys}],"spiffe_sequence":{sequence}}}"#));
+        let uncounted = || parse(r#"{"keys":[]}"#);
+        let hinted = parse(r#"{"keys":[],"spiffe_sequence":5,"spiffe_refresh_hint":60}"#);
+        let fetched = |bundle| store.put_fetched(bundle, || true).map_err(|error| error.to_string());
+        assert_eq!(fetched(uncounted()), Ok(true));
+        assert_eq!(fetched(numbered(5, "")), Ok(true));
+        assert_eq!(fetched(numbered(5, "")), Ok(false));
+        for (bundle, words) in [
+            (numbered(4, ""), "older than what is known (sequence 4 after 5)"),
+            (numbered(5, key), "under the same sequence 5"),
+            (uncounted(), "bundle remove"),
+        ] {
+            let error = fetched(bundle).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+        assert_eq!(fetched(hinted), Ok(true), "it trusts the same");
+        assert_eq!(fetched(numbered(6, key)), Ok(true));
+        assert_eq!(fetched(numbered(6, r#"{"kid":"a","use":"jwt-svid"}"#)), Ok(true), "in another order");
+        assert!(store.put_fetched(numbered(7, key), || false).is_err(), "it was given up meanwhile");
+        assert!(store.put(numbered(1, "")).unwrap(), "an operator is sure");
+        assert!(store.remove(&partner).unwrap());
+        assert_eq!(fetched(uncounted()), Ok(true));
     }
 
     #[test]

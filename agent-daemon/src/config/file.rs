@@ -196,6 +196,8 @@ section! {
         /// PEM: the roots by which bundle endpoints with the profile https_web are believed. Not set: those of this
         /// machine.
         ca_file: Option<FilePath> = None, example "\"/etc/agent-daemon/web-roots.pem\"";
+        /// Not more often than this is a bundle fetched, whatever it says of itself.
+        min_refresh: Period<S, { 24 * H }> = Period::of_micros(30 * S);
     }
 }
 

@@ -146,6 +146,8 @@ pub struct Authority {
 pub struct Federation {
     /// The roots by which their endpoints are believed, if not those of the machine.
     pub ca_file: Option<PathBuf>,
+    /// Not more often than this is a bundle fetched.
+    pub min_refresh: Duration,
 }
 
 /// A place that only this machine reaches.
@@ -308,7 +310,10 @@ impl ConfigFile {
             },
             upstream,
             https,
-            federation: Federation { ca_file: self.federation.ca_file.as_ref().map(below) },
+            federation: Federation {
+                ca_file: self.federation.ca_file.as_ref().map(below),
+                min_refresh: self.federation.min_refresh.duration(),
+            },
             trust_domain,
             spiffe,
             issuer: self.issuer.map(|issuer| issuer.0.into()),

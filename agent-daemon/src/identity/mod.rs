@@ -21,6 +21,8 @@ pub use parse::{MAX_ALTERNATIVES, MAX_DNS_NAMES, MAX_ENTRIES, MAX_FEDERATES_WITH
 pub use selector::{Fact, KNOWN_SELECTORS, MAX_SELECTOR_BYTES, Provenance, SEEDED_SELECTOR, Selector};
 pub use spiffe::{MAX_SPIFFE_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
 
+/// Paths of SPIFFE IDs that begin so are the daemon's own.
+pub const RESERVED_PATH: &str = "/agent-daemon/";
 /// Longest id of an entry, a policy or a group.
 pub const MAX_NAME_BYTES: usize = 128;
 

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    AnyOf, Entries, Entry, EntryId, IdentityKind, KNOWN_SELECTORS, MAX_NAME_BYTES, Selector, SpiffeId, TrustDomain,
-    document, is_host_name, is_name,
+    AnyOf, Entries, Entry, EntryId, IdentityKind, KNOWN_SELECTORS, MAX_NAME_BYTES, RESERVED_PATH, Selector, SpiffeId,
+    TrustDomain, document, is_host_name, is_name,
     selector::{Weight, find_known},
 };
 use crate::diagnostic::{Diagnostic, SourceFile, position};
@@ -155,6 +155,9 @@ impl<'a> Parser<'a> {
             }
             Ok(id) if id.path().is_empty() => {
                 self.report(file, at, "the SPIFFE ID has no path".into(), example);
+            }
+            Ok(id) if id.path() == RESERVED_PATH.trim_end_matches('/') || id.path().starts_with(RESERVED_PATH) => {
+                self.report(file, at, format!("names below {RESERVED_PATH} are the daemon's own"), example);
             }
             Ok(id) => return Some(id),
         }

@@ -157,6 +157,7 @@ fn every_error_of_every_file_is_reported_with_its_place() {
         entry("number", r#"["unix:uid:007"]"#, ""),
         entry("typo", r#"["unix:uid:1"]"#, "acept_claimed = true"),
         entry("has space", r#"["unix:uid:1"]"#, "groups = [\"x y\"]"),
+        entry("own", r#"["unix:uid:1"]"#, "").replace("org/own", "org/agent-daemon/own"),
         "[[entry]]\nid = \"f\"\nspiffe_id = \"spiffe://evil.org/a\"\nkind = \"robot\"\nselectors = [[]]\n".into(),
     ]
     .concat();
@@ -177,6 +178,7 @@ fn every_error_of_every_file_is_reported_with_its_place() {
         "\"has space\" is not an id",
         "character ' ' is not allowed in a path",
         "\"x y\" is not a group's name",
+        "names below /agent-daemon/ are the daemon's own",
         "trust domain evil.org",
         "unknown kind \"robot\"",
         "0 alternatives",

@@ -21,8 +21,7 @@ use crate::web::{Client, Trust};
 
 /// A bundle that does not say how often to look.
 const USUAL: SignedDuration = SignedDuration::from_secs(300);
-/// Whatever it says: not more often, and not more seldom.
-const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
+/// Whatever it says: not more seldom.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 /// After a failure; doubled with every further one.
 const AFTER_FAILURE: SignedDuration = SignedDuration::from_secs(2);
@@ -42,16 +41,25 @@ pub struct Known {
     failures: u32,
 }
 
+/// How bundles are fetched.
+#[derive(Debug, Clone)]
+pub struct Fetching {
+    /// The roots by which endpoints of the web are believed; without, those of the machine.
+    pub web_roots: Option<PathBuf>,
+    /// Whatever a bundle says: not more often.
+    pub min_refresh: Duration,
+}
+
 /// How the fetching of all of them goes.
 #[derive(Debug)]
 pub(super) struct Federations {
-    web_roots: Option<PathBuf>,
+    how: Fetching,
     known: Mutex<HashMap<TrustDomain, (Federation, Known)>>,
 }
 
 impl Federations {
-    pub(super) fn new(web_roots: Option<PathBuf>) -> Self {
-        Self { web_roots, known: Mutex::default() }
+    pub(super) fn new(how: Fetching) -> Self {
+        Self { how, known: Mutex::default() }
     }
 
     /// Those that are to be fetched now, and when the next one is. What is no longer asked for is forgotten.
@@ -82,7 +90,8 @@ impl Federations {
                 one.fetched_at = Some(now);
                 one.failures = 0;
                 let hint = hint.and_then(|hint| SignedDuration::try_from(hint).ok()).unwrap_or(USUAL);
-                (hint.clamp(SHORTEST, LONGEST), one.error.take().is_some())
+                let shortest = SignedDuration::try_from(self.how.min_refresh).unwrap_or(LONGEST);
+                (hint.max(shortest).min(LONGEST), one.error.take().is_some())
             }
             Err(error) => {
                 let wait = AFTER_FAILURE.saturating_mul(2_i32.saturating_pow(one.failures)).min(LONGEST_AFTER_FAILURE);
@@ -152,7 +161,7 @@ impl Node {
     /// The bundle as it is now, and whether that was news.
     async fn fetch(self: &Arc<Self>, federation: &Federation) -> Result<(TrustBundle, bool), String> {
         let trust = match &federation.profile {
-            Profile::Web => self.federations.web_roots.clone().map_or(Trust::System, Trust::File),
+            Profile::Web => self.federations.how.web_roots.clone().map_or(Trust::System, Trust::File),
             Profile::Spiffe(id) => {
                 let domain = id.trust_domain();
                 let bundle = match domain == &self.identity.trust_domain {
@@ -162,7 +171,7 @@ impl Node {
                 let bundle = bundle.ok_or_else(|| {
                     format!("nothing is known of {domain} yet: agentctl spiffe bundle set gives its first bundle")
                 })?;
-                Trust::Spiffe { roots: bundle.roots(), id: id.clone() }
+                Trust::Spiffe { roots: bundle.roots.clone(), id: id.clone() }
             }
         };
         let client = tokio::task::spawn_blocking(move || Client::new(&trust)).await;
@@ -173,17 +182,11 @@ impl Node {
         }
         let bundle = TrustBundle::parse(federation.trust_domain.clone(), &answer.body);
         let bundle = bundle.map_err(|error| error.to_string())?;
-        let known = self.foreign.bundle(&federation.trust_domain);
-        let last = known.as_ref().and_then(|known| known.sequence);
-        if let (Some(last), Some(sequence)) = (last, bundle.sequence)
-            && sequence < last
-        {
-            // An old bundle may name a key that was withdrawn.
-            return Err(format!("it answered with an older bundle than is known (sequence {sequence} after {last})"));
-        }
-        let (node, kept) = (Arc::clone(self), bundle.clone());
-        let is_changed = tokio::task::spawn_blocking(move || node.foreign.put(kept)).await;
-        let is_changed = is_changed.map_err(|error| error.to_string())?.map_err(|error| with_sources(&error))?;
+        let (node, kept, federation) = (Arc::clone(self), bundle.clone(), federation.clone());
+        let is_changed = tokio::task::spawn_blocking(move || {
+            node.foreign.put_fetched(kept, || node.snapshot().federations.contains(&federation))
+        });
+        let is_changed = is_changed.await.map_err(|error| error.to_string())?.map_err(|error| with_sources(&error))?;
         Ok((bundle, is_changed))
     }
 

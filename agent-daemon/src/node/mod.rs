@@ -16,6 +16,7 @@ mod events;
 mod explain;
 mod federate;
 mod introspect;
+mod own;
 mod peers;
 mod recent;
 mod release;
@@ -24,7 +25,6 @@ mod rotate;
 mod streams;
 mod svids;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,11 +38,12 @@ pub use decide::Reason;
 pub use end::{Doomed, oldest_live};
 pub use events::{Happening, Watching};
 pub use explain::Explained;
-pub use federate::{Known, SetError};
+pub use federate::{Fetching, Known, SetError};
+pub use own::{OwnError, OwnSvid};
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use streams::Stream;
-pub use svids::{Bundles, Changes, Invalid, SpiffeLimits, Wanted, X509Svids};
+pub use svids::{Bundles, Changes, Invalid, Part, SpiffeLimits, Wanted, X509Svids};
 
 use self::budget::Budget;
 use crate::attest::Attestor;
@@ -105,8 +106,8 @@ pub struct Parts {
     pub upstream: Option<Box<dyn Upstream>>,
     /// Trust bundles of other trust domains.
     pub foreign: ForeignBundles,
-    /// By which bundle endpoints with the profile `https_web` are believed; without, the roots of the machine.
-    pub web_roots: Option<PathBuf>,
+    /// How they are fetched.
+    pub fetching: Fetching,
     /// Static secrets.
     pub secrets: SecretStore,
     /// The audit log.
@@ -192,7 +193,7 @@ impl Node {
             spiffe: parts.spiffe,
             upstream: parts.upstream,
             foreign: parts.foreign,
-            federations: federate::Federations::new(parts.web_roots),
+            federations: federate::Federations::new(parts.fetching),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             load: parts.load,
             rates: parts.rates,

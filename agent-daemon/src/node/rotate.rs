@@ -115,7 +115,7 @@ impl Node {
                 outcome: Outcome::Allow,
                 upstream: origin.as_str().to_owned(),
                 ends_at: Some(ends_at),
-                error: None,
+                ..AuthorityRecord::default()
             });
             if !recorded {
                 return;
@@ -141,8 +141,8 @@ impl Node {
         self.record_authority(AuthorityRecord {
             outcome: Outcome::Deny,
             upstream: upstream.as_str().to_owned(),
-            ends_at: None,
             error: Some(text.clone()),
+            ..AuthorityRecord::default()
         });
         failing.error = Some(text);
     }

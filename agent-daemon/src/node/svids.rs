@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
@@ -76,12 +77,46 @@ pub struct X509Svids {
 }
 
 /// The bundles that a caller gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Bundles {
     /// Of the own trust domain.
     pub own: Arc<TrustBundle>,
     /// Of those that the caller's entries name, as far as they are known.
     pub foreign: Vec<Arc<TrustBundle>>,
+    /// Those that the caller's entries name.
+    federates_with: Vec<TrustDomain>,
+}
+
+/// Which authorities of a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Those that sign certificates.
+    X509,
+    /// Those that sign tokens.
+    Jwt,
+}
+
+impl Part {
+    /// It.
+    pub fn of(self, bundle: &TrustBundle) -> &Bytes {
+        match self {
+            Self::X509 => &bundle.x509,
+            Self::Jwt => &bundle.jwks,
+        }
+    }
+}
+
+impl Bundles {
+    /// All of them, the own one first.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
+        [&self.own].into_iter().chain(&self.foreign)
+    }
+
+    fn says_the_same(&self, other: &Self, part: Part) -> bool {
+        let told = |bundles: &Self| bundles.all().map(|one| (one.trust_domain.clone(), part.of(one).clone())).collect();
+        let (one, other): (Vec<_>, Vec<_>) = (told(self), told(other));
+        one == other
+    }
 }
 
 /// What a stream waits for.
@@ -90,6 +125,17 @@ pub struct Changes {
     snapshots: watch::Receiver<u64>,
     bundles: watch::Receiver<Arc<TrustBundle>>,
     foreign: watch::Receiver<ForeignChange>,
+    told: Option<(Bundles, Part)>,
+}
+
+impl Changes {
+    /// What the stream told of bundles: as long as its caller gets the same, a change of others is none. Says whether
+    /// it is news.
+    pub fn tell(&mut self, bundles: &Bundles, part: Part) -> bool {
+        let is_news = self.told.as_ref().is_none_or(|(told, of)| *of != part || !told.says_the_same(bundles, part));
+        self.told = Some((bundles.clone(), part));
+        is_news
+    }
 }
 
 /// Why a token is not good. Whoever asks learns no more than the words here.
@@ -248,8 +294,19 @@ impl Node {
     }
 
     fn bundles_of(&self, attested: &Attested) -> Bundles {
-        let foreign = federates_with(attested).into_iter().filter_map(|domain| self.foreign.bundle(domain)).collect();
-        Bundles { own: self.authority.bundle(), foreign }
+        self.bundles_for(federates_with(attested).into_iter().cloned().collect())
+    }
+
+    fn bundles_for(&self, federates_with: Vec<TrustDomain>) -> Bundles {
+        let foreign = federates_with.iter().filter_map(|domain| self.foreign.bundle(domain)).collect();
+        Bundles { own: self.authority.bundle(), foreign, federates_with }
+    }
+
+    fn is_news(&self, changes: &Changes) -> bool {
+        changes
+            .told
+            .as_ref()
+            .is_some_and(|(told, part)| !told.says_the_same(&self.bundles_for(told.federates_with.clone()), *part))
     }
 
     /// Whether a token is good for an audience, and what it says. Only callers with an identity may ask.
@@ -335,6 +392,7 @@ impl Node {
             snapshots: self.snapshots.subscribe(),
             bundles: self.authority.bundles(),
             foreign: self.foreign.changes(),
+            told: None,
         }
     }
 
@@ -346,13 +404,20 @@ impl Node {
                 Duration::try_from(left).unwrap_or_default().clamp(SHORTEST_WAIT, LONGEST_WAIT)
             });
             // Each arm is cancel-safe: what changed stays marked until it was seen.
-            tokio::select! {
+            let changed = tokio::select! {
                 biased;
                 () = stream.ended() => return false,
                 changed = changes.snapshots.changed() => return changed.is_ok(),
-                changed = changes.bundles.changed() => return changed.is_ok(),
-                changed = changes.foreign.changed() => return changed.is_ok(),
-                () = tokio::time::sleep(left) => {}
+                changed = changes.bundles.changed() => changed,
+                changed = changes.foreign.changed() => changed,
+                () = tokio::time::sleep(left) => Ok(()),
+            };
+            if changed.is_err() {
+                return false;
+            }
+            // A partner that changes its bundle all the time costs only those who federate with it.
+            if self.is_news(changes) {
+                return true;
             }
             if rotate_at.is_some_and(|at| at <= self.clock.now()) {
                 return true;

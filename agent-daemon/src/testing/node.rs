@@ -18,7 +18,7 @@ use crate::authority::{self, Authority, CaSource, ForeignBundles, Sealer, Secret
 use crate::clock::Clock;
 use crate::credential::{CachingResolver, Leases, lease, rate, resolve};
 use crate::identity::TrustDomain;
-use crate::node::{Ask, ConnectionRef, Identity, Node, Parts, SpiffeLimits};
+use crate::node::{Ask, ConnectionRef, Fetching, Identity, Node, Parts, SpiffeLimits};
 use crate::process::{ExecId, History, Records};
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
@@ -221,7 +221,7 @@ impl Setup {
             authority,
             upstream: self.upstream,
             foreign: ForeignBundles::open(directory.join("bundles")).expect("foreign bundles"),
-            web_roots: self.web_roots,
+            fetching: Fetching { web_roots: self.web_roots, min_refresh: Duration::from_secs(1) },
             secrets: SecretStore::open(directory.join("secrets"), sealer).expect("the secret store"),
             log,
             clock,

@@ -4,18 +4,19 @@
 //!
 //! <https://openbao.org/api-docs/secret/pki/#sign-intermediate>.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Upstream;
-use crate::authority::{CaRequest, Error, Origin, Signed};
-use crate::diagnostic::with_sources;
+use crate::authority::{CaRequest, Error, Origin, Signed, file};
+use crate::diagnostic::{with_sources, words};
 use crate::url::Url;
 use crate::web::{Answer, Client, Trust};
 
@@ -23,9 +24,8 @@ use crate::web::{Answer, Client, Trust};
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 /// Its words about an error.
 const MAX_ERRORS: usize = 3;
-const MAX_WORDS: usize = 200;
-/// Nobody but its owner may change a login.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// Who else may do what with a login: its group may read it, and nothing more.
+const FORBIDDEN_BITS: u32 = 0o037;
 
 /// Where it is and how to log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,12 +222,11 @@ fn failed(reason: String) -> Error {
 /// In the server's words, where it has some.
 fn refusal(answer: &Answer) -> String {
     let errors = serde_json::from_slice::<Errors>(&answer.body).unwrap_or_default().errors;
-    let words = match errors.is_empty() {
+    let said = match errors.is_empty() {
         true => answer.words(),
-        false => errors.into_iter().take(MAX_ERRORS).collect::<Vec<_>>().join("; "),
+        false => words(&errors.into_iter().take(MAX_ERRORS).collect::<Vec<_>>().join("; ")),
     };
-    let words: String = words.chars().filter(|character| !character.is_control()).take(MAX_WORDS).collect();
-    format!("it answered {}: {words}", answer.status.as_u16())
+    format!("it answered {}: {said}", answer.status.as_u16())
 }
 
 async fn read_secret(path: &Path) -> Result<Zeroizing<String>, Error> {
@@ -238,10 +237,15 @@ async fn read_secret(path: &Path) -> Result<Zeroizing<String>, Error> {
 }
 
 fn read_secret_file(path: &Path) -> Result<Zeroizing<String>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
+    // NONBLOCK: a FIFO that somebody put there must not hang the daemon.
+    let file = OpenOptions::new().read(true).custom_flags(file::flags(OFlags::NONBLOCK)).open(path);
+    let file = file.map_err(|error| error.to_string())?;
     let metadata = file.metadata().map_err(|error| error.to_string())?;
-    if !metadata.is_file() || metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-        return Err("it is not a file that only its owner can write".to_owned());
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    if metadata.mode() & FORBIDDEN_BITS != 0 {
+        return Err(format!("others have too many rights to it (mode {:04o})", metadata.mode() & 0o7777));
     }
     // The whole capacity at once: a text that grows leaves copies of a secret behind.
     let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MAX_SECRET_BYTES).unwrap_or_default()));

@@ -13,15 +13,13 @@ use hyper_util::rt::TokioExecutor;
 
 use super::Trust;
 use super::trust::client_config;
-use crate::diagnostic::with_sources;
+use crate::diagnostic::{with_sources, words};
 use crate::url::Url;
 
 /// From the first byte to the last of an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// Of what a server says when it refuses.
-const MAX_WORDS: usize = 200;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +54,7 @@ pub(crate) struct Answer {
 impl Answer {
     /// The beginning of it, for people; no control characters.
     pub(crate) fn words(&self) -> String {
-        let text = String::from_utf8_lossy(&self.body);
-        text.chars().filter(|character| !character.is_control()).take(MAX_WORDS).collect()
+        words(&String::from_utf8_lossy(&self.body))
     }
 }
 

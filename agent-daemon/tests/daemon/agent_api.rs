@@ -176,7 +176,7 @@ async fn an_unknown_process_is_cut_off_at_the_door_and_recorded() {
 
 #[tokio::test]
 async fn one_user_cannot_take_all_connections() {
-    let limits = Limits { connections: 10, connections_per_uid: 2 };
+    let limits = Limits { connections: 10, connections_of_one: 2 };
     let served = Served::with(Setup::default(), |config| config.limits = limits);
     let (first, mut second) = (served.agent().await, served.agent().await);
     second.attest(AttestRequest {}).await.unwrap();

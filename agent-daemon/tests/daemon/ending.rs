@@ -18,7 +18,7 @@ fn config(directory: &PrivateDirectory) -> Config {
         admin_socket: directory.path().join("admin.sock"),
         spiffe_socket: directory.path().join("spiffe.sock"),
         spiffe_socket_mode: 0o640,
-        limits: Limits { connections: 1, connections_per_uid: 1 },
+        limits: Limits { connections: 1, connections_of_one: 1 },
         max_streams_per_connection: 1,
         max_message_bytes: 1024,
         request_timeout: Duration::from_secs(1),

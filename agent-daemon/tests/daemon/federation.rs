@@ -2,9 +2,11 @@
 
 //! Bundles of other trust domains: who gets them, whose tokens they verify, and what is refused.
 
+use std::time::Duration;
+
 use agent_daemon::audit::Caller;
 use agent_daemon::authority::{SigningKey, TrustBundle};
-use agent_daemon::node::{Invalid, Known, Wanted};
+use agent_daemon::node::{Invalid, Known, Part, Wanted};
 use agent_daemon::testing::{Setup, TestNode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -73,14 +75,31 @@ async fn only_whoever_federates_with_a_trust_domain_gets_its_bundle() {
 }
 
 #[tokio::test]
-async fn a_change_of_a_bundle_wakes_the_streams_and_its_removal_too() {
+async fn a_change_of_a_bundle_wakes_the_streams_of_who_federates_with_it_and_its_removal_too() {
     let t = setup("\"partner.example\"").build();
     let peer = t.peer();
     let stream = t.node.open_stream(&peer).unwrap();
     let mut changes = t.node.changes();
-    t.node.set_bundle(Partner::new().bundle("partner.example"), Caller::default()).unwrap();
+    assert!(changes.tell(&t.node.bundles(&peer).await.unwrap(), Part::X509));
+    let set = |partner: &Partner, name: &str, sequence| {
+        let document = partner.document(sequence).to_string();
+        let bundle = TrustBundle::parse(name.parse().unwrap(), document.as_bytes()).unwrap();
+        t.node.set_bundle(bundle, Caller::default()).unwrap();
+    };
+    let mut partner = Partner::new();
+    set(&partner, "partner.example", 1);
     assert!(t.node.wait(&stream, &mut changes, None).await);
-    assert_eq!(t.node.bundles(&peer).await.unwrap().foreign.len(), 1);
+    let bundles = t.node.bundles(&peer).await.unwrap();
+    assert_eq!(bundles.foreign.len(), 1);
+    assert!(changes.tell(&bundles, Part::X509));
+    // None of these is anything to a caller that is told of authorities that sign certificates.
+    set(&Partner::new(), "other.example", 1);
+    set(&partner, "partner.example", 2);
+    partner.key = Partner::new().key;
+    set(&partner, "partner.example", 3);
+    let sleeps = tokio::time::timeout(Duration::from_millis(300), t.node.wait(&stream, &mut changes, None)).await;
+    assert!(sleeps.is_err(), "it woke for nothing");
+    assert!(!changes.tell(&t.node.bundles(&peer).await.unwrap(), Part::X509));
     assert!(t.node.remove_bundle(&"partner.example".parse().unwrap(), Caller::default()).unwrap());
     assert!(t.node.wait(&stream, &mut changes, None).await);
     assert_eq!(t.node.bundles(&peer).await.unwrap().foreign.len(), 0);
@@ -136,12 +155,8 @@ fn what_is_wrong_with_a_bundle_is_said() {
     let parse =
         |document: &Value| TrustBundle::parse("partner.example".parse().unwrap(), document.to_string().as_bytes());
     let good = parse(&partner.document(7)).unwrap();
-    assert_eq!(
-        (good.sequence, good.jwt_authorities, good.roots().len()),
-        (Some(7), 1, 1),
-        "what is unknown is left out"
-    );
-    assert_eq!(parse(&json!({"keys": []})).unwrap().roots().len(), 0, "a trust domain without authorities is one");
+    assert_eq!((good.sequence, good.jwt_authorities, good.roots.len()), (Some(7), 1, 1), "what is unknown is left out");
+    assert_eq!(parse(&json!({"keys": []})).unwrap().roots.len(), 0, "a trust domain without authorities is one");
     let with = |change: fn(&mut Value)| {
         let mut document = partner.document(1);
         change(&mut document);
@@ -163,6 +178,15 @@ fn what_is_wrong_with_a_bundle_is_said() {
         assert!(error.contains(words) && error.contains("partner.example"), "{words}: {error}");
     }
     assert!(TrustBundle::parse("a.example".parse().unwrap(), &vec![b' '; 300_000]).is_err());
+    let root = partner.document(1)["keys"][0].clone();
+    assert_eq!(parse(&json!({"keys": vec![root; 64]})).unwrap().roots.len(), 64);
+    // What another machine wrote does not fill a log.
+    let long = "x".repeat(100_000);
+    let key = json!({"use": "jwt-svid", "kid": long});
+    for document in [json!({"keys": [key, key]}), json!({"keys": long}), json!(long)] {
+        let error = parse(&document).unwrap_err().to_string();
+        assert!(error.len() < 400, "{error}");
+    }
 }
 
 #[tokio::test]
@@ -195,7 +219,7 @@ async fn the_own_bundle_is_not_set_and_one_that_cannot_be_fetched_is_recorded_on
     assert!(next_at.unwrap() > t.node.clock.now());
     let records = t.records_of("bundle");
     assert!(records.iter().all(|record| record["outcome"] == "deny"), "{records:?}");
-    t.clock.advance(std::time::Duration::from_secs(5));
+    t.clock.advance(Duration::from_secs(5));
     tokio::select! {
         () = t.node.federate(cancel) => {}
         () = until("it was tried again", || known("other.example").next_at > next_at) => {}
@@ -239,7 +263,7 @@ async fn what_an_endpoint_answers_wrongly_is_refused_and_the_last_good_bundle_go
     let endless = answer("200 OK", &"x".repeat(1_100_000));
     let steps = [
         (good(5), None, 5),
-        (good(4), Some("older bundle than is known (sequence 4 after 5)"), 5),
+        (good(4), Some("older than what is known (sequence 4 after 5)"), 5),
         (moved, Some("it answered 302"), 5),
         (answer("500 Oops", "{}"), Some("it answered 500"), 5),
         (answer("200 OK", "[]"), Some("it is no bundle"), 5),
@@ -271,7 +295,7 @@ async fn what_an_endpoint_answers_wrongly_is_refused_and_the_last_good_bundle_go
         assert!(known.error.as_deref().unwrap_or_default().contains(error.unwrap_or_default()), "{place}: {known:?}");
         assert_eq!(known.error.is_some(), error.is_some(), "{place}: {known:?}");
         assert_eq!(t.node.foreign.bundle(&domain).unwrap().sequence, Some(*sequence), "{place}");
-        t.clock.advance(std::time::Duration::from_secs(301));
+        t.clock.advance(Duration::from_secs(301));
     }
     let outcomes: Vec<Value> = t.records_of("bundle").iter().map(|record| record["outcome"].clone()).collect();
     assert_eq!((outcomes.first(), outcomes.last()), (Some(&json!("allow")), Some(&json!("allow"))));

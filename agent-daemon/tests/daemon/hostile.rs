@@ -291,7 +291,7 @@ async fn a_client_that_does_not_answer_the_goodbye_does_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn a_connection_that_does_not_begin_gives_its_place_back() {
-    let limits = Limits { connections: 2, connections_per_uid: 2 };
+    let limits = Limits { connections: 2, connections_of_one: 2 };
     let served = Served::with(Setup::default(), |config| config.limits = limits);
     let silent: Vec<StdStream> = (0..2).map(|_| StdStream::connect(&served.agent).unwrap()).collect();
     for stream in &silent {

@@ -62,7 +62,7 @@ impl Served {
             admin_socket: admin.clone(),
             spiffe_socket: spiffe.clone(),
             spiffe_socket_mode: 0o666,
-            limits: Limits { connections: 100, connections_per_uid: 100 },
+            limits: Limits { connections: 100, connections_of_one: 100 },
             max_streams_per_connection: 16,
             max_message_bytes: 64 * 1024,
             request_timeout: Duration::from_secs(10),

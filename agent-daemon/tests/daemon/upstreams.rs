@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use agent_daemon::authority::{CaFiles, CaSource, Error};
 use agent_daemon::clock::Clock as _;
-use agent_daemon::node::Refusal;
+use agent_daemon::node::{OwnError, Refusal};
 use agent_daemon::testing::{FakeClock, FakeUpstream, Setup, Signing, TestNode};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -230,6 +230,29 @@ async fn the_first_ca_of_a_node_is_recorded() {
     t.node.rotate_once().await.unwrap();
     let record = t.last("authority");
     assert_eq!((&record["outcome"], &record["upstream"]), (&"allow".into(), &"embedded".into()));
+}
+
+#[tokio::test]
+async fn the_daemons_own_svid_is_recorded_and_made_anew_when_what_it_stands_on_changes() {
+    let (t, _) = below(YEAR);
+    assert!(t.node.own_svid("x").is_err(), "there is no CA yet");
+    t.node.rotate_once().await.unwrap();
+    let own = t.node.own_svid("x").unwrap();
+    let record = t.last("authority");
+    assert_eq!(record["spiffe_id"], "spiffe://example.org/agent-daemon/x");
+    assert!(t.node.is_current(&own));
+    let start = t.node.clock.now();
+    t.clock.set(start - Duration::from_secs(1));
+    assert!(!t.node.is_current(&own), "the clock was set back");
+    t.clock.set(start + CA_LIFE / 2);
+    assert!(!t.node.is_current(&own), "half of its life is over");
+    t.node.rotate_once().await.unwrap();
+    let own = t.node.own_svid("x").unwrap();
+    assert!(t.node.is_current(&own));
+    t.clock.advance(CA_LIFE / 3);
+    t.node.rotate_once().await.unwrap();
+    assert!(!t.node.is_current(&own), "another CA signs");
+    assert!(matches!(t.node.own_svid("a b"), Err(OwnError::Name(_))));
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ fn view(bundle: &TrustBundle, with_document: bool) -> BundleView {
     BundleView {
         trust_domain: bundle.trust_domain.to_string(),
         own: false,
-        x509_authorities: count(bundle.roots().len()),
+        x509_authorities: count(bundle.roots.len()),
         jwt_authorities: bundle.jwt_authorities,
         sequence: bundle.sequence,
         refresh_hint_seconds: bundle.refresh_hint.map(|hint| hint.as_secs()),

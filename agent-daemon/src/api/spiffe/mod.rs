@@ -21,7 +21,7 @@ pub(super) use self::workload::Workload;
 use super::status;
 use super::stream::present;
 use crate::attest::Peer;
-use crate::node::{Changes, Node, Refusal, Stream};
+use crate::node::{Bundles, Changes, Node, Part, Refusal, Stream};
 
 /// As for agents, but a denial begins with the words by which SPIFFE's libraries know that there is no identity.
 fn status(refusal: &Refusal) -> Status {
@@ -41,6 +41,8 @@ struct Open<S> {
     stream: Stream,
     changes: Changes,
     cancel: CancellationToken,
+    /// What is missing was said in the log, and did not come yet.
+    complained: bool,
     said: S,
 }
 
@@ -49,14 +51,32 @@ impl Open<()> {
     fn new(node: &Arc<Node>, peer: Arc<Peer>, cancel: &CancellationToken) -> Result<Self, Status> {
         let changes = node.changes();
         let stream = node.open_stream(&peer).map_err(|refusal| status(&refusal))?;
-        Ok(Self { node: Arc::clone(node), peer, stream, changes, cancel: cancel.clone(), said: () })
+        Ok(Self { node: Arc::clone(node), peer, stream, changes, cancel: cancel.clone(), complained: false, said: () })
     }
 }
 
 impl<S> Open<S> {
     fn with<N>(self, said: N) -> Open<N> {
-        let Self { node, peer, stream, changes, cancel, said: _ } = self;
-        Open { node, peer, stream, changes, cancel, said }
+        let Self { node, peer, stream, changes, cancel, complained, said: _ } = self;
+        Open { node, peer, stream, changes, cancel, complained, said }
+    }
+
+    /// What was asked for came; remembers what it says of bundles, and whether that is news.
+    fn told(&mut self, bundles: &Bundles, part: Part) -> bool {
+        self.complained = false;
+        self.changes.tell(bundles, part)
+    }
+
+    /// What was asked for did not come yet, so the stream goes on with what it has. Says when to try again.
+    fn goes_on_without(&mut self, refusal: &Refusal) -> Timestamp {
+        if self.complained {
+            tracing::debug!(error = %refusal, "an SVID or a bundle still could not be renewed");
+        } else {
+            tracing::warn!(error = %refusal, "an SVID or a bundle could not be renewed yet");
+            self.complained = true;
+        }
+        // What changed is seen already, so nothing but time wakes this again.
+        self.node.clock.now()
     }
 
     /// Waits until there may be something new to say.

@@ -19,7 +19,7 @@ use crate::authority::{MAX_TOKEN_BYTES, TrustBundle};
 use crate::credential::Lease;
 use crate::credential::destination::MAX_AUDIENCE_BYTES;
 use crate::identity::{Entry, MAX_SPIFFE_ID_BYTES};
-use crate::node::{Bundles, Node, Released, Wanted, X509Svids};
+use crate::node::{Bundles, Node, Part, Released, Wanted, X509Svids};
 
 /// The Workload API.
 #[derive(Debug)]
@@ -49,13 +49,14 @@ impl Workload {
     async fn bundles<T, R: Send + 'static>(
         &self,
         request: Request<T>,
+        part: Part,
         answer: fn(&Bundles) -> R,
     ) -> Result<Response<Updates<R>>, Status> {
-        let open = self.open(request).await?;
+        let mut open = self.open(request).await?;
         let bundles = self.node.bundles(&open.peer).await.map_err(|refusal| status(&refusal))?;
-        let first = answer(&bundles);
-        let state = Step::First(Box::new((open.with(bundles), first)));
-        Ok(Response::new(Box::pin(unfold(state, move |state| next_bundles(state, answer)))))
+        open.told(&bundles, part);
+        let state = Step::First(Box::new((open, answer(&bundles))));
+        Ok(Response::new(Box::pin(unfold(state, move |state| next_bundles(state, part, answer)))))
     }
 }
 
@@ -76,8 +77,9 @@ impl SpiffeWorkloadApi for Workload {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let open = self.open(request).await?;
+        let mut open = self.open(request).await?;
         let svids = self.node.x509_svids(&open.peer, &Wanted::All, &[]).await.map_err(|refusal| status(&refusal))?;
+        open.told(&svids.bundles, Part::X509);
         let (answer, given) = x509_answer(svids);
         let state = Step::First(Box::new((open.with(given), answer)));
         Ok(Response::new(Box::pin(unfold(state, next_svids))))
@@ -87,9 +89,8 @@ impl SpiffeWorkloadApi for Workload {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        let answer =
-            |bundles: &Bundles| X509BundlesResponse { crl: Vec::new(), bundles: all(bundles, |one| &one.x509) };
-        self.bundles(request, answer).await
+        let answer = |bundles: &Bundles| X509BundlesResponse { crl: Vec::new(), bundles: all(bundles, Part::X509) };
+        self.bundles(request, Part::X509, answer).await
     }
 
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
@@ -112,8 +113,8 @@ impl SpiffeWorkloadApi for Workload {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        let answer = |bundles: &Bundles| JwtBundlesResponse { bundles: all(bundles, |one| &one.jwks) };
-        self.bundles(request, answer).await
+        let answer = |bundles: &Bundles| JwtBundlesResponse { bundles: all(bundles, Part::Jwt) };
+        self.bundles(request, Part::Jwt, answer).await
     }
 
     async fn validate_jwtsvid(
@@ -159,15 +160,14 @@ async fn next_svids(step: SvidStep) -> Option<(Result<X509svidResponse, Status>,
         }
         match open.node.x509_svids(&open.peer, &Wanted::All, &open.said.leases).await {
             Ok(svids) => {
+                open.told(&svids.bundles, Part::X509);
                 let (answer, given) = x509_answer(svids);
                 open.said = given;
                 return Some((Ok(answer), Step::Next(open)));
             }
             // What the caller has goes on being good for a while, and so does the stream.
             Err(refusal) if is_passing(&refusal) && open.node.clock.now() < open.said.ends_at => {
-                tracing::warn!(error = %refusal, "an X509-SVID could not be renewed yet");
-                // What changed is seen already, so nothing but time wakes this again.
-                rotate_at = open.node.clock.now();
+                rotate_at = open.goes_on_without(&refusal);
             }
             Err(refusal) => return Some((Err(status(&refusal)), Step::End)),
         }
@@ -175,9 +175,10 @@ async fn next_svids(step: SvidStep) -> Option<(Result<X509svidResponse, Status>,
 }
 
 async fn next_bundles<R>(
-    step: Step<Bundles, R>,
+    step: Step<(), R>,
+    part: Part,
     answer: fn(&Bundles) -> R,
-) -> Option<(Result<R, Status>, Step<Bundles, R>)> {
+) -> Option<(Result<R, Status>, Step<(), R>)> {
     let mut open = match step {
         Step::First(first) => {
             let (open, answer) = *first;
@@ -192,14 +193,11 @@ async fn next_bundles<R>(
             return Some((Err(over), Step::End));
         }
         match open.node.bundles(&open.peer).await {
-            Ok(bundles) if bundles == open.said => again_at = None,
-            Ok(bundles) => {
-                let response = answer(&bundles);
-                open.said = bundles;
-                return Some((Ok(response), Step::Next(open)));
-            }
-            // What changed is seen already, so nothing but time wakes this again.
-            Err(refusal) if is_passing(&refusal) => again_at = Some(open.node.clock.now()),
+            Ok(bundles) => match open.told(&bundles, part) {
+                true => return Some((Ok(answer(&bundles)), Step::Next(open))),
+                false => again_at = None,
+            },
+            Err(refusal) if is_passing(&refusal) => again_at = Some(open.goes_on_without(&refusal)),
             Err(refusal) => return Some((Err(status(&refusal)), Step::End)),
         }
     }
@@ -247,9 +245,8 @@ fn jwt_svid(entry: &Entry, svid: Released, hints: &mut Vec<Arc<str>>) -> Jwtsvid
     }
 }
 
-fn all(bundles: &Bundles, part: fn(&TrustBundle) -> &bytes::Bytes) -> HashMap<String, Vec<u8>> {
-    let all = [&bundles.own].into_iter().chain(&bundles.foreign);
-    all.map(|bundle| (key_of(bundle), part(bundle).to_vec())).collect()
+fn all(bundles: &Bundles, part: Part) -> HashMap<String, Vec<u8>> {
+    bundles.all().map(|bundle| (key_of(bundle), part.of(bundle).to_vec())).collect()
 }
 
 /// The SPIFFE ID of a trust domain.

@@ -15,6 +15,7 @@ use x509_parser::public_key::PublicKey;
 use super::super::schedule::Life;
 use super::chain::{self, MAX_CERTIFICATES, not_after, parse, uris};
 use super::svid;
+use crate::diagnostic::words;
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// Certificates between an SVID and its root.
@@ -83,7 +84,10 @@ pub(super) fn judge(
     for (_, root) in &roots {
         let is_usable = matches!(root.public_key().parsed(), Ok(PublicKey::EC(_) | PublicKey::RSA(_)));
         if !is_usable {
-            return Err(format!("the key of the root {} is neither RSA nor of an elliptic curve", root.subject()));
+            return Err(format!(
+                "the key of the root {} is neither RSA nor of an elliptic curve",
+                words(&root.subject().to_string())
+            ));
         }
     }
     let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key)).map_err(|error| format!("its key: {error}"))?;
@@ -125,8 +129,7 @@ fn check_ca(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain) -> Re
     for uri in uris(certificate).ok_or("its names cannot be read")? {
         let fits = uri.parse::<SpiffeId>().is_ok_and(|id| id.trust_domain() == trust_domain && id.path().is_empty());
         if !fits {
-            let uri: String = uri.chars().take(200).collect();
-            return Err(format!("the certificate is for {uri:?} and not for spiffe://{trust_domain}"));
+            return Err(format!("the certificate is for {:?} and not for spiffe://{trust_domain}", words(uri)));
         }
     }
     Ok(())
@@ -178,7 +181,10 @@ fn probe(
     let way = |usage| {
         chain::way(&leaf.chain, others, roots, usage, now).map_err(|error| match error {
             chain::NoWay::NoRoot => {
-                format!("nothing leads to a root: what is above {} is missing", certificate.issuer())
+                format!(
+                    "nothing leads to a root: what is above {} is missing",
+                    words(&certificate.issuer().to_string())
+                )
             }
             chain::NoWay::Other(error) => format!("what it signs would not verify: {error}"),
         })

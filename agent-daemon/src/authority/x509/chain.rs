@@ -10,6 +10,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring as algorith
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
+use crate::diagnostic::words;
 use crate::identity::SpiffeId;
 
 /// Certificates that somebody may send at once, roots among them.
@@ -87,9 +88,10 @@ pub(super) fn way(
     });
     let has_begun = |root: &X509Certificate<'_>| root.validity().not_before.timestamp() <= now.as_second();
     let root_end = same.filter(has_begun).filter_map(|root| not_after(&root)).max();
-    let root_end = root_end.ok_or_else(|| NoWay::Other(format!("the root {} is not good yet", root.subject())))?;
+    let root_end = root_end
+        .ok_or_else(|| NoWay::Other(format!("the root {} is not good yet", words(&root.subject().to_string()))))?;
     if root_end <= now {
-        return Err(NoWay::Other(format!("the root {} is over since {root_end}", root.subject())));
+        return Err(NoWay::Other(format!("the root {} is over since {root_end}", words(&root.subject().to_string()))));
     }
     let ends = between.iter().map(|one| parse(one).and_then(|one| not_after(&one)));
     let ends = ends.chain([Some(root_end)]).collect::<Option<Vec<_>>>().ok_or_else(no_time)?;

@@ -354,6 +354,11 @@ impl X509Authority {
         }
     }
 
+    /// Who signs the CA.
+    pub fn origin(&self) -> Origin {
+        self.source.origin()
+    }
+
     /// Until when an SVID that is issued now may be good.
     ///
     /// # Errors

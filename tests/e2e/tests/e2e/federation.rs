@@ -3,12 +3,16 @@
 //! Two daemons of two trust domains that trust each other over their bundle endpoints, and OIDC discovery for clouds.
 
 use std::fs;
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Setup, World, wait_for, wait_until};
+use e2e::{Setup, World, wait_for, wait_until, with_daemon};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use serde_json::{Value, json};
 
 use super::interop::{CLIENT, SERVER, SOON, free_port, python};
@@ -103,11 +107,13 @@ fn two_trust_domains_trust_each_other_by_both_profiles() -> Result<()> {
         .set("bundle_endpoint.listen", json!(format!("127.0.0.1:{partner_port}")))
         .set("bundle_endpoint.profile", json!("https_web"))
         .set("bundle_endpoint.certificate_file", json!(certificate))
-        .set("bundle_endpoint.key_file", json!(key));
+        .set("bundle_endpoint.key_file", json!(key))
+        .set("federation.min_refresh", json!("1s"));
     partner.rewrite(with_web)?;
     let with_root = setup(OWN, "server", SERVER, PARTNER, partner_port, web)
         .set("bundle_endpoint.listen", json!(format!("127.0.0.1:{own_port}")))
-        .set("federation.ca_file", json!(certificate));
+        .set("federation.ca_file", json!(certificate))
+        .set("federation.min_refresh", json!("1s"));
     own.rewrite(with_root)?;
     own.daemon.start()?;
     partner.daemon.start()?;
@@ -199,3 +205,26 @@ kind = "workload"
 selectors = ["unix:uid:65531"]
 groups = ["agents"]
 "#;
+
+#[test]
+fn one_machine_cannot_take_every_place_of_the_bundle_endpoint() -> Result<()> {
+    let port = free_port()?;
+    let address: SocketAddr = ([127, 0, 0, 1], port).into();
+    let setup = Setup::default().set("bundle_endpoint.listen", json!(address.to_string()));
+    with_daemon(setup, |_| {
+        wait_until("the endpoint listens", || Ok(TcpStream::connect(address).is_ok()))?;
+        let is_turned_away = |mut stream: TcpStream| -> Result<bool> {
+            stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+            Ok(stream.read(&mut [0]).is_ok_and(|length| length == 0))
+        };
+        // A quarter of 64. Each says nothing, and loses its place after 5 s.
+        let silent = (0..16).map(|_| TcpStream::connect(address)).collect::<io::Result<Vec<_>>>()?;
+        wait_until("the next one is turned away", || is_turned_away(TcpStream::connect(address)?))?;
+        let elsewhere = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        rustix::net::bind(&elsewhere, &SocketAddr::from(([127, 0, 0, 2], 0)))?;
+        rustix::net::connect(&elsewhere, &address)?;
+        ensure!(!is_turned_away(elsewhere.into())?, "another machine is turned away too");
+        drop(silent);
+        Ok(())
+    })
+}

@@ -10,6 +10,7 @@ use tonic::{Status, Streaming};
 
 use super::secret::{Names, SECRET_TYPE, Validation, any};
 use super::{Given, MAX_NAMES, State, check_type, look_up, may_go_on, nonce, refused, status};
+use crate::node::Part;
 
 /// The state of a stream on which only changes are sent.
 pub(super) struct Delta {
@@ -106,16 +107,15 @@ pub(super) async fn next(state: State<Delta>) -> Option<(Result<DeltaDiscoveryRe
             continue;
         }
         match look_up(&open.node, &open.peer, &delta.names, delta.validation, &delta.given.leases).await {
-            Ok((secrets, given)) => {
+            Ok((secrets, given, bundles)) => {
+                open.told(&bundles, Part::X509);
                 delta.given = given;
                 if let Some(response) = changes(&mut delta, &secrets) {
                     return Some((Ok(response), Some((open, delta))));
                 }
             }
             Err(refusal) if may_go_on(&refusal, &delta.given, open.node.clock.now()) => {
-                tracing::warn!(error = %refusal, "a secret could not be renewed yet");
-                // What changed is seen already, so nothing but time wakes this again.
-                delta.given.rotate_at = Some(open.node.clock.now());
+                delta.given.rotate_at = Some(open.goes_on_without(&refusal));
             }
             Err(refusal) => return Some((Err(status(&refusal)), None)),
         }

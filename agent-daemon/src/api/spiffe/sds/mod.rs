@@ -29,12 +29,11 @@ use super::{Open, Updates, is_passing, status};
 use crate::api::stream::present;
 use crate::attest::Peer;
 use crate::credential::Lease;
-use crate::node::{Node, Refusal};
+use crate::diagnostic::words;
+use crate::node::{Bundles, Node, Part, Refusal};
 
 /// Names that one stream may ask for.
 const MAX_NAMES: usize = 256;
-/// Of what Envoy says of a secret that it refuses.
-const LOGGED_CHARACTERS: usize = 200;
 
 /// Envoy's secret discovery.
 #[derive(Debug)]
@@ -89,7 +88,7 @@ impl SecretDiscoveryService for Sds {
         check_type(&request.type_url)?;
         let names = names(&request.resource_names, true)?;
         let validation = request.node.as_ref().map_or(Validation::Spiffe, Validation::of);
-        let (secrets, _) =
+        let (secrets, ..) =
             look_up(&self.node, &peer, &names, validation, &[]).await.map_err(|refusal| status(&refusal))?;
         let resources = secrets.iter().map(any).collect();
         Ok(Response::new(DiscoveryResponse { resources, type_url: SECRET_TYPE.to_owned(), ..Default::default() }))
@@ -154,7 +153,8 @@ async fn next(state: State<Whole>) -> Option<(Result<DiscoveryResponse, Status>,
         // Nothing was asked for yet.
         let Some(names) = &whole.names else { continue };
         match look_up(&open.node, &open.peer, names, whole.validation, &whole.given.leases).await {
-            Ok((secrets, given)) => {
+            Ok((secrets, given, bundles)) => {
+                open.told(&bundles, Part::X509);
                 whole.given = given;
                 if secrets.is_empty() {
                     continue;
@@ -170,9 +170,7 @@ async fn next(state: State<Whole>) -> Option<(Result<DiscoveryResponse, Status>,
                 return Some((Ok(response), Some((open, whole))));
             }
             Err(refusal) if may_go_on(&refusal, &whole.given, open.node.clock.now()) => {
-                tracing::warn!(error = %refusal, "a secret could not be renewed yet");
-                // What changed is seen already, so nothing but time wakes this again.
-                whole.given.rotate_at = Some(open.node.clock.now());
+                whole.given.rotate_at = Some(open.goes_on_without(&refusal));
             }
             Err(refusal) => return Some((Err(status(&refusal)), None)),
         }
@@ -181,8 +179,7 @@ async fn next(state: State<Whole>) -> Option<(Result<DiscoveryResponse, Status>,
 
 /// Envoy goes on with what it had before. Its words are a workload's, so they neither alarm nor fill a log.
 fn refused(error: &rpc::Status) {
-    let words: String = error.message.chars().take(LOGGED_CHARACTERS).collect();
-    tracing::debug!(error = %words.escape_debug(), "Envoy refused a secret and keeps the one before");
+    tracing::debug!(error = %words(&error.message), "Envoy refused a secret and keeps the one before");
 }
 
 fn nonce(version: u64) -> String {
@@ -218,15 +215,15 @@ async fn look_up(
     names: &Names,
     validation: Validation,
     held: &[Arc<Lease>],
-) -> Result<(Vec<Secret>, Given), Refusal> {
+) -> Result<(Vec<Secret>, Given, Bundles), Refusal> {
     let Some(wanted) = certificates(names) else {
         let bundles = node.bundles(peer).await?;
-        return Ok((secrets(names, &[], None, &bundles, validation), Given::default()));
+        return Ok((secrets(names, &[], None, &bundles, validation), Given::default(), bundles));
     };
     let svids = node.x509_svids(peer, &wanted, held).await?;
     let released: Vec<_> = svids.svids.into_iter().map(|(_, svid)| svid).collect();
     let leases: Vec<Arc<Lease>> = released.iter().map(|svid| Arc::clone(&svid.lease)).collect();
     let ends_at = leases.iter().map(|lease| lease.expires_at).min();
     let secrets = secrets(names, &released, Some(&svids.default), &svids.bundles, validation);
-    Ok((secrets, Given { leases, rotate_at: Some(svids.rotate_at), ends_at }))
+    Ok((secrets, Given { leases, rotate_at: Some(svids.rotate_at), ends_at }, svids.bundles))
 }
