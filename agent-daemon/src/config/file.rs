@@ -184,7 +184,8 @@ section! {
         login_mount: Option<Word> = None, example "\"jwt-nodes\"";
         /// The role id of "approle", or the role of "jwt".
         role: Option<Word> = None, example "\"agent-daemon\"";
-        /// The token, the secret id of "approle" or the JWT. Read for each login; only its owner may write it.
+        /// The token, the secret id of "approle" or the JWT. Read for each login. Others may have no
+        /// rights to the file, its group may read it.
         secret_file: Option<FilePath> = None, example "\"/run/agent-daemon/bao-token\"";
     }
 }

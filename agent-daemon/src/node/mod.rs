@@ -9,6 +9,7 @@
 mod ask;
 mod attest_connection;
 mod budget;
+mod bundles;
 mod decide;
 mod draft;
 mod end;
@@ -34,6 +35,7 @@ use tokio::sync::{broadcast, watch};
 
 pub use ask::{Ask, ConnectionRef, Refusal, Released};
 pub use attest_connection::Opener;
+pub use bundles::{Bundles, Changes, Part};
 pub use decide::Reason;
 pub use end::{Doomed, oldest_live};
 pub use events::{Happening, Watching};
@@ -43,7 +45,7 @@ pub use own::{OwnError, OwnSvid};
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use streams::Stream;
-pub use svids::{Bundles, Changes, Invalid, Part, SpiffeLimits, Wanted, X509Svids};
+pub use svids::{Invalid, SpiffeLimits, Wanted, X509Svids};
 
 use self::budget::Budget;
 use crate::attest::Attestor;

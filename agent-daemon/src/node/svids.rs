@@ -4,29 +4,21 @@
 //!
 //! Each SVID is a release like any other: decided, recorded, and leased.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
 
+use super::Node;
 use super::ask::{Ask, Refusal, Released};
+use super::bundles::{Bundles, federates_with};
 use super::decide::Verdicted;
 use super::release::decision_id;
-use super::{Node, Stream};
 use crate::attest::{Attested, Peer};
-use crate::authority::{self, ForeignChange, TrustBundle};
+use crate::authority;
 use crate::credential::destination::is_audience;
 use crate::credential::{Binding, Cause, Delivery, Lease};
-use crate::identity::{Entry, SpiffeId, TrustDomain};
+use crate::identity::{Entry, SpiffeId};
 use crate::snapshot::Snapshot;
-
-/// The clock may be set while a stream waits, so no wait is longer than this.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// A rotation that could not be made is tried again this soon, as long as what was given out is good.
-const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 
 /// How far the clock of another trust domain may be ahead.
 const FOREIGN_CLOCK_SECONDS: f64 = 60.0;
@@ -74,68 +66,6 @@ pub struct X509Svids {
     pub bundles: Bundles,
     /// When to make new ones: about half of the shortest life.
     pub rotate_at: Timestamp,
-}
-
-/// The bundles that a caller gets.
-#[derive(Debug, Clone)]
-pub struct Bundles {
-    /// Of the own trust domain.
-    pub own: Arc<TrustBundle>,
-    /// Of those that the caller's entries name, as far as they are known.
-    pub foreign: Vec<Arc<TrustBundle>>,
-    /// Those that the caller's entries name.
-    federates_with: Vec<TrustDomain>,
-}
-
-/// Which authorities of a bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// Those that sign certificates.
-    X509,
-    /// Those that sign tokens.
-    Jwt,
-}
-
-impl Part {
-    /// It.
-    pub fn of(self, bundle: &TrustBundle) -> &Bytes {
-        match self {
-            Self::X509 => &bundle.x509,
-            Self::Jwt => &bundle.jwks,
-        }
-    }
-}
-
-impl Bundles {
-    /// All of them, the own one first.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
-        [&self.own].into_iter().chain(&self.foreign)
-    }
-
-    fn says_the_same(&self, other: &Self, part: Part) -> bool {
-        let told = |bundles: &Self| bundles.all().map(|one| (one.trust_domain.clone(), part.of(one).clone())).collect();
-        let (one, other): (Vec<_>, Vec<_>) = (told(self), told(other));
-        one == other
-    }
-}
-
-/// What a stream waits for.
-#[derive(Debug)]
-pub struct Changes {
-    snapshots: watch::Receiver<u64>,
-    bundles: watch::Receiver<Arc<TrustBundle>>,
-    foreign: watch::Receiver<ForeignChange>,
-    told: Option<(Bundles, Part)>,
-}
-
-impl Changes {
-    /// What the stream told of bundles: as long as its caller gets the same, a change of others is none. Says whether
-    /// it is news.
-    pub fn tell(&mut self, bundles: &Bundles, part: Part) -> bool {
-        let is_news = self.told.as_ref().is_none_or(|(told, of)| *of != part || !told.says_the_same(bundles, part));
-        self.told = Some((bundles.clone(), part));
-        is_news
-    }
 }
 
 /// Why a token is not good. Whoever asks learns no more than the words here.
@@ -279,36 +209,6 @@ impl Node {
         self.conclude(peer, attested, slot, verdicted, None, now).await
     }
 
-    /// The bundles that the caller gets. Public keys need no decision, only an identity.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub async fn bundles(&self, peer: &Peer) -> Result<Bundles, Refusal> {
-        let snapshot = self.snapshot();
-        let attested = self.admit(peer, "fetch_bundles", &snapshot).await?;
-        if attested.entries.is_empty() {
-            return Err(self.refused(&snapshot, &attested, Ask::default()).await);
-        }
-        self.answer_only_if_same(peer, "fetch_bundles")?;
-        Ok(self.bundles_of(&attested))
-    }
-
-    fn bundles_of(&self, attested: &Attested) -> Bundles {
-        self.bundles_for(federates_with(attested).into_iter().cloned().collect())
-    }
-
-    fn bundles_for(&self, federates_with: Vec<TrustDomain>) -> Bundles {
-        let foreign = federates_with.iter().filter_map(|domain| self.foreign.bundle(domain)).collect();
-        Bundles { own: self.authority.bundle(), foreign, federates_with }
-    }
-
-    fn is_news(&self, changes: &Changes) -> bool {
-        changes
-            .told
-            .as_ref()
-            .is_some_and(|(told, part)| !told.says_the_same(&self.bundles_for(told.federates_with.clone()), *part))
-    }
-
     /// Whether a token is good for an audience, and what it says. Only callers with an identity may ask.
     ///
     /// # Errors
@@ -386,45 +286,6 @@ impl Node {
         Ok(())
     }
 
-    /// What streams wait for, from now on.
-    pub fn changes(&self) -> Changes {
-        Changes {
-            snapshots: self.snapshots.subscribe(),
-            bundles: self.authority.bundles(),
-            foreign: self.foreign.changes(),
-            told: None,
-        }
-    }
-
-    /// Waits until there is something new to say, or the time has come. False when the stream is over.
-    pub async fn wait(&self, stream: &Stream, changes: &mut Changes, rotate_at: Option<Timestamp>) -> bool {
-        loop {
-            let left = rotate_at.map_or(LONGEST_WAIT, |at| {
-                let left = at.duration_since(self.clock.now());
-                Duration::try_from(left).unwrap_or_default().clamp(SHORTEST_WAIT, LONGEST_WAIT)
-            });
-            // Each arm is cancel-safe: what changed stays marked until it was seen.
-            let changed = tokio::select! {
-                biased;
-                () = stream.ended() => return false,
-                changed = changes.snapshots.changed() => return changed.is_ok(),
-                changed = changes.bundles.changed() => changed,
-                changed = changes.foreign.changed() => changed,
-                () = tokio::time::sleep(left) => Ok(()),
-            };
-            if changed.is_err() {
-                return false;
-            }
-            // A partner that changes its bundle all the time costs only those who federate with it.
-            if self.is_news(changes) {
-                return true;
-            }
-            if rotate_at.is_some_and(|at| at <= self.clock.now()) {
-                return true;
-            }
-        }
-    }
-
     /// The caller has identities, but none of them gets what it asks for; or it has none.
     async fn nothing(&self, snapshot: &Snapshot, attested: &Attested, wanted: &Wanted) -> Refusal {
         let found = identities(attested).enumerate().find(|(place, entry)| wanted.takes(*place, entry));
@@ -451,7 +312,7 @@ impl Node {
     }
 
     /// Records what is known to be denied.
-    async fn refused(&self, snapshot: &Snapshot, attested: &Attested, ask: Ask) -> Refusal {
+    pub(super) async fn refused(&self, snapshot: &Snapshot, attested: &Attested, ask: Ask) -> Refusal {
         match self.denial(snapshot, attested, ask).await {
             Ok((slot, verdicted)) => self.denied(slot, verdicted).await,
             Err(refusal) => refusal,
@@ -502,11 +363,6 @@ fn identities(attested: &Attested) -> impl Iterator<Item = &Arc<Entry>> {
     let is_first =
         |place: usize, entry: &Entry| entries.iter().take(place).all(|earlier| earlier.spiffe_id != entry.spiffe_id);
     entries.iter().enumerate().filter(move |(place, entry)| is_first(*place, entry)).map(|(_, entry)| entry)
-}
-
-/// Every trust domain that one of the caller's entries names, once, in order.
-fn federates_with(attested: &Attested) -> BTreeSet<&TrustDomain> {
-    attested.entries.iter().flat_map(|entry| &entry.federates_with).collect()
 }
 
 fn identity(entry: &Entry) -> Ask {
