@@ -35,7 +35,6 @@ use crate::process::{History, Records};
 use crate::rights;
 use crate::shutdown::{ProcessSignals, Stage, Supervisor};
 use crate::snapshot::{Snapshot, Sources};
-use crate::upstream;
 use crate::web::Serves;
 
 /// Threads for blocking work: hashing, audit queries, resolving names.
@@ -254,8 +253,12 @@ fn build_node(
     let keys = config.state_dir.join("keys");
     let authority =
         Authority::open(&keys, &sealer, config.keys.clone(), clock.now()).context("cannot open the signing keys")?;
-    let upstream =
-        config.upstream.as_ref().map(upstream::Config::build).transpose().context("cannot use the upstream")?;
+    let upstream = config
+        .upstream
+        .as_ref()
+        .map(|upstream| upstream.build(&config.trust_domain))
+        .transpose()
+        .context("cannot use the upstream")?;
     let foreign = ForeignBundles::open(config.state_dir.join("bundles")).context("cannot open the trust bundles")?;
     let audit_key = authority::open_or_create_key(&keys, "audit", &sealer).context("cannot open the audit key")?;
     let secrets = SecretStore::open(config.state_dir.join("secrets"), sealer).context("cannot open the secrets")?;

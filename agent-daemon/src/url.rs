@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::Uri;
+use http::uri::Authority;
 
 const MAX_URL_BYTES: usize = 2048;
 
@@ -57,9 +58,64 @@ impl fmt::Display for Url {
     }
 }
 
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// Not 0.
+    pub port: u16,
+}
+
+impl FromStr for HostPort {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let authority: Authority = Some(text)
+            .filter(|text| text.len() <= MAX_URL_BYTES)
+            .and_then(|text| text.parse().ok())
+            .ok_or("it is none")?;
+        let port = authority.port_u16().filter(|port| *port > 0).ok_or("it has no port")?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        // Nothing but the two: no user, and no port of many spellings.
+        let whole = Self { host, port };
+        if whole.to_string() == text { Ok(whole) } else { Err("it is not HOST:PORT") }
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_is_a_host_and_a_port_and_nothing_else() {
+        for text in ["spire.example:8081", "127.0.0.1:1", "[2001:db8::1]:65535"] {
+            assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+        }
+        assert_eq!("[::1]:2".parse::<HostPort>().unwrap().host, "::1");
+        for text in [
+            "spire.example",
+            "spire.example:0",
+            "spire.example:",
+            ":8081",
+            "u@spire.example:1",
+            "a:1/b",
+            "a:01",
+            "a b:1",
+            "",
+        ] {
+            assert!(text.parse::<HostPort>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn only_https_leaves_this_machine() {

@@ -78,6 +78,23 @@ pub mod google {
     );
 }
 
+/// What of SPIRE's server API a downstream authority needs.
+pub mod spire {
+    #![allow(missing_docs, reason = "the names are those of the packages")]
+
+    pub mod api {
+        generated!(types, "spire.api.types.rs");
+        pub mod server {
+            pub mod svid {
+                generated!(v1, "spire.api.server.svid.v1.rs");
+            }
+            pub mod bundle {
+                generated!(v1, "spire.api.server.bundle.v1.rs");
+            }
+        }
+    }
+}
+
 /// The API for operators: `AdminService`.
 pub use agent::admin::v1 as admin;
 /// The API for workloads: `AgentService`.

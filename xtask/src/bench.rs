@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::command::{self, say};
+use crate::interop;
 use crate::workspace::Workspace;
 
 const DOCUMENT: &str = "docs/benchmarks.md";
@@ -27,7 +28,7 @@ pub(crate) struct Options {
     /// Only these parts: hooks, storm, startup, release, spiffe
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Measure this one beside us, too: SPIRE, from the folder that SPIRE_BIN names
+    /// Measure this one beside us, too: SPIRE, from the folder that SPIRE_BIN names, or built with Go
     #[arg(long, value_parser = ["spire"])]
     peer: Option<String>,
     /// Print a table for people or JSON for programs
@@ -36,7 +37,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let peer = options.peer.as_ref().map(|_| peer()).transpose()?;
+    let peer = options.peer.as_ref().map(|_| interop::spire(workspace)).transpose()?;
     let folder = workspace.target().join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let program = minimal_program(workspace, &folder)?;
@@ -69,16 +70,6 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         say(format_args!("written into {DOCUMENT}"));
     }
     Ok(())
-}
-
-/// SPIRE as its release ships it; there is no package of it to install.
-fn peer() -> Result<PathBuf> {
-    let folder = std::env::var_os("SPIRE_BIN").map(PathBuf::from);
-    let folder = folder.context("SPIRE_BIN is not set: it names the folder with spire-server and spire-agent")?;
-    for program in ["spire-server", "spire-agent"] {
-        ensure!(folder.join(program).is_file(), "SPIRE_BIN is {}, where there is no {program}", folder.display());
-    }
-    folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))
 }
 
 /// The daemons ran as root, so what they left is root's.

@@ -14,7 +14,7 @@ use crate::digest::files_below;
 use crate::workspace::Workspace;
 
 /// In the order in which they stand in the descriptor set.
-const FILES: [&str; 9] = [
+const FILES: [&str; 12] = [
     "agent/v1/agent.proto",
     "agent/admin/v1/admin.proto",
     "spiffe/workload.proto",
@@ -24,6 +24,9 @@ const FILES: [&str; 9] = [
     "envoy/service/discovery/v3/discovery.proto",
     "envoy/extensions/transport_sockets/tls/v3/tls.proto",
     "envoy/service/secret/v3/sds.proto",
+    "spire/api/types/bundle.proto",
+    "spire/api/server/svid/v1/svid.proto",
+    "spire/api/server/bundle/v1/bundle.proto",
 ];
 
 /// Messages with a secret in them: their `Debug` is written by hand in `proto/src/redacted.rs`.

@@ -15,6 +15,7 @@ mod command;
 mod demo;
 mod digest;
 mod ebpf;
+mod interop;
 mod run;
 mod setup;
 mod test;
@@ -50,6 +51,8 @@ enum Task {
     Demo(DemoOptions),
     /// Run all tests, the whole-program ones as root on this kernel
     Test(test::Options),
+    /// Run the tests against go-spiffe and a real SPIRE, which it builds (needs Go and root; uses sudo and says so)
+    Interop(interop::Options),
     /// Measure what the design budgets, in release mode (needs root; uses sudo and says so)
     Bench(bench::Options),
     /// Check the rules that no compiler checks: dependency directions, headers, sizes, links
@@ -88,6 +91,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run => run::run(&workspace),
         Task::Demo(options) => demo(&workspace, &options),
         Task::Test(options) => test::run(&workspace, &options),
+        Task::Interop(options) => interop::run(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Tidy => tidy::run(&workspace),
         Task::Ci(options) => ci::run(&workspace, &options),

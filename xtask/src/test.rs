@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{self, say};
 use crate::workspace::Workspace;
-use crate::{build, setup};
+use crate::{build, interop, setup};
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Options {
@@ -34,7 +34,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         note(&mut failures, "tests without privilege", unprivileged(workspace, &options.arguments));
     }
     if !options.unit {
-        note(&mut failures, "whole-program tests", whole_program(workspace, &options.arguments));
+        note(&mut failures, "whole-program tests", whole_program(workspace, Tier::Usual, &[], &options.arguments));
     }
     ensure!(failures.is_empty(), "failed: {}", failures.join(", "));
     say("all tests passed");
@@ -53,10 +53,24 @@ fn unprivileged(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     command::run(cargo.args(arguments))
 }
 
-fn whole_program(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+/// Which whole-program tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// Those that every machine can run.
+    Usual,
+    /// Those that need programs in Go.
+    Interop,
+}
+
+pub(crate) fn whole_program(
+    workspace: &Workspace,
+    tier: Tier,
+    more: &[(&str, &OsStr)],
+    arguments: &[String],
+) -> Result<()> {
     build::run(workspace)?;
     let package = workspace.root().join("tests/e2e");
-    let programs = test_programs(workspace)?;
+    let programs = test_programs(workspace, tier)?;
     let mut tests = 0;
     for program in &programs {
         tests += listed(&command::capture(Command::new(program).arg("--list").current_dir(&package))?);
@@ -77,6 +91,7 @@ fn whole_program(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         ("AGENT_TEST_INTEROP", interop.as_os_str()),
         ("AGENT_TEST_ROOT", workspace.root().as_os_str()),
     ];
+    environment.extend(more);
     environment.extend(inherited.iter().map(|(name, value)| (*name, value.as_os_str())));
     let mut failed = Vec::new();
     for program in &programs {
@@ -91,13 +106,13 @@ fn whole_program(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 }
 
 /// Builds the whole-program tests as the user that we are and gives their executables.
-fn test_programs(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+fn test_programs(workspace: &Workspace, tier: Tier) -> Result<Vec<PathBuf>> {
     let mut cargo = workspace.cargo(["test", "--locked", "--package=e2e", "--no-run"]);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     say("building the whole-program tests");
     let output = cargo.output().context("cannot run cargo")?;
     ensure!(output.status.success(), "the whole-program tests do not build");
-    let programs = executables(&String::from_utf8_lossy(&output.stdout))?;
+    let programs = executables(&String::from_utf8_lossy(&output.stdout), tier)?;
     if programs.is_empty() {
         bail!("cargo built no test program in tests/e2e");
     }
@@ -105,12 +120,15 @@ fn test_programs(workspace: &Workspace) -> Result<Vec<PathBuf>> {
 }
 
 /// The test programs named in cargo's JSON messages.
-fn executables(messages: &str) -> Result<Vec<PathBuf>> {
+fn executables(messages: &str, tier: Tier) -> Result<Vec<PathBuf>> {
     let mut programs = Vec::new();
     for line in messages.lines() {
         let message: serde_json::Value = serde_json::from_str(line).context("reading cargo's messages")?;
         let is_test = message.pointer("/profile/test").and_then(serde_json::Value::as_bool) == Some(true);
-        if let (true, Some(program)) = (is_test, message.get("executable").and_then(|path| path.as_str())) {
+        let name = message.pointer("/target/name").and_then(serde_json::Value::as_str);
+        let is_of_tier = (name == Some(interop::TEST_PROGRAM)) == (tier == Tier::Interop);
+        if let (true, Some(program)) = (is_test && is_of_tier, message.get("executable").and_then(|path| path.as_str()))
+        {
             programs.push(Path::new(program).to_owned());
         }
     }
@@ -133,12 +151,15 @@ mod tests {
             "\n",
             r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/e2e-1"}"#,
             "\n",
+            r#"{"reason":"compiler-artifact","profile":{"test":true},"target":{"name":"interop"},"executable":"/t/interop-1"}"#,
+            "\n",
             r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":null}"#,
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
         );
-        assert_eq!(executables(messages).unwrap(), [PathBuf::from("/t/e2e-1")]);
-        assert!(executables("not json").is_err());
+        assert_eq!(executables(messages, Tier::Usual).unwrap(), [PathBuf::from("/t/e2e-1")]);
+        assert_eq!(executables(messages, Tier::Interop).unwrap(), [PathBuf::from("/t/interop-1")]);
+        assert!(executables("not json", Tier::Usual).is_err());
     }
 
     #[test]

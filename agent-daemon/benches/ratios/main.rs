@@ -17,7 +17,6 @@ mod release;
 mod report;
 mod scale;
 mod spiffe;
-mod spire;
 mod startup;
 mod statistics;
 mod storm;

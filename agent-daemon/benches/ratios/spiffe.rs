@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use agent_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use agent_proto::spiffe::{JwtsvidRequest, X509svidRequest, X509svidResponse};
 use anyhow::{Context as _, anyhow};
+use e2e::Spire;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -19,7 +20,7 @@ use crate::daemon::{Installed, Plan};
 use crate::echo::{Echo, Shape};
 use crate::report::{Budget, Report, Row};
 use crate::statistics::Sorted;
-use crate::{Setting, say, spire};
+use crate::{Setting, say};
 
 const PLAN: Plan = Plan { name: "spiffe", durability: "written", policies: 10 };
 /// Streams that are held open to see what one costs; within the bounds of connections and of calls on one.
@@ -109,11 +110,19 @@ fn refused(status: &tonic::Status) -> anyhow::Error {
     anyhow!("refused: {:?} {}", status.code(), status.message())
 }
 
+/// A real SPIRE that knows this program.
+fn peer(bin: &Path, setting: &Setting) -> anyhow::Result<Spire> {
+    let spire = Spire::start(bin, setting.state.join("spire"), "peer.example")?;
+    spire.entry("/client", 0, &[])?;
+    spire.wait_for_identity()?;
+    Ok(spire)
+}
+
 pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<()> {
     let installed = Installed::new(setting, &PLAN)?;
     let daemon = installed.start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let spire = setting.spire.as_deref().map(|bin| spire::Spire::start(bin, &setting.state)).transpose()?;
+    let spire = setting.spire.as_deref().map(|bin| peer(bin, setting)).transpose()?;
     runtime.block_on(async {
         let mut sample = connect(&daemon.spiffe).await?;
         let message = JwtsvidRequest { audience: vec!["https://0-0.example".to_owned()], spiffe_id: String::new() };

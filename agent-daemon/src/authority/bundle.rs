@@ -12,7 +12,9 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::verifying::verify_with;
 use super::{Claims, Error, Jwk, VerifyingKey, der_sequence};
@@ -48,7 +50,7 @@ pub struct TrustBundle {
 }
 
 impl TrustBundle {
-    /// Of authorities of our own.
+    /// Of authorities of our own, and of those above them.
     ///
     /// # Errors
     /// When a certificate is not one.
@@ -56,10 +58,20 @@ impl TrustBundle {
         trust_domain: TrustDomain,
         roots: &[Vec<u8>],
         keys: &[Jwk],
+        upstream: Option<&Self>,
         sequence: u64,
         refresh_hint: Duration,
     ) -> Result<Self, Error> {
-        let jwt: Vec<Value> = keys.iter().map(jwt_key).collect::<Result<_, _>>()?;
+        let mut jwt: Vec<Value> = keys.iter().map(jwt_key).collect::<Result<_, _>>()?;
+        let mut roots = roots.to_vec();
+        if let Some(upstream) = upstream {
+            let kid_of = |key: &Value| key.get("kid").cloned();
+            let more = upstream.jwt_keys().into_iter();
+            let more: Vec<Value> = more.filter(|key| jwt.iter().all(|own| kid_of(own) != kid_of(key))).collect();
+            jwt.extend(more);
+            let more: Vec<Vec<u8>> = upstream.roots.iter().filter(|root| !roots.contains(root)).cloned().collect();
+            roots.extend(more);
+        }
         let x509: Vec<Value> = roots.iter().map(|root| x509_key(root)).collect::<Result<_, _>>()?;
         let verifying = jwt.iter().filter_map(VerifyingKey::from_jwk).collect();
         let document = json!({
@@ -72,7 +84,7 @@ impl TrustBundle {
             sequence: Some(sequence),
             refresh_hint: Some(refresh_hint),
             x509: roots.concat().into(),
-            roots: roots.to_vec(),
+            roots,
             jwt_authorities: count(&jwt),
             jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
             document: encode(&document)?,
@@ -142,6 +154,44 @@ impl TrustBundle {
         Self::parse(trust_domain, &encode(&json!({ "keys": keys }))?)
     }
 
+    /// Of authorities of an upstream: certificates (DER), and key ids with their keys (SubjectPublicKeyInfo, DER).
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_authorities(
+        trust_domain: TrustDomain,
+        roots: &[Vec<u8>],
+        keys: &[(String, Vec<u8>)],
+        sequence: u64,
+        refresh_hint: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let wrong = |reason: &str| Error::Bundle { trust_domain: trust_domain.clone(), reason: reason.to_owned() };
+        let x509 = roots.iter().map(|root| x509_key(root)).collect::<Result<Vec<_>, _>>();
+        let mut all = x509.map_err(|_| wrong("one of the certificates cannot be read"))?;
+        for (kid, key) in keys {
+            let key = SubjectPublicKeyInfo::from_der(key).ok().and_then(|(_, key)| key_members(&key));
+            // What it is is none of our business: whoever can use it has it from where it was made.
+            let Some(mut members) = key else { continue };
+            members.insert("kid".to_owned(), kid.as_str().into());
+            members.insert("use".to_owned(), "jwt-svid".into());
+            all.push(Value::Object(members));
+        }
+        let hint = refresh_hint.map(|hint| hint.as_secs());
+        let document = json!({"keys": all, "spiffe_sequence": sequence, "spiffe_refresh_hint": hint});
+        Self::parse(trust_domain, &encode(&document)?)
+    }
+
+    /// With their use, as in the document.
+    fn jwt_keys(&self) -> Vec<Value> {
+        let Ok(Document { keys, .. }) = serde_json::from_slice(&self.document) else { return Vec::new() };
+        keys.into_iter().filter(|key| key.get("use").and_then(Value::as_str) == Some("jwt-svid")).collect()
+    }
+
+    /// Whether one of the JWT keys has this id.
+    pub fn has_jwt_key(&self, kid: &str) -> bool {
+        self.jwt_keys().iter().any(|key| key.get("kid").and_then(Value::as_str) == Some(kid))
+    }
+
     /// Of the document.
     pub fn sha256(&self) -> String {
         super::sha256(&self.document)
@@ -208,20 +258,26 @@ fn jwt_key(key: &Jwk) -> Result<Value, Error> {
 fn x509_key(certificate: &[u8]) -> Result<Value, Error> {
     let unreadable = || Error::Crypto { operation: "read a certificate of the trust bundle" };
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| unreadable())?;
-    let encoded = |bytes: &[u8]| Value::String(URL_SAFE_NO_PAD.encode(bytes));
-    let mut members = Map::new();
+    let mut members = key_members(parsed.public_key()).ok_or_else(unreadable)?;
     members.insert("use".to_owned(), "x509-svid".into());
     members.insert("x5c".to_owned(), json!([STANDARD.encode(certificate)]));
-    match parsed.public_key().parsed().map_err(|_| unreadable())? {
+    Ok(Value::Object(members))
+}
+
+/// A public key as RFC 7517 writes it, without a name or a use.
+fn key_members(key: &SubjectPublicKeyInfo<'_>) -> Option<Map<String, Value>> {
+    let encoded = |bytes: &[u8]| Value::String(URL_SAFE_NO_PAD.encode(bytes));
+    let mut members = Map::new();
+    match key.parsed().ok()? {
         PublicKey::EC(point) => {
-            let coordinates = point.data().strip_prefix(&[4]).ok_or_else(unreadable)?;
+            let coordinates = point.data().strip_prefix(&[4])?;
             let (curve, half) = match coordinates.len() {
                 64 => ("P-256", 32),
                 96 => ("P-384", 48),
                 132 => ("P-521", 66),
-                _ => return Err(unreadable()),
+                _ => return None,
             };
-            let (x, y) = coordinates.split_at_checked(half).ok_or_else(unreadable)?;
+            let (x, y) = coordinates.split_at_checked(half)?;
             members.insert("kty".to_owned(), "EC".into());
             members.insert("crv".to_owned(), curve.into());
             members.insert("x".to_owned(), encoded(x));
@@ -234,9 +290,9 @@ fn x509_key(certificate: &[u8]) -> Result<Value, Error> {
             members.insert("n".to_owned(), unsigned(key.modulus));
             members.insert("e".to_owned(), unsigned(key.exponent));
         }
-        _ => return Err(unreadable()),
+        _ => return None,
     }
-    Ok(Value::Object(members))
+    Some(members)
 }
 
 #[cfg(test)]
@@ -265,7 +321,8 @@ mod tests {
         .unwrap();
         let key = SigningKey::generate(&SystemRandom::new()).unwrap().public_jwk();
         let roots = ca.roots();
-        let bundle = TrustBundle::new(domain, &roots, std::slice::from_ref(&key), 7, Duration::from_secs(300)).unwrap();
+        let bundle =
+            TrustBundle::new(domain, &roots, std::slice::from_ref(&key), None, 7, Duration::from_secs(300)).unwrap();
         let document: Value = serde_json::from_slice(&bundle.document).unwrap();
         assert_eq!((&document["spiffe_sequence"], &document["spiffe_refresh_hint"]), (&json!(7), &json!(300)));
         let keys = document["keys"].as_array().unwrap();

@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{CaRequest, CaSource, Error, JwtAuthority, Sealer, Signed, TrustBundle, X509Authority, file};
+use super::{
+    CaRequest, CaSource, Claims, Error, JwtAuthority, MAX_DOCUMENT_BYTES, Sealer, Signed, TrustBundle, X509Authority,
+    file,
+};
 use crate::identity::TrustDomain;
 
 /// A number and a digest.
@@ -38,7 +42,17 @@ pub struct Authority {
     pub x509: X509Authority,
     config: Config,
     published: Published,
+    above: Above,
     bundle: watch::Sender<Arc<TrustBundle>>,
+}
+
+/// Who minted a token of the own trust domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Minted {
+    /// This node.
+    Here,
+    /// The upstream, or somebody else below it.
+    Elsewhere,
 }
 
 impl Authority {
@@ -51,8 +65,9 @@ impl Authority {
         let (domain, ca) = (config.trust_domain.clone(), config.ca.clone());
         let x509 = X509Authority::open(directory, sealer, domain, ca, config.ca_lifetime, now)?;
         let published = Published::open(directory)?;
-        let bundle = watch::Sender::new(Arc::new(bundle_of(&jwt, &x509.roots(), &config, &published)?));
-        Ok(Self { jwt, x509, config, published, bundle })
+        let above = Above::open(directory, &config)?;
+        let bundle = bundle_of(&jwt, &x509.roots(), above.bundle().as_deref(), &config, &published)?;
+        Ok(Self { jwt, x509, config, published, above, bundle: watch::Sender::new(Arc::new(bundle)) })
     }
 
     /// Rotates what is due, and publishes what changed. Says whether an upstream has to be asked for a CA. Blocks.
@@ -88,7 +103,30 @@ impl Authority {
 
     /// The bundle with these roots, its number safe on disk.
     fn numbered(&self, roots: &[Vec<u8>]) -> Result<TrustBundle, Error> {
-        bundle_of(&self.jwt, roots, &self.config, &self.published)
+        bundle_of(&self.jwt, roots, self.above.bundle().as_deref(), &self.config, &self.published)
+    }
+
+    /// Trusts what the upstream trusts, from now on and over restarts; says whether that is news. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written; what was known goes on.
+    pub fn follow(&self, bundle: TrustBundle) -> Result<bool, Error> {
+        let is_news = self.above.set(bundle)?;
+        // What was written and could not be published the last time is published now.
+        let bundle = self.numbered(&self.x509.roots())?;
+        self.publish(bundle);
+        Ok(is_news)
+    }
+
+    /// The claims of a token of the own trust domain, and who minted it.
+    ///
+    /// # Errors
+    /// [`Error::Token`], with what is wrong.
+    pub fn verify_jwt(&self, token: &str) -> Result<(Claims, Minted), Error> {
+        match self.above.bundle().filter(|_| !self.jwt.knows_key_of(token)) {
+            Some(above) => above.verify_jwt(token).map(|claims| (claims, Minted::Elsewhere)),
+            None => self.jwt.verify_jwt(token).map(|claims| (claims, Minted::Here)),
+        }
     }
 
     fn publish(&self, bundle: TrustBundle) {
@@ -120,14 +158,49 @@ impl Authority {
 fn bundle_of(
     jwt: &JwtAuthority,
     roots: &[Vec<u8>],
+    above: Option<&TrustBundle>,
     config: &Config,
     published: &Published,
 ) -> Result<TrustBundle, Error> {
     let keys = jwt.public_keys();
-    let of = |sequence| TrustBundle::new(config.trust_domain.clone(), roots, &keys, sequence, config.refresh_hint);
+    let of =
+        |sequence| TrustBundle::new(config.trust_domain.clone(), roots, &keys, above, sequence, config.refresh_hint);
     // The same authorities always make the same document, but for its number.
     let sequence = published.sequence_of(&of(0)?.document)?;
     of(sequence)
+}
+
+/// What the upstream trusts, where it says so, as it was last known.
+#[derive(Debug)]
+struct Above {
+    path: PathBuf,
+    bundle: ArcSwapOption<TrustBundle>,
+}
+
+impl Above {
+    fn open(directory: &Path, config: &Config) -> Result<Self, Error> {
+        let path = directory.join("upstream.json");
+        let is_asked = matches!(config.ca, CaSource::Upstream(origin) if origin.has_bundle());
+        if !is_asked {
+            return Ok(Self { path, bundle: ArcSwapOption::empty() });
+        }
+        let text = file::read_private(&path, MAX_DOCUMENT_BYTES).map_err(Error::io("read", &path))?;
+        let bundle = text.map(|text| TrustBundle::parse(config.trust_domain.clone(), &text)).transpose()?;
+        Ok(Self { path, bundle: ArcSwapOption::from(bundle.map(Arc::new)) })
+    }
+
+    fn bundle(&self) -> Option<Arc<TrustBundle>> {
+        self.bundle.load_full()
+    }
+
+    fn set(&self, bundle: TrustBundle) -> Result<bool, Error> {
+        if self.bundle().is_some_and(|known| known.trusts_the_same(&bundle)) {
+            return Ok(false);
+        }
+        file::replace(&self.path, &bundle.document).map_err(Error::io("write", &self.path))?;
+        self.bundle.store(Some(Arc::new(bundle)));
+        Ok(true)
+    }
 }
 
 /// Counts the changes of the trust bundle, over restarts too: whoever holds a bundle takes no older one.

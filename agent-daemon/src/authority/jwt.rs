@@ -66,6 +66,15 @@ pub struct Signer {
     pub ends_at: Timestamp,
 }
 
+/// A key by which tokens of this node are verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedKey {
+    /// It.
+    pub jwk: Jwk,
+    /// Nothing that it signed is good at this instant.
+    pub ends_at: Timestamp,
+}
+
 #[derive(Serialize)]
 struct Jwks<'a> {
     keys: &'a [Jwk],
@@ -150,9 +159,20 @@ impl JwtAuthority {
         self.keys.load().public.clone()
     }
 
+    /// What verifies, with when nothing that it signed is good any more.
+    pub fn published(&self) -> Vec<PublishedKey> {
+        let keys = self.keys.load();
+        keys.held.iter().map(|held| PublishedKey { jwk: held.key.public_jwk(), ends_at: held.life.ends_at }).collect()
+    }
+
     /// The RFC 7517 key set, as JSON.
     pub fn jwks(&self) -> Result<Vec<u8>, Error> {
         serde_json::to_vec(&Jwks { keys: &self.keys.load().public }).map_err(Error::Json)
+    }
+
+    /// Whether it says that one of these keys signed it.
+    pub(super) fn knows_key_of(&self, token: &str) -> bool {
+        Jws::parse(token).is_ok_and(|jws| self.keys.load().public.iter().any(|key| key.kid() == jws.kid))
     }
 
     /// The claims of a compact JWS that one of these keys signed.

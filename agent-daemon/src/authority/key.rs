@@ -17,6 +17,11 @@ use zeroize::Zeroizing;
 use super::Error;
 
 const COORDINATE_BYTES: usize = 32;
+/// What stands before the point: a key for any algorithm, on P-256.
+const SPKI_PREFIX: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
 /// First byte of an uncompressed point (SEC 1, section 2.3.3).
 const UNCOMPRESSED: u8 = 4;
 
@@ -122,6 +127,12 @@ impl Jwk {
         })
     }
 
+    /// SubjectPublicKeyInfo (RFC 5480), DER.
+    pub fn spki(&self) -> Option<Vec<u8>> {
+        let coordinates = self.point()?;
+        Some([&SPKI_PREFIX[..], &coordinates].concat())
+    }
+
     fn from_point(point: &[u8]) -> Result<Self, Error> {
         let invalid = || Error::Crypto { operation: "read a public key" };
         let (first, coordinates) = point.split_first().ok_or_else(invalid)?;
@@ -200,6 +211,16 @@ mod tests {
         assert_eq!(Jwk::from_json(&serde_json::to_vec(&one).unwrap()).unwrap(), one);
         let forged = Jwk { kid: other.kid, ..one };
         assert!(Jwk::from_json(&serde_json::to_vec(&forged).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_key_in_der_is_the_same_key() {
+        use x509_parser::prelude::FromDer as _;
+        let jwk = SigningKey::generate(&SystemRandom::new()).unwrap().public_jwk();
+        let der = jwk.spki().unwrap();
+        let (rest, key) = x509_parser::x509::SubjectPublicKeyInfo::from_der(&der).unwrap();
+        assert!(rest.is_empty());
+        assert_eq!(Jwk::from_point(&key.subject_public_key.data).unwrap(), jwk);
     }
 
     #[test]

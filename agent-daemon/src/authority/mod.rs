@@ -27,8 +27,8 @@ use crate::identity::TrustDomain;
 
 pub use self::bundle::{MAX_DOCUMENT_BYTES, TrustBundle};
 pub use self::foreign::{ForeignBundles, ForeignChange};
-pub use self::issuing::{Authority, Config};
-pub use self::jwt::{Claims, JwtAuthority, MAX_TOKEN_BYTES, Signer, open_or_create_key};
+pub use self::issuing::{Authority, Config, Minted};
+pub use self::jwt::{Claims, JwtAuthority, MAX_TOKEN_BYTES, PublishedKey, Signer, open_or_create_key};
 pub use self::key::{Jwk, SigningKey};
 pub use self::seal::Sealer;
 pub use self::secret::{MAX_SECRET_BYTES, MAX_SECRETS, SecretEntry, SecretStore};
@@ -84,8 +84,8 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// An upstream authority did not sign.
-    #[error("{origin} did not sign a CA: {reason}")]
+    /// An upstream authority did not do what it was asked for.
+    #[error("the upstream {origin}: {reason}")]
     Upstream {
         /// Which.
         origin: Origin,

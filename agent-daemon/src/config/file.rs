@@ -6,13 +6,15 @@
 
 use std::net::SocketAddr;
 
+use super::addresses::{Endpoint, WebAddress};
 use super::table::section;
-use super::value::{BufferBytes, Count, Endpoint, FilePath, Issuer, Period, SocketMode, WebAddress, Word};
+use super::value::{BufferBytes, Count, FilePath, Issuer, Period, SocketMode, Word};
 use super::words::{BundleProfile, LoginMethod};
 use crate::audit::Durability;
 use crate::authority::Origin;
-use crate::identity::TrustDomain;
+use crate::identity::{SpiffeId, TrustDomain};
 use crate::kernel::Tier;
+use crate::url::HostPort;
 
 /// Read-only, by the operator. `ConfigurationDirectory=agent-daemon` in the unit.
 macro_rules! configuration_directory {
@@ -60,6 +62,7 @@ section! {
         table authority: AuthorityTable;
         table disk: DiskTable;
         table openbao: OpenBaoTable;
+        table spire: SpireTable;
         table federation: FederationTable;
         table bundle_endpoint: BundleEndpointTable;
         table oidc: OidcTable;
@@ -141,8 +144,8 @@ section! {
         /// From the making of a key that signs tokens to its end. The next one is made at half of it and signs from five
         /// sixths on.
         jwt_key_lifetime: Period<{ 10 * S }, { 365 * 24 * H }> = Period::of_micros(7 * 24 * H);
-        /// Who signs the CA that signs X509-SVIDs: "embedded" (it signs itself), "disk" (a CA in files, see the table disk)
-        /// or "openbao" (the PKI of OpenBao or Vault, see the table openbao).
+        /// Who signs the CA that signs X509-SVIDs: "embedded" (it signs itself), "disk" (a CA in files), "openbao" (the PKI
+        /// of OpenBao or Vault) or "spire" (a SPIRE server); each of the last three has a table of its name.
         upstream: Origin = Origin::Embedded;
         /// From the making of a CA that signs X509-SVIDs to its end, in the same way. An upstream is asked for so long and
         /// may give less; a CA in files lives as long as its certificate.
@@ -187,6 +190,19 @@ section! {
         /// The token, the secret id of "approle" or the JWT. Read for each login. Others may have no
         /// rights to the file, its group may read it.
         secret_file: Option<FilePath> = None, example "\"/run/agent-daemon/bao-token\"";
+    }
+}
+
+section! {
+    /// A SPIRE server, where the table authority has the upstream "spire". It is called as the identity that the SPIRE
+    /// agent of this machine gives the daemon, whose registration entry there has to be a downstream one.
+    struct SpireTable {
+        /// The Workload API of the agent.
+        agent_socket: Option<FilePath> = None, example "\"/run/spire/sockets/agent.sock\"";
+        /// The API of the server, spiffe://TRUST_DOMAIN/spire/server.
+        server: Option<HostPort> = None, example "\"spire.example.org:8081\"";
+        /// As whom the server is called. Not set: as the agent's default.
+        spiffe_id: Option<SpiffeId> = None, example "\"spiffe://example.org/node/a\"";
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! `file` lists every key. [`Config::parse`] does no IO; [`load`], [`read_sources`] and [`check()`] read files.
 
+mod addresses;
 mod check;
 mod endpoints;
 mod file;
@@ -25,9 +26,10 @@ pub use self::check::{Checked, check};
 pub use self::file::DEFAULT_PATH;
 pub use self::sources::{MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, SYSTEMD_KEY_NAME, load, read_sources};
 
+use self::addresses::Endpoint;
 use self::file::ConfigFile;
 use self::table::{MAX_DIAGNOSTICS, Section as _, offset_of};
-use self::value::{Count, Endpoint, FilePath};
+use self::value::{Count, FilePath};
 use crate::attest::MeasureConfig;
 use crate::credential::{lease, rate};
 use crate::diagnostic::{Diagnostic, Severity, SourceFile};

@@ -5,12 +5,12 @@
 use std::path::Path;
 
 use super::Checks;
-use super::file::{ConfigFile, DiskTable, OpenBaoTable};
+use super::file::{ConfigFile, DiskTable, OpenBaoTable, SpireTable};
 use super::value::FilePath;
 use super::words::LoginMethod;
 use crate::authority::{CaFiles, CaSource, Origin};
 use crate::diagnostic::Diagnostic;
-use crate::upstream::{self, Login, OpenBaoConfig};
+use crate::upstream::{self, Login, OpenBaoConfig, SpireConfig};
 
 impl ConfigFile {
     /// The source of the CA, and who is asked for it. What is missing is reported, and stands empty here.
@@ -24,6 +24,7 @@ impl ConfigFile {
         let tables = [
             (Origin::Disk, self.disk != DiskTable::default()),
             (Origin::OpenBao, self.openbao != OpenBaoTable::default()),
+            (Origin::Spire, self.spire != SpireTable::default()),
         ];
         for (origin, is_set) in tables {
             if is_set && origin != chosen {
@@ -39,6 +40,10 @@ impl ConfigFile {
                 CaSource::Upstream(Origin::OpenBao),
                 Some(upstream::Config::OpenBao(self.openbao.config(base, checks))),
             ),
+            Origin::Spire => {
+                let config = self.spire.config(base, checks).map(upstream::Config::Spire);
+                (CaSource::Upstream(Origin::Spire), config)
+            }
         }
     }
 }
@@ -63,6 +68,18 @@ impl DiskTable {
             key: below(key),
             bundle: self.bundle_file.as_ref().map(|path| path.below(base)),
         }
+    }
+}
+
+impl SpireTable {
+    fn config(&self, base: &Path, checks: &mut Checks<'_>) -> Option<SpireConfig> {
+        let agent_socket = needed(self.agent_socket.as_ref(), ["spire", "agent_socket"], checks);
+        let server = needed(self.server.as_ref(), ["spire", "server"], checks);
+        Some(SpireConfig {
+            agent_socket: agent_socket?.below(base),
+            server: server?,
+            spiffe_id: self.spiffe_id.clone(),
+        })
     }
 }
 

@@ -3,15 +3,13 @@
 //! What a value in the configuration file may be. A value that was read fits its bounds; nothing checks again.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::identity::TrustDomain;
-use crate::url::Url;
+use crate::identity::{SpiffeId, TrustDomain};
 
 /// Paths of one key.
 const MAX_PATHS: usize = 64;
@@ -180,14 +178,14 @@ fn write_period(micros: u64) -> String {
 /// A path as it was written. `..` may only lead out of the configuration's folder, at the start: further in it
 /// would mean something else behind a symbolic link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FilePath(PathBuf);
+pub(super) struct FilePath(pub(super) PathBuf);
 
 impl FilePath {
     pub(super) fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let fits = !text.is_empty() && text.len() < MAX_PATH_BYTES && !text.chars().any(char::is_control);
         let mut named = false;
         let ups_lead = Path::new(text).components().all(|component| match component {
@@ -356,60 +354,9 @@ impl Setting for Word {
     }
 }
 
-/// A server that may be called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WebAddress(pub(super) String);
-
-impl Setting for WebAddress {
+impl Setting for SpiffeId {
     fn expected() -> String {
-        "an address such as \"https://bao.example.org:8200\"; http only on a loopback address".to_owned()
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        whole(value, |value| {
-            let text = value.as_str()?;
-            text.parse::<Url>().is_ok().then(|| Self(text.to_owned()))
-        })
-    }
-
-    fn write(&self) -> Option<String> {
-        Some(quoted(&self.0))
-    }
-}
-
-/// Where HTTP is served to this machine alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Endpoint {
-    Unix(FilePath),
-    Loopback(SocketAddr),
-}
-
-impl Setting for Endpoint {
-    fn expected() -> String {
-        "\"unix:PATH\", or the address and port of the loopback interface such as \"127.0.0.1:8181\"".to_owned()
-    }
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        whole(value, |value| {
-            let text = value.as_str()?;
-            if let Some(path) = text.strip_prefix("unix:") {
-                return FilePath::parse(path).map(Self::Unix);
-            }
-            text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback()).map(Self::Loopback)
-        })
-    }
-
-    fn write(&self) -> Option<String> {
-        match self {
-            Self::Unix(path) => path.0.to_str().map(|path| quoted(&format!("unix:{path}"))),
-            Self::Loopback(address) => Some(quoted(&address.to_string())),
-        }
-    }
-}
-
-impl Setting for SocketAddr {
-    fn expected() -> String {
-        "an address and port such as \"0.0.0.0:8443\"".to_owned()
+        "a SPIFFE ID such as \"spiffe://example.org/node\"".to_owned()
     }
 
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
@@ -417,7 +364,7 @@ impl Setting for SocketAddr {
     }
 
     fn write(&self) -> Option<String> {
-        Some(quoted(&self.to_string()))
+        Some(quoted(self.as_str()))
     }
 }
 

@@ -35,7 +35,7 @@ macro_rules! words {
 // No `lsm`: nothing here rests on that tier, so asking for it would promise something.
 words!(Tier: Egress, Observe);
 words!(Durability: Written, Synced);
-words!(Origin: Embedded, Disk, OpenBao);
+words!(Origin: Embedded, Disk, OpenBao, Spire);
 words!(BundleProfile: Spiffe, Web);
 words!(LoginMethod: Token, AppRole, Jwt);
 

@@ -15,6 +15,8 @@ use crate::diagnostic::with_sources;
 
 /// The clock may be set while nobody looks, so no wait is longer than this.
 const LONGEST: SignedDuration = SignedDuration::from_secs(60);
+/// How often an upstream is asked what it trusts.
+const FOLLOW: SignedDuration = SignedDuration::from_secs(30);
 /// After a failure; what signs now goes on signing. Doubled with every further one.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -39,6 +41,13 @@ impl Failing {
     }
 }
 
+async fn in_time<T>(origin: Origin, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(UPSTREAM_TIME, asked).await.unwrap_or_else(|_| {
+        let reason = format!("no answer within {} s", UPSTREAM_TIME.as_secs());
+        Err(Error::Upstream { origin, reason })
+    })
+}
+
 impl Node {
     /// Makes keys, turns to them and forgets them when it is time, until cancelled. A reload lets it look again.
     pub async fn rotate_keys(self: &Arc<Self>, cancel: CancellationToken) {
@@ -52,7 +61,9 @@ impl Node {
             let wait = match rotated {
                 Ok(()) => {
                     failing = Failing::default();
-                    let next = self.authority.next_look(self.clock.now(), LONGEST);
+                    let follows = self.upstream.as_ref().is_some_and(|upstream| upstream.origin().has_bundle());
+                    let longest = if follows { FOLLOW } else { LONGEST };
+                    let next = self.authority.next_look(self.clock.now(), longest);
                     Duration::try_from(next).unwrap_or_default()
                 }
                 Err(error) => {
@@ -84,18 +95,28 @@ impl Node {
     pub async fn rotate_once(self: &Arc<Self>) -> Result<(), Error> {
         let rotated = self.rotate_and_ask().await;
         self.record_new();
-        rotated
+        rotated?;
+        self.follow_upstream().await
     }
 
     async fn rotate_and_ask(self: &Arc<Self>) -> Result<(), Error> {
         let is_due = self.blocking(|node| node.authority.rotate(node.clock.now())).await?;
         let Some(upstream) = self.upstream.as_ref().filter(|_| is_due) else { return Ok(()) };
         let request = self.authority.x509.request(self.clock.now())?;
-        let signed = tokio::time::timeout(UPSTREAM_TIME, upstream.sign(&request)).await.unwrap_or_else(|_| {
-            let reason = format!("no answer within {} s", UPSTREAM_TIME.as_secs());
-            Err(Error::Upstream { origin: upstream.origin(), reason })
-        })?;
+        let signed = in_time(upstream.origin(), upstream.sign(&request)).await?;
         self.blocking(move |node| node.authority.adopt(&request, &signed, node.clock.now())).await
+    }
+
+    /// Gives the upstream the keys of this node, and trusts what it trusts.
+    async fn follow_upstream(self: &Arc<Self>) -> Result<(), Error> {
+        let Some(upstream) = &self.upstream else { return Ok(()) };
+        let keys = self.authority.jwt.published();
+        let Some(bundle) = in_time(upstream.origin(), upstream.follow(&keys)).await? else { return Ok(()) };
+        let sequence = bundle.sequence;
+        if self.blocking(move |node| node.authority.follow(bundle)).await? {
+            tracing::info!(upstream = %upstream.origin(), ?sequence, "the upstream trusts something else");
+        }
+        Ok(())
     }
 
     async fn blocking<T: Send + 'static>(

@@ -2,23 +2,28 @@
 
 //! Authorities that sign the certificate of the CA here: each is asked over the network and answers in its time.
 //!
-//! Carries a request there and certificates back. Never decides whether they are of use: `authority` does.
+//! Carries a request there and certificates back, and for one that publishes keys, those there and its bundle back. Never decides whether they are of use: `authority` does.
 
 mod openbao;
+mod spire;
 
 use std::fmt;
 
 use futures_util::future::BoxFuture;
 
 pub use self::openbao::{Login, OpenBao, OpenBaoConfig};
+pub use self::spire::{Spire, SpireConfig};
 
-use crate::authority::{CaRequest, Error, Origin, Signed};
+use crate::authority::{CaRequest, Error, Origin, PublishedKey, Signed, TrustBundle};
+use crate::identity::TrustDomain;
 
 /// Who is asked, with what that takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Config {
     /// The PKI of OpenBao or Vault.
     OpenBao(OpenBaoConfig),
+    /// A SPIRE server.
+    Spire(SpireConfig),
 }
 
 impl Config {
@@ -26,9 +31,10 @@ impl Config {
     ///
     /// # Errors
     /// When an address is not one that may be called.
-    pub fn build(&self) -> Result<Box<dyn Upstream>, Error> {
+    pub fn build(&self, trust_domain: &TrustDomain) -> Result<Box<dyn Upstream>, Error> {
         match self {
             Self::OpenBao(config) => Ok(Box::new(OpenBao::new(config.clone())?)),
+            Self::Spire(config) => Ok(Box::new(Spire::new(config.clone(), trust_domain.clone())?)),
         }
     }
 }
@@ -42,4 +48,12 @@ pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Error::Upstream`], with what it said or what became of the way to it.
     fn sign<'a>(&'a self, request: &'a CaRequest) -> BoxFuture<'a, Result<Signed, Error>>;
+    /// Gives it the keys by which tokens of this node are verified, and takes what is trusted there; nothing from one
+    /// that knows of neither.
+    ///
+    /// # Errors
+    /// As for [`Self::sign`].
+    fn follow<'a>(&'a self, _keys: &'a [PublishedKey]) -> BoxFuture<'a, Result<Option<TrustBundle>, Error>> {
+        Box::pin(async { Ok(None) })
+    }
 }

@@ -71,7 +71,7 @@ impl Client {
         http.enforce_http(false);
         http.set_connect_timeout(Some(CONNECT_TIME));
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(client_config(trust)?)
+            .with_tls_config(client_config(trust, None)?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);

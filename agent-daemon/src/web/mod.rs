@@ -4,12 +4,14 @@
 //!
 //! Every answer is bounded in size and time. Never follows a redirect, and never speaks plainly to another machine.
 
+mod channel;
 mod client;
 mod endpoint;
 mod server;
 mod trust;
 
+pub(crate) use self::channel::{tls_channel, unix_channel};
 pub(crate) use self::client::{Answer, Client, Error};
 pub use self::endpoint::{CertificateFiles, HttpsEndpoint, Serves, Shows};
 pub(crate) use self::server::{Seen, Shown, server_config};
-pub(crate) use self::trust::Trust;
+pub(crate) use self::trust::{Identity, Trust};

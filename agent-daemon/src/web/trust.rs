@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use webpki::KeyUsage;
 
 use super::Error;
@@ -35,8 +35,15 @@ pub(crate) enum Trust {
     },
 }
 
+/// As whom a server is called.
+pub(crate) struct Identity {
+    /// The end first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
 /// Reads files; blocks for a moment.
-pub(crate) fn client_config(trust: &Trust) -> Result<ClientConfig, Error> {
+pub(crate) fn client_config(trust: &Trust, identity: Option<Identity>) -> Result<ClientConfig, Error> {
     let provider = Arc::new(crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -72,7 +79,10 @@ pub(crate) fn client_config(trust: &Trust) -> Result<ClientConfig, Error> {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
     };
-    Ok(builder.with_no_client_auth())
+    match identity {
+        Some(Identity { chain, key }) => builder.with_client_auth_cert(chain, key).map_err(Error::Tls),
+        None => Ok(builder.with_no_client_auth()),
+    }
 }
 
 /// Takes one SPIFFE ID of one trust domain for the server and nobody else.

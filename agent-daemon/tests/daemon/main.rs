@@ -24,6 +24,7 @@ mod sds;
 mod secrets;
 mod served;
 mod spiffe;
+mod spire;
 mod upstreams;
 mod verifiers;
 

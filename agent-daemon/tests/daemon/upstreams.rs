@@ -38,7 +38,7 @@ fn below(upstream_life: Duration) -> (TestNode, Arc<FakeUpstream>) {
 }
 
 /// The certificates of a fresh SVID, the SVID first, and the roots.
-async fn svid(t: &TestNode) -> Result<(Vec<Vec<u8>>, Vec<u8>), Refusal> {
+pub(crate) async fn svid(t: &TestNode) -> Result<(Vec<Vec<u8>>, Vec<u8>), Refusal> {
     let peer = t.peer();
     let svids = t.node.x509_svids(&peer, &agent_daemon::node::Wanted::All, &[]).await?;
     let mut rest = svids.svids[0].1.chain.as_slice();

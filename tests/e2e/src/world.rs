@@ -271,8 +271,16 @@ impl World {
     /// # Errors
     /// When it cannot be started.
     pub fn talk(&self, program: &str, uid: u32, arguments: &[&str]) -> Result<Talker> {
+        self.talk_over("sockets/spiffe.sock", program, uid, arguments)
+    }
+
+    /// The same with the Workload API elsewhere in the folder of this world.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn talk_over(&self, socket: &str, program: &str, uid: u32, arguments: &[&str]) -> Result<Talker> {
         let mut command = Command::new(program);
-        let endpoint = format!("unix:{}", self.text("sockets/spiffe.sock"));
+        let endpoint = format!("unix:{}", self.text(socket));
         command.args(arguments).env_clear().env("SPIFFE_ENDPOINT_SOCKET", endpoint).current_dir("/");
         if uid != 0 {
             command.uid(uid).gid(uid);

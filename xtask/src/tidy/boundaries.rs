@@ -34,8 +34,8 @@ const RULES: [Rule; 8] = [
         forbids: |path| matches!(path, ["aya" | "aya_obj" | "aya_log", ..]),
     },
     Rule {
-        text: "in the daemon only api/ names tonic",
-        applies: |path| in_daemon(path) && !path.starts_with("agent-daemon/src/api/"),
+        text: "in the daemon only api/, web/ and upstream/ name tonic",
+        applies: |path| in_daemon(path) && !["api/", "web/", "upstream/"].iter().any(|area| is_below(path, area)),
         forbids: |path| path.first().is_some_and(|name| *name == "tonic" || name.starts_with("tonic_")),
     },
     Rule {
@@ -77,6 +77,10 @@ pub(super) fn check(file: &File, findings: &mut Vec<Finding>) {
             findings.push(Finding { path: file.path.clone(), line, detail, rule: rule.text });
         }
     }
+}
+
+fn is_below(path: &str, area: &str) -> bool {
+    path.strip_prefix("agent-daemon/src/").is_some_and(|path| path.starts_with(area))
 }
 
 fn in_daemon(path: &str) -> bool {

@@ -46,11 +46,13 @@ pub enum Origin {
     Disk,
     /// The PKI of OpenBao or Vault.
     OpenBao,
+    /// A SPIRE server.
+    Spire,
 }
 
 impl Origin {
     /// All there are.
-    pub const ALL: [Self; 3] = [Self::Embedded, Self::Disk, Self::OpenBao];
+    pub const ALL: [Self; 4] = [Self::Embedded, Self::Disk, Self::OpenBao, Self::Spire];
 
     /// As in the configuration and the audit log.
     pub fn as_str(self) -> &'static str {
@@ -58,6 +60,7 @@ impl Origin {
             Self::Embedded => "embedded",
             Self::Disk => "disk",
             Self::OpenBao => "openbao",
+            Self::Spire => "spire",
         }
     }
 
@@ -67,7 +70,13 @@ impl Origin {
             Self::Embedded => 0,
             Self::Disk => 1,
             Self::OpenBao => 2,
+            Self::Spire => 3,
         }
+    }
+
+    /// Whether it says what else is to be trusted, and has to be asked for that again and again.
+    pub fn has_bundle(self) -> bool {
+        self == Self::Spire
     }
 
     fn from_code(code: u8) -> Option<Self> {
@@ -76,7 +85,7 @@ impl Origin {
 
     /// Whether it has to be asked for, and may take its time.
     fn is_asked(self) -> bool {
-        matches!(self, Self::OpenBao)
+        matches!(self, Self::OpenBao | Self::Spire)
     }
 }
 
@@ -115,6 +124,17 @@ pub struct CaRequest {
     /// How long the CA is to live.
     pub lifetime: Duration,
     asked_at: Timestamp,
+}
+
+impl CaRequest {
+    /// PKCS#10, DER.
+    ///
+    /// # Errors
+    /// When there is none: that would be a bug.
+    pub fn csr_der(&self) -> Result<Vec<u8>, Error> {
+        let read = pem::parse(&self.csr_pem).map_err(|_| Error::Crypto { operation: "read a request for a CA" });
+        read.map(pem::Pem::into_contents)
+    }
 }
 
 impl fmt::Debug for CaRequest {

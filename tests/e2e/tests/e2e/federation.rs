@@ -11,11 +11,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Setup, World, wait_for, wait_until, with_daemon};
+use e2e::{CLIENT, SERVER, SOON, Setup, World, free_port, python, wait_for, wait_until, with_daemon};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use serde_json::{Value, json};
-
-use super::interop::{CLIENT, SERVER, SOON, free_port, python};
 
 const OWN: &str = "example.org";
 const PARTNER: &str = "partner.example";

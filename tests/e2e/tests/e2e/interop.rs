@@ -10,55 +10,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Setup, Talker, World, wait_until, with_daemon};
+use e2e::{
+    CLIENT, CLIENT_ID, SERVER, SERVER_ID, SOON, World, free_port, python, two_workloads, wait_until, with_daemon,
+};
 use serde_json::{Value, json};
-
-/// Nothing here takes longer unless it is broken.
-pub(super) const SOON: Duration = Duration::from_secs(20);
-/// Users by which the processes are told apart: all else about them is the same.
-pub(super) const SERVER: u32 = 65532;
-pub(super) const CLIENT: u32 = 65531;
-pub(super) const SERVER_ID: &str = "spiffe://example.org/workload/server";
-pub(super) const CLIENT_ID: &str = "spiffe://example.org/workload/client";
-
-const ENTRIES: &str = r#"
-[[entry]]
-id = "server"
-spiffe_id = "spiffe://example.org/workload/server"
-kind = "workload"
-selectors = ["unix:uid:65532"]
-groups = ["agents"]
-
-[[entry]]
-id = "client"
-spiffe_id = "spiffe://example.org/workload/client"
-kind = "workload"
-selectors = ["unix:uid:65531"]
-groups = ["agents"]
-"#;
-
-pub(super) fn setup() -> Setup {
-    Setup::default().with_entries(ENTRIES).with_svids("4s")
-}
-
-pub(super) fn python(world: &World, uid: u32, arguments: &[&str]) -> Result<Talker> {
-    let root = std::env::var("AGENT_TEST_ROOT").context("AGENT_TEST_ROOT is not set: use xtask test")?;
-    // Where the user may read it, whoever may enter the repository.
-    let script = world.path("bin/spiffe_client.py");
-    fs::copy(PathBuf::from(root).join("tests/e2e/python/spiffe_client.py"), &script)?;
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
-    let python = world.interop()?.join("bin/python3");
-    let script = script.to_string_lossy().into_owned();
-    let arguments: Vec<&str> = [script.as_str()].into_iter().chain(arguments.iter().copied()).collect();
-    world.talk(&python.to_string_lossy(), uid, &arguments)
-}
 
 #[test]
 fn the_python_library_gets_and_validates_svids() -> Result<()> {
-    with_daemon(setup(), |world| {
+    with_daemon(two_workloads(), |world| {
         let client = python(world, CLIENT, &["svids", e2e::AUDIENCE])?;
         let said = client.next(SOON)?;
         assert_eq!(said, json!({"x509": [CLIENT_ID], "offline": CLIENT_ID, "online": CLIENT_ID}));
@@ -74,7 +36,7 @@ fn the_python_library_gets_and_validates_svids() -> Result<()> {
 
 #[test]
 fn two_python_programs_trust_each_other_and_nobody_else() -> Result<()> {
-    with_daemon(setup(), |world| {
+    with_daemon(two_workloads(), |world| {
         let server = python(world, SERVER, &["serve", CLIENT_ID])?;
         let port = server.next(SOON)?["port"].as_u64().context("no port")?.to_string();
         let client = python(world, CLIENT, &["call", &port, SERVER_ID])?;
@@ -173,10 +135,6 @@ fn binary(world: &World) -> Result<PathBuf> {
     anyhow::bail!("there is no Envoy below {}", libraries.display())
 }
 
-pub(super) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 /// One request on a connection of its own.
 fn http(port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -211,7 +169,7 @@ fn backend() -> Result<u16> {
 #[test]
 fn two_envoys_speak_mtls_while_their_certificates_rotate_under_load() -> Result<()> {
     for api in ["GRPC", "DELTA_GRPC"] {
-        with_daemon(setup(), |world| {
+        with_daemon(two_workloads(), |world| {
             let server = Wiring { name: "server", uid: SERVER, peer: CLIENT_ID, upstream: backend()?, api };
             let server = Envoy::start(world, "server.yaml", &server)?;
             let client = Wiring { name: "client", uid: CLIENT, peer: SERVER_ID, upstream: server.port, api };

@@ -10,10 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Setup, World, wait_for, wait_until};
+use e2e::{
+    CLIENT, CLIENT_ID, SERVER, SERVER_ID, SOON, Setup, World, free_port, python, two_workloads, wait_for, wait_until,
+};
 use serde_json::{Value, json};
-
-use super::interop::{CLIENT, CLIENT_ID, SERVER, SERVER_ID, SOON, free_port, python, setup};
 
 /// Of everybody who may do everything there.
 const ROOT_TOKEN: &str = "root-of-the-test";
@@ -133,7 +133,7 @@ fn trust_each_other(world: &World) -> Result<bool> {
 
 #[test]
 fn openbao_signs_the_ca_for_every_login_and_programs_trust_each_other_by_its_root() -> Result<()> {
-    let mut world = World::prepare(setup())?;
+    let mut world = World::prepare(two_workloads())?;
     let mut bao = Bao::start(&world)?;
     bao.run(&["auth", "enable", "approle"], None)?;
     bao.run(&["write", "auth/approle/role/node", "token_policies=agent-daemon"], None)?;
@@ -146,9 +146,11 @@ fn openbao_signs_the_ca_for_every_login_and_programs_trust_each_other_by_its_roo
     let role_settings = ["role_type=jwt", "user_claim=sub", "bound_audiences=openbao", "token_policies=agent-daemon"];
     bao.run(&[&["write", "auth/nodes/role/node"], role_settings.as_slice()].concat(), None)?;
     let logins = [
-        bao.use_it(setup(), "token", &token)?,
-        bao.use_it(setup(), "approle", &secret)?.set("openbao.role", json!(role)),
-        bao.use_it(setup(), "jwt", &jwt)?.set("openbao.role", json!("node")).set("openbao.login_mount", json!("nodes")),
+        bao.use_it(two_workloads(), "token", &token)?,
+        bao.use_it(two_workloads(), "approle", &secret)?.set("openbao.role", json!(role)),
+        bao.use_it(two_workloads(), "jwt", &jwt)?
+            .set("openbao.role", json!("node"))
+            .set("openbao.login_mount", json!("nodes")),
     ];
     for (place, (setup, secret)) in logins.into_iter().zip([&token, &secret, &jwt]).enumerate() {
         bao.secret(secret)?;
@@ -183,10 +185,10 @@ fn openbao_signs_the_ca_for_every_login_and_programs_trust_each_other_by_its_roo
 
 #[test]
 fn a_ca_of_openbao_is_replaced_while_programs_use_it_and_a_refusal_leaves_the_last_good_one() -> Result<()> {
-    let mut world = World::prepare(setup())?;
+    let mut world = World::prepare(two_workloads())?;
     let bao = Bao::start(&world)?;
     let token = bao.run(&["token", "create", "-policy=agent-daemon", "-field=token"], None)?;
-    let setup = bao.use_it(setup(), "token", &token)?.set("authority.ca_lifetime", json!("12s"));
+    let setup = bao.use_it(two_workloads(), "token", &token)?.set("authority.ca_lifetime", json!("12s"));
     world.rewrite(setup)?;
     world.daemon.start()?;
     next_authority_record(&world, 0)?;

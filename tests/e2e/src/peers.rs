@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::{Setup, Talker, World};
+
+/// Nothing that a peer does takes longer unless it is broken.
+pub const SOON: Duration = Duration::from_secs(20);
+/// Users by which the processes are told apart: all else about them is the same.
+pub const SERVER: u32 = 65532;
+/// See [`SERVER`].
+pub const CLIENT: u32 = 65531;
+/// Who [`SERVER`] is.
+pub const SERVER_ID: &str = "spiffe://example.org/workload/server";
+/// Who [`CLIENT`] is.
+pub const CLIENT_ID: &str = "spiffe://example.org/workload/client";
+
+const ENTRIES: &str = r#"
+[[entry]]
+id = "server"
+spiffe_id = "spiffe://example.org/workload/server"
+kind = "workload"
+selectors = ["unix:uid:65532"]
+groups = ["agents"]
+
+[[entry]]
+id = "client"
+spiffe_id = "spiffe://example.org/workload/client"
+kind = "workload"
+selectors = ["unix:uid:65531"]
+groups = ["agents"]
+"#;
+
+/// A daemon that gives those two SVIDs for four seconds.
+pub fn two_workloads() -> Setup {
+    Setup::default().with_entries(ENTRIES).with_svids("4s")
+}
+
+/// A program that speaks SPIFFE by the Python library.
+///
+/// # Errors
+/// When it does not start.
+pub fn python(world: &World, uid: u32, arguments: &[&str]) -> Result<Talker> {
+    let root = std::env::var("AGENT_TEST_ROOT").context("AGENT_TEST_ROOT is not set: use xtask test")?;
+    let script = readable(world, &PathBuf::from(root).join("tests/e2e/python/spiffe_client.py"))?;
+    let python = world.interop()?.join("bin/python3");
+    let arguments: Vec<&str> = [script.as_str()].into_iter().chain(arguments.iter().copied()).collect();
+    world.talk(&python.to_string_lossy(), uid, &arguments)
+}
+
+/// A program where the user may read it, whoever may enter the repository.
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn readable(world: &World, program: &Path) -> Result<String> {
+    let name = program.file_name().context("it has no name")?.to_string_lossy();
+    let copy = world.path(&format!("bin/{name}"));
+    if !copy.exists() {
+        fs::copy(program, &copy).with_context(|| format!("cannot copy {}", program.display()))?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(copy.to_string_lossy().into_owned())
+}
+
+/// One that nobody listens on now.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
