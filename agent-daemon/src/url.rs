@@ -76,6 +76,9 @@ impl FromStr for HostPort {
             .and_then(|text| text.parse().ok())
             .ok_or("it is none")?;
         let port = authority.port_u16().filter(|port| *port > 0).ok_or("it has no port")?;
+        if authority.host().is_empty() {
+            return Err("it has no host");
+        }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         // Nothing but the two: no user, and no port of many spellings.
         let whole = Self { host, port };

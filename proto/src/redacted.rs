@@ -29,6 +29,16 @@ impl fmt::Debug for crate::spiffe::X509svid {
     }
 }
 
+impl fmt::Debug for crate::spiffe::Witsvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Witsvid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("wit_svid_key", &"...")
+            .field("hint", &self.hint)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for crate::spiffe::Jwtsvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Jwtsvid")

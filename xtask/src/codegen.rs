@@ -30,11 +30,12 @@ const FILES: [&str; 12] = [
 ];
 
 /// Messages with a secret in them: their `Debug` is written by hand in `proto/src/redacted.rs`.
-const SKIP_DEBUG: [&str; 8] = [
+const SKIP_DEBUG: [&str; 9] = [
     "agent.v1.Credential",
     "agent.admin.v1.PutSecretRequest",
     "X509SVID",
     "JWTSVID",
+    "WITSVID",
     "ValidateJWTSVIDRequest",
     "envoy.config.core.v3.DataSource",
     "envoy.service.discovery.v3.DiscoveryResponse",

@@ -156,6 +156,8 @@ impl SpiffeWorkloadApi for Bare {
     type FetchX509SVIDStream = Messages<spiffe::X509svidResponse>;
     type FetchX509BundlesStream = Messages<spiffe::X509BundlesResponse>;
     type FetchJWTBundlesStream = Messages<spiffe::JwtBundlesResponse>;
+    type FetchWITSVIDStream = Messages<spiffe::WitsvidResponse>;
+    type FetchWITBundlesStream = Messages<spiffe::WitBundlesResponse>;
 
     async fn fetch_jwtsvid(
         &self,
@@ -203,6 +205,20 @@ impl SpiffeWorkloadApi for Bare {
         &self,
         _: Request<spiffe::ValidateJwtsvidRequest>,
     ) -> Result<Response<spiffe::ValidateJwtsvidResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn fetch_witsvid(
+        &self,
+        _: Request<spiffe::WitsvidRequest>,
+    ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn fetch_wit_bundles(
+        &self,
+        _: Request<spiffe::WitBundlesRequest>,
+    ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
         Err(Status::unimplemented("not measured"))
     }
 }

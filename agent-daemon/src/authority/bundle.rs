@@ -23,6 +23,9 @@ use crate::identity::TrustDomain;
 
 /// Of a bundle of somebody else.
 pub const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
+/// Of the keys in it.
+const JWT_USE: &str = "jwt-svid";
+const WIT_USE: &str = "wit-svid";
 /// Authorities in it.
 const MAX_KEYS: usize = 64;
 
@@ -41,6 +44,8 @@ pub struct TrustBundle {
     pub roots: Vec<Vec<u8>>,
     /// The JWT keys, as a key set (RFC 7517).
     pub jwks: Bytes,
+    /// The keys that sign WIT-SVIDs, as a key set (RFC 7517).
+    pub wit: Bytes,
     /// Everything, as its specification writes it.
     pub document: Bytes,
     /// How many JWT keys it names.
@@ -58,11 +63,13 @@ impl TrustBundle {
         trust_domain: TrustDomain,
         roots: &[Vec<u8>],
         keys: &[Jwk],
+        wit: &[Jwk],
         upstream: Option<&Self>,
         sequence: u64,
         refresh_hint: Duration,
     ) -> Result<Self, Error> {
-        let mut jwt: Vec<Value> = keys.iter().map(jwt_key).collect::<Result<_, _>>()?;
+        let of_use = |keys: &[Jwk], usage| keys.iter().map(|key| token_key(key, usage)).collect::<Result<Vec<_>, _>>();
+        let (mut jwt, wit) = (of_use(keys, JWT_USE)?, of_use(wit, WIT_USE)?);
         let mut roots = roots.to_vec();
         if let Some(upstream) = upstream {
             let kid_of = |key: &Value| key.get("kid").cloned();
@@ -75,7 +82,7 @@ impl TrustBundle {
         let x509: Vec<Value> = roots.iter().map(|root| x509_key(root)).collect::<Result<_, _>>()?;
         let verifying = jwt.iter().filter_map(VerifyingKey::from_jwk).collect();
         let document = json!({
-            "keys": x509.into_iter().chain(jwt.iter().cloned()).collect::<Vec<_>>(),
+            "keys": x509.into_iter().chain(jwt.iter().chain(&wit).cloned()).collect::<Vec<_>>(),
             "spiffe_sequence": sequence,
             "spiffe_refresh_hint": refresh_hint.as_secs(),
         });
@@ -86,7 +93,8 @@ impl TrustBundle {
             x509: roots.concat().into(),
             roots,
             jwt_authorities: count(&jwt),
-            jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
+            jwks: key_set(jwt)?,
+            wit: key_set(wit)?,
             document: encode(&document)?,
             verifying,
         })
@@ -107,21 +115,26 @@ impl TrustBundle {
         if read.keys.len() > MAX_KEYS {
             return Err(wrong(format!("{} keys are too many, at most {MAX_KEYS}", read.keys.len())));
         }
-        let (mut x509, mut jwt, mut verifying): (Vec<Vec<u8>>, Vec<Value>, Vec<VerifyingKey>) = Default::default();
+        let (mut x509, mut verifying): (Vec<Vec<u8>>, Vec<VerifyingKey>) = Default::default();
+        let (mut jwt, mut wit): (Vec<Value>, Vec<Value>) = Default::default();
         for key in read.keys {
             match key.get("use").and_then(Value::as_str) {
                 Some("x509-svid") => {
                     let root = certificate_of(&key).map_err(|why| wrong(format!("an X.509 authority: {why}")))?;
                     x509.push(root);
                 }
-                Some("jwt-svid") => {
+                Some(usage @ (JWT_USE | WIT_USE)) => {
                     let kid = key.get("kid").and_then(Value::as_str).filter(|kid| !kid.is_empty());
-                    let kid = kid.ok_or_else(|| wrong("a JWT key has no kid".to_owned()))?;
-                    if jwt.iter().any(|known| known.get("kid").and_then(Value::as_str) == Some(kid)) {
-                        return Err(wrong(format!("two JWT keys have the kid {:?}", words(kid))));
+                    let kid = kid.ok_or_else(|| wrong("a key that signs tokens has no kid".to_owned()))?;
+                    if jwt.iter().chain(&wit).any(|known| known.get("kid").and_then(Value::as_str) == Some(kid)) {
+                        return Err(wrong(format!("two keys have the kid {:?}", words(kid))));
                     }
-                    verifying.extend(VerifyingKey::from_jwk(&key));
-                    jwt.push(key);
+                    if usage == JWT_USE {
+                        verifying.extend(VerifyingKey::from_jwk(&key));
+                        jwt.push(key);
+                    } else {
+                        wit.push(key);
+                    }
                 }
                 _ => {}
             }
@@ -133,7 +146,8 @@ impl TrustBundle {
             x509: x509.concat().into(),
             roots: x509,
             jwt_authorities: count(&jwt),
-            jwks: encode(&json!({ "keys": jwt.into_iter().map(plain).collect::<Vec<_>>() }))?,
+            jwks: key_set(jwt)?,
+            wit: key_set(wit)?,
             document: Bytes::copy_from_slice(document),
             verifying,
         })
@@ -173,7 +187,7 @@ impl TrustBundle {
             // What it is is none of our business: whoever can use it has it from where it was made.
             let Some(mut members) = key else { continue };
             members.insert("kid".to_owned(), kid.as_str().into());
-            members.insert("use".to_owned(), "jwt-svid".into());
+            members.insert("use".to_owned(), JWT_USE.into());
             all.push(Value::Object(members));
         }
         let hint = refresh_hint.map(|hint| hint.as_secs());
@@ -184,7 +198,7 @@ impl TrustBundle {
     /// With their use, as in the document.
     fn jwt_keys(&self) -> Vec<Value> {
         let Ok(Document { keys, .. }) = serde_json::from_slice(&self.document) else { return Vec::new() };
-        keys.into_iter().filter(|key| key.get("use").and_then(Value::as_str) == Some("jwt-svid")).collect()
+        keys.into_iter().filter(|key| key.get("use").and_then(Value::as_str) == Some(JWT_USE)).collect()
     }
 
     /// Whether one of the JWT keys has this id.
@@ -200,7 +214,8 @@ impl TrustBundle {
     /// Whether the same is trusted, however it is written.
     pub fn trusts_the_same(&self, other: &Self) -> bool {
         let keys = |bundle: &Self| serde_json::from_slice::<Value>(&bundle.jwks).ok();
-        self.roots == other.roots && keys(self) == keys(other)
+        let wit = |bundle: &Self| serde_json::from_slice::<Value>(&bundle.wit).ok();
+        self.roots == other.roots && keys(self) == keys(other) && wit(self) == wit(other)
     }
 
     /// The claims of a token that one of the JWT keys signed; what they say is the caller's to check.
@@ -244,11 +259,16 @@ fn encode(value: &Value) -> Result<Bytes, Error> {
     serde_json::to_vec(value).map(Into::into).map_err(Error::Json)
 }
 
+/// Without uses: see [`plain`].
+fn key_set(keys: Vec<Value>) -> Result<Bytes, Error> {
+    encode(&json!({ "keys": keys.into_iter().map(plain).collect::<Vec<_>>() }))
+}
+
 /// Its use is told as this kind of key set has it.
-fn jwt_key(key: &Jwk) -> Result<Value, Error> {
+fn token_key(key: &Jwk, usage: &str) -> Result<Value, Error> {
     let mut value = serde_json::to_value(key).map_err(Error::Json)?;
     if let Some(members) = value.as_object_mut() {
-        members.insert("use".to_owned(), "jwt-svid".into());
+        members.insert("use".to_owned(), usage.into());
         // Not a member of these key sets: the key itself says what it signs with.
         members.remove("alg");
     }
@@ -322,7 +342,8 @@ mod tests {
         let key = SigningKey::generate(&SystemRandom::new()).unwrap().public_jwk();
         let roots = ca.roots();
         let bundle =
-            TrustBundle::new(domain, &roots, std::slice::from_ref(&key), None, 7, Duration::from_secs(300)).unwrap();
+            TrustBundle::new(domain, &roots, std::slice::from_ref(&key), &[], None, 7, Duration::from_secs(300))
+                .unwrap();
         let document: Value = serde_json::from_slice(&bundle.document).unwrap();
         assert_eq!((&document["spiffe_sequence"], &document["spiffe_refresh_hint"]), (&json!(7), &json!(300)));
         let keys = document["keys"].as_array().unwrap();

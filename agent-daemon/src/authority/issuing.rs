@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
-    CaRequest, CaSource, Claims, Error, JwtAuthority, MAX_DOCUMENT_BYTES, Sealer, Signed, TrustBundle, X509Authority,
-    file,
+    CaRequest, CaSource, Claims, Error, JwtAuthority, MAX_DOCUMENT_BYTES, Sealer, Signed, TokenKind, TrustBundle,
+    X509Authority, file,
 };
 use crate::identity::TrustDomain;
 
@@ -25,6 +25,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// From the making of a JWT key to its end.
     pub jwt_key_lifetime: Duration,
+    /// Whether WIT-SVIDs are minted.
+    pub wit: bool,
     /// Where the CA comes from.
     pub ca: CaSource,
     /// From the making of a CA to its end.
@@ -38,6 +40,8 @@ pub struct Config {
 pub struct Authority {
     /// Signs tokens.
     pub jwt: JwtAuthority,
+    /// Signs WIT-SVIDs, where those are minted.
+    pub wit: Option<JwtAuthority>,
     /// Signs certificates.
     pub x509: X509Authority,
     config: Config,
@@ -61,13 +65,15 @@ impl Authority {
     /// # Errors
     /// When a file cannot be read or written, was changed, or is of no use.
     pub fn open(directory: &Path, sealer: &Sealer, config: Config, now: Timestamp) -> Result<Self, Error> {
-        let jwt = JwtAuthority::open(directory, sealer, config.jwt_key_lifetime, now)?;
+        let of_kind = |kind| JwtAuthority::open(directory, sealer, kind, config.jwt_key_lifetime, now);
+        let jwt = of_kind(TokenKind::Jwt)?;
+        let wit = config.wit.then(|| of_kind(TokenKind::Wit)).transpose()?;
         let (domain, ca) = (config.trust_domain.clone(), config.ca.clone());
         let x509 = X509Authority::open(directory, sealer, domain, ca, config.ca_lifetime, now)?;
         let published = Published::open(directory)?;
         let above = Above::open(directory, &config)?;
-        let bundle = bundle_of(&jwt, &x509.roots(), above.bundle().as_deref(), &config, &published)?;
-        Ok(Self { jwt, x509, config, published, above, bundle: watch::Sender::new(Arc::new(bundle)) })
+        let bundle = bundle_of(&jwt, wit.as_ref(), &x509.roots(), above.bundle().as_deref(), &config, &published)?;
+        Ok(Self { jwt, wit, x509, config, published, above, bundle: watch::Sender::new(Arc::new(bundle)) })
     }
 
     /// Rotates what is due, and publishes what changed. Says whether an upstream has to be asked for a CA. Blocks.
@@ -76,7 +82,7 @@ impl Authority {
     /// When a file cannot be read or written; what was there goes on.
     pub fn rotate(&self, now: Timestamp) -> Result<bool, Error> {
         // Both are tried: a failure of one must not keep the other from its turn.
-        let jwt = self.jwt.rotate(now);
+        let jwt = self.jwt.rotate(now).and(self.wit.as_ref().map(|wit| wit.rotate(now)).transpose());
         let mut bundle = None;
         let x509 = self.x509.rotate(now, |roots| self.numbered(roots).map(|next| bundle = Some(next)));
         let bundle = match bundle {
@@ -103,7 +109,7 @@ impl Authority {
 
     /// The bundle with these roots, its number safe on disk.
     fn numbered(&self, roots: &[Vec<u8>]) -> Result<TrustBundle, Error> {
-        bundle_of(&self.jwt, roots, self.above.bundle().as_deref(), &self.config, &self.published)
+        bundle_of(&self.jwt, self.wit.as_ref(), roots, self.above.bundle().as_deref(), &self.config, &self.published)
     }
 
     /// Trusts what the upstream trusts, from now on and over restarts; says whether that is news. Blocks.
@@ -141,7 +147,8 @@ impl Authority {
 
     /// How long until [`Self::rotate`] has something to do, at most `longest`.
     pub fn next_look(&self, now: Timestamp, longest: SignedDuration) -> SignedDuration {
-        self.jwt.next_look(now, longest).min(self.x509.next_look(now, longest))
+        let wit = self.wit.as_ref().map_or(longest, |wit| wit.next_look(now, longest));
+        self.jwt.next_look(now, longest).min(self.x509.next_look(now, longest)).min(wit)
     }
 
     /// The trust bundle as it is now.
@@ -157,14 +164,16 @@ impl Authority {
 
 fn bundle_of(
     jwt: &JwtAuthority,
+    wit: Option<&JwtAuthority>,
     roots: &[Vec<u8>],
     above: Option<&TrustBundle>,
     config: &Config,
     published: &Published,
 ) -> Result<TrustBundle, Error> {
-    let keys = jwt.public_keys();
-    let of =
-        |sequence| TrustBundle::new(config.trust_domain.clone(), roots, &keys, above, sequence, config.refresh_hint);
+    let (keys, wit) = (jwt.public_keys(), wit.map(JwtAuthority::public_keys).unwrap_or_default());
+    let of = |sequence| {
+        TrustBundle::new(config.trust_domain.clone(), roots, &keys, &wit, above, sequence, config.refresh_hint)
+    };
     // The same authorities always make the same document, but for its number.
     let sequence = published.sequence_of(&of(0)?.document)?;
     of(sequence)

@@ -14,20 +14,38 @@ use serde::Serialize;
 use super::generations::{Generation, Generations, MAX_GENERATIONS};
 use super::key::generate_pkcs8;
 use super::schedule::{self, Life};
-use super::verifying::Jws;
-use super::{Error, Jwk, Sealer, SigningKey, file, is_name};
-
-/// Longest token that is looked at.
-pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+use super::{Claims, Error, Jwk, Sealer, SigningKey, file, is_name, verifying};
 
 /// A sealed P-256 PKCS#8 document is under 200 bytes.
 const MAX_KEY_FILE_BYTES: usize = 1024;
-const KEY_PREFIX: &str = "jwt-";
-const SEALING_NAME: &str = "jwt/signing";
 const SUFFIX: &str = ".sealed";
 
-/// The claims of a verified token.
-pub type Claims = serde_json::Map<String, serde_json::Value>;
+/// What the keys sign. Keys of one kind never sign another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// JWT-SVIDs.
+    Jwt,
+    /// WIT-SVIDs.
+    Wit,
+}
+
+impl TokenKind {
+    const ALL: [Self; 2] = [Self::Jwt, Self::Wit];
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt-",
+            Self::Wit => "wit-",
+        }
+    }
+
+    fn sealing_name(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt/signing",
+            Self::Wit => "wit/signing",
+        }
+    }
+}
 
 /// Signs tokens with one of its keys and verifies those of all its keys.
 #[derive(Debug)]
@@ -82,8 +100,14 @@ struct Jwks<'a> {
 
 impl JwtAuthority {
     /// Opens the keys in a private directory and makes what is missing.
-    pub fn open(directory: &Path, sealer: &Sealer, lifetime: Duration, now: Timestamp) -> Result<Self, Error> {
-        let generations = Generations::open(directory, sealer, KEY_PREFIX, SEALING_NAME)?;
+    pub fn open(
+        directory: &Path,
+        sealer: &Sealer,
+        kind: TokenKind,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        let generations = Generations::open(directory, sealer, kind.prefix(), kind.sealing_name())?;
         let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX);
         let authority =
             Self { generations, lifetime, keys: ArcSwap::from_pointee(Keys::default()), rotating: Mutex::default() };
@@ -172,25 +196,26 @@ impl JwtAuthority {
 
     /// Whether it says that one of these keys signed it.
     pub(super) fn knows_key_of(&self, token: &str) -> bool {
-        Jws::parse(token).is_ok_and(|jws| self.keys.load().public.iter().any(|key| key.kid() == jws.kid))
+        let kid = verifying::parse(token).ok().and_then(|jws| jws.kid);
+        kid.is_some_and(|kid| self.keys.load().public.iter().any(|key| key.kid() == kid))
     }
 
     /// The claims of a compact JWS that one of these keys signed.
     ///
     /// Checks size, form, algorithm, key and signature; what the claims say is the caller's to check.
     pub fn verify_jwt(&self, token: &str) -> Result<Claims, Error> {
-        let jws = Jws::parse(token)?;
+        let jws = verifying::parse(token)?;
         // The one algorithm is fixed here; the token has no say in it.
         if jws.alg != "ES256" {
             return Err(Error::Token { reason: "algorithm is not ES256" });
         }
+        let kid = jws.kid.as_deref().ok_or(Error::Token { reason: "header names no key" })?;
         let keys = self.keys.load();
-        let key =
-            keys.public.iter().find(|key| key.kid() == jws.kid).ok_or(Error::Token { reason: "key is unknown" })?;
+        let key = keys.public.iter().find(|key| key.kid() == kid).ok_or(Error::Token { reason: "key is unknown" })?;
         if !key.verifies(jws.signed, &jws.signature) {
             return Err(Error::Token { reason: "signature does not fit" });
         }
-        jws.claims()
+        Ok(jws.claims()?)
     }
 }
 
@@ -200,7 +225,7 @@ fn lives(held: &[Held]) -> Vec<Life> {
 
 /// Opens one named key that is not part of the JWKS (the audit key), or makes it.
 pub fn open_or_create_key(directory: &Path, name: &str, sealer: &Sealer) -> Result<SigningKey, Error> {
-    if !is_name(name) || name.starts_with(KEY_PREFIX) {
+    if !is_name(name) || TokenKind::ALL.iter().any(|kind| name.starts_with(kind.prefix())) {
         return Err(Error::Name);
     }
     file::ensure_private_directory(directory).map_err(Error::io("use the key directory", directory))?;
@@ -233,7 +258,7 @@ mod tests {
     }
 
     fn authority(directory: &Path) -> JwtAuthority {
-        JwtAuthority::open(directory, &Sealer::from_bytes(&[7; 32]).unwrap(), LIFETIME, at(0)).unwrap()
+        JwtAuthority::open(directory, &Sealer::from_bytes(&[7; 32]).unwrap(), TokenKind::Jwt, LIFETIME, at(0)).unwrap()
     }
 
     fn sign(authority: &JwtAuthority, now: i64, claims: &serde_json::Value) -> String {
@@ -309,7 +334,7 @@ mod tests {
         assert!(open_or_create_key(directory.path(), "other", &sealer).is_err());
         let _authority = authority(directory.path());
         let wrong = Sealer::from_bytes(&[8; 32]).unwrap();
-        assert!(JwtAuthority::open(directory.path(), &wrong, LIFETIME, at(0)).is_err());
+        assert!(JwtAuthority::open(directory.path(), &wrong, TokenKind::Jwt, LIFETIME, at(0)).is_err());
         assert!(matches!(open_or_create_key(directory.path(), "../x", &sealer), Err(Error::Name)));
     }
 
@@ -342,7 +367,7 @@ mod tests {
             ("critical extension", sign(&json!({"alg": "ES256", "kid": kid, "crit": ["b64"], "b64": false}), "{}")),
             ("claims are a list", sign(&json!({"alg": "ES256", "kid": kid}), "[]")),
             ("another key", stranger.sign_jwt("JWT", &json!({})).unwrap()),
-            ("too long", key.sign_jwt("JWT", &json!({"pad": "x".repeat(MAX_TOKEN_BYTES)})).unwrap()),
+            ("too long", key.sign_jwt("JWT", &json!({"pad": "x".repeat(crate::authority::MAX_TOKEN_BYTES)})).unwrap()),
             ("header twice alg", {
                 let header = format!(r#"{{"alg":"none","alg":"ES256","kid":"{kid}"}}"#);
                 let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), encode(&json!({})));

@@ -127,6 +127,11 @@ impl Jwk {
         })
     }
 
+    /// Both of the point, base64url.
+    pub(super) fn coordinates(&self) -> [&str; 2] {
+        [&self.x, &self.y]
+    }
+
     /// SubjectPublicKeyInfo (RFC 5480), DER.
     pub fn spki(&self) -> Option<Vec<u8>> {
         let coordinates = self.point()?;

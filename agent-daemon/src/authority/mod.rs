@@ -16,7 +16,10 @@ mod schedule;
 mod seal;
 mod secret;
 mod verifying;
+mod wit;
 mod x509;
+
+pub use svid_verifier::{Claims, MAX_TOKEN_BYTES, VerifyingKey};
 
 use std::io;
 use std::path::PathBuf;
@@ -28,11 +31,12 @@ use crate::identity::TrustDomain;
 pub use self::bundle::{MAX_DOCUMENT_BYTES, TrustBundle};
 pub use self::foreign::{ForeignBundles, ForeignChange};
 pub use self::issuing::{Authority, Config, Minted};
-pub use self::jwt::{Claims, JwtAuthority, MAX_TOKEN_BYTES, PublishedKey, Signer, open_or_create_key};
+pub use self::jwt::{JwtAuthority, PublishedKey, Signer, TokenKind, open_or_create_key};
 pub use self::key::{Jwk, SigningKey};
 pub use self::seal::Sealer;
 pub use self::secret::{MAX_SECRET_BYTES, MAX_SECRETS, SecretEntry, SecretStore};
-pub use self::verifying::{VerifyingKey, unverified_claims};
+pub use self::verifying::unverified_claims;
+pub use self::wit::WitKey;
 pub use self::x509::{CaFiles, CaRequest, CaSource, NewCa, Origin, Signed, Subject, X509Authority, X509Svid};
 pub(crate) use self::x509::{der_sequence, spiffe_id, verify};
 

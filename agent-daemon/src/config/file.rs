@@ -66,6 +66,7 @@ section! {
         table federation: FederationTable;
         table bundle_endpoint: BundleEndpointTable;
         table oidc: OidcTable;
+        table experimental: ExperimentalTable;
         table credentials: CredentialsTable;
         table measure: MeasureTable;
         table audit: AuditTable;
@@ -247,6 +248,15 @@ section! {
         key_file: Option<FilePath> = None, example "\"/etc/agent-daemon/web.key\"";
         /// Connections at once.
         max_connections: Count<1, 65_536> = Count(64);
+    }
+}
+
+section! {
+    /// What follows drafts and changes with them. Nothing here keeps its form from one version to the next.
+    struct ExperimentalTable {
+        /// WIT-SVIDs over the Workload API: tokens that are good only with a proof that whoever shows them has their key.
+        /// Bindings whose source has the type "wit-svid" give them.
+        wit_svid: bool = false;
     }
 }
 

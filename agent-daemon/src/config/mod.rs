@@ -306,6 +306,7 @@ impl ConfigFile {
             keys: crate::authority::Config {
                 trust_domain: trust_domain.clone(),
                 jwt_key_lifetime: self.authority.jwt_key_lifetime.duration(),
+                wit: self.experimental.wit_svid,
                 ca,
                 ca_lifetime: self.authority.ca_lifetime.duration(),
                 refresh_hint: self.authority.bundle_refresh_hint.duration(),

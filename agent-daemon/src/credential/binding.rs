@@ -180,10 +180,11 @@ impl Binding {
         }
         let ttl = ttl(&mut fields);
         if let (Some(ttl), Some(source)) = (ttl, &references.source)
-            && source.credential_type() == CredentialType::X509Svid
+            && matches!(source.credential_type(), CredentialType::X509Svid | CredentialType::WitSvid)
             && ttl < MIN_X509_TTL
         {
-            fields.error(fields.at(), "the ttl of an x509-svid is out of range", "from 2s to 1h");
+            let message = format!("the ttl of {} is out of range", one(source.credential_type()));
+            fields.error(fields.at(), message, "from 2s to 1h");
         }
         let releases = releases_per_connection(&mut fields);
         let evidence = fields.flag("evidence");
@@ -210,12 +211,18 @@ impl Binding {
     }
 }
 
+/// As a person says it.
+pub(crate) fn one(kind: CredentialType) -> String {
+    let article = if kind == CredentialType::X509Svid { "an" } else { "a" };
+    format!("{article} {}", kind.as_str())
+}
+
 /// Not every kind of credential can go every way.
 fn check_delivery(fields: &mut Fields<'_, '_>, delivery: Delivery, source: &Source, destination: Option<&Destination>) {
     match (delivery, source.credential_type()) {
-        (Delivery::Release, CredentialType::X509Svid) => {
+        (Delivery::Release, kind @ (CredentialType::X509Svid | CredentialType::WitSvid)) => {
             let help = "set delivery = \"workload-api\"";
-            fields.error(fields.at(), "an x509-svid is not handed out by release", help);
+            fields.error(fields.at(), format!("{} is not handed out by release", one(kind)), help);
         }
         (Delivery::WorkloadApi, CredentialType::Static) => {
             let help = "set delivery = \"release\"";
@@ -228,7 +235,7 @@ fn check_delivery(fields: &mut Fields<'_, '_>, delivery: Delivery, source: &Sour
             fields.error(fields.at(), "a token that is released needs one audience, and the destination has any", help);
         }
         (Delivery::Release, CredentialType::JwtSvid | CredentialType::Static)
-        | (Delivery::WorkloadApi, CredentialType::JwtSvid | CredentialType::X509Svid) => {}
+        | (Delivery::WorkloadApi, CredentialType::JwtSvid | CredentialType::X509Svid | CredentialType::WitSvid) => {}
     }
 }
 

@@ -48,7 +48,7 @@ impl<'a> Claims<'a> {
 }
 
 /// Rounded down, also before the epoch.
-fn whole_seconds(time: jiff::Timestamp) -> i64 {
+pub(super) fn whole_seconds(time: jiff::Timestamp) -> i64 {
     let seconds = time.as_second();
     if time.subsec_nanosecond() < 0 { seconds.saturating_sub(1) } else { seconds }
 }

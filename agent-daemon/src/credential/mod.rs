@@ -20,10 +20,12 @@ pub mod network;
 pub mod rate;
 pub mod resolve;
 pub mod source;
+pub mod wit;
 
 use std::{io, sync::Arc, time::Duration};
 
 pub use address::{Matched, Mismatch, Observed, Verdict};
+pub(crate) use binding::one;
 pub use binding::{Binding, Delivery, ObservedConnect};
 pub use catalog::Catalog;
 pub use destination::{Destination, Mode};

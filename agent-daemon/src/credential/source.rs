@@ -22,6 +22,8 @@ pub enum SourceKind {
     JwtSvid,
     /// The daemon issues an X509-SVID.
     X509Svid,
+    /// The daemon mints a WIT-SVID and its key.
+    WitSvid,
     /// A sealed secret is handed out as it is.
     Static {
         /// The sealed secret's name; never the secret.
@@ -36,6 +38,8 @@ pub enum CredentialType {
     JwtSvid,
     /// An X509-SVID with its key.
     X509Svid,
+    /// A WIT-SVID with its key.
+    WitSvid,
     /// A static secret.
     Static,
 }
@@ -46,13 +50,14 @@ impl CredentialType {
         match self {
             Self::JwtSvid => "jwt-svid",
             Self::X509Svid => "x509-svid",
+            Self::WitSvid => "wit-svid",
             Self::Static => "static",
         }
     }
 
     /// From [`Self::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::JwtSvid, Self::X509Svid, Self::Static].into_iter().find(|kind| kind.as_str() == word)
+        [Self::JwtSvid, Self::X509Svid, Self::WitSvid, Self::Static].into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
@@ -62,18 +67,23 @@ impl Source {
         match self.kind {
             SourceKind::JwtSvid => CredentialType::JwtSvid,
             SourceKind::X509Svid => CredentialType::X509Svid,
+            SourceKind::WitSvid => CredentialType::WitSvid,
             SourceKind::Static { .. } => CredentialType::Static,
         }
     }
 
     pub(super) fn parse(mut fields: Fields<'_, '_>, name: Option<Arc<str>>) -> Option<Self> {
-        const TYPES: &str = "one of \"jwt-svid\", \"x509-svid\", \"static\"";
+        const TYPES: &str = "one of \"jwt-svid\", \"x509-svid\", \"wit-svid\", \"static\"";
         let kind = fields.required_text("type", TYPES);
         let secret = fields.text("secret");
         let kind = kind.and_then(|given| match (CredentialType::from_word(&given.value), secret) {
             (Some(CredentialType::JwtSvid), None) => Some(SourceKind::JwtSvid),
             (Some(CredentialType::X509Svid), None) => Some(SourceKind::X509Svid),
-            (Some(minted @ (CredentialType::JwtSvid | CredentialType::X509Svid)), Some(secret)) => {
+            (Some(CredentialType::WitSvid), None) => Some(SourceKind::WitSvid),
+            (
+                Some(minted @ (CredentialType::JwtSvid | CredentialType::X509Svid | CredentialType::WitSvid)),
+                Some(secret),
+            ) => {
                 let message = format!("a {} source has no secret", minted.as_str());
                 fields.error(secret.at, message, "remove it, or set type = \"static\"");
                 None

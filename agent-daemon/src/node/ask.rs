@@ -48,9 +48,9 @@ pub enum ConnectionRef {
 /// A credential on its way out.
 #[derive(Debug)]
 pub struct Released {
-    /// The credential itself; of an X509-SVID its private key (PKCS#8, DER).
+    /// The credential itself; of an X509-SVID its private key (PKCS#8, DER), of a WIT-SVID its private key (JWK).
     pub secret: Zeroizing<Vec<u8>>,
-    /// The certificates of an X509-SVID, DER one after the other; empty otherwise.
+    /// The certificates of an X509-SVID, DER one after the other; the token of a WIT-SVID; empty otherwise.
     pub chain: Vec<u8>,
     /// What was recorded of it.
     pub lease: Arc<Lease>,

@@ -39,6 +39,8 @@ pub enum Part {
     X509,
     /// Those that sign tokens.
     Jwt,
+    /// Those that sign tokens that need a proof.
+    Wit,
 }
 
 impl Part {
@@ -47,6 +49,7 @@ impl Part {
         match self {
             Self::X509 => &bundle.x509,
             Self::Jwt => &bundle.jwks,
+            Self::Wit => &bundle.wit,
         }
     }
 }

@@ -203,7 +203,7 @@ impl Node {
         record.binding = Some(binding.name.to_string());
         let audiences = match binding.source.credential_type() {
             // Good towards everybody who trusts the trust domain.
-            CredentialType::X509Svid => Vec::new(),
+            CredentialType::X509Svid | CredentialType::WitSvid => Vec::new(),
             CredentialType::JwtSvid | CredentialType::Static if ask.audiences.is_empty() => {
                 vec![Arc::clone(&destination.audience)]
             }

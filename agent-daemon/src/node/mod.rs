@@ -45,7 +45,7 @@ pub use own::{OwnError, OwnSvid};
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use streams::Stream;
-pub use svids::{Invalid, SpiffeLimits, Wanted, X509Svids};
+pub use svids::{Invalid, SpiffeLimits, Svids, Wanted};
 
 use self::budget::Budget;
 use crate::attest::Attestor;

@@ -18,10 +18,11 @@ use super::recent::Decided;
 use super::{Happening, Node, bump};
 use crate::attest::{Attested, Failure, Peer};
 use crate::audit::{self, DecisionRecord, Log, Outcome, Record, Slot};
-use crate::authority::{self, Subject, X509Svid};
+use crate::authority::{self, Subject, WitKey, X509Svid};
 use crate::credential::att::{Att, LineageDigest, Measured};
 use crate::credential::jwt::Claims;
 use crate::credential::lease::{self, State};
+use crate::credential::wit::{WIT_TYPE, WitClaims};
 use crate::credential::{self, Binding, Cause, Delivery, Lease, LeaseId, SourceKind};
 use crate::diagnostic::with_sources;
 use crate::process::ExecId;
@@ -282,6 +283,14 @@ impl Node {
                 };
                 let X509Svid { chain, key } = x509.issue(&subject, now)?;
                 Made { secret: key, chain, lease }
+            }
+            SourceKind::WitSvid => {
+                let wit = self.authority.wit.as_ref().ok_or(authority::Error::NoSigner { what: "WIT-SVIDs" })?;
+                let signer = wit.signer(now)?;
+                let lease = lease_for(peer, attested, grounds, record, now, signer.ends_at)?;
+                let key = WitKey::generate()?;
+                let token = signer.key.sign_jwt(WIT_TYPE, &WitClaims::new(&lease, &key.public))?;
+                Made { secret: key.private, chain: token.into_bytes(), lease }
             }
             SourceKind::Static { secret } => {
                 let Some(secret) = self.secrets.secret(secret)? else { return Ok(None) };

@@ -16,7 +16,7 @@ use super::release::decision_id;
 use crate::attest::{Attested, Peer};
 use crate::authority::{self, Minted};
 use crate::credential::destination::is_audience;
-use crate::credential::{Binding, Cause, Delivery, Lease};
+use crate::credential::{Binding, Cause, CredentialType, Delivery, Lease, one};
 use crate::identity::{Entry, SpiffeId};
 use crate::snapshot::Snapshot;
 
@@ -55,9 +55,9 @@ impl Wanted {
     }
 }
 
-/// All X509-SVIDs of a caller, the default identity's first, and what verifies those of others.
+/// All SVIDs of one type of a caller, the default identity's first, and what verifies those of others.
 #[derive(Debug)]
-pub struct X509Svids {
+pub struct Svids {
     /// Each with the entry that gave the identity.
     pub svids: Vec<(Arc<Entry>, Released)>,
     /// The caller's default identity, whether or not it is among them.
@@ -82,14 +82,33 @@ impl Node {
     ///
     /// # Errors
     /// See [`Refusal`]. A denial only when there is none at all: then for what became of the first of them.
-    pub async fn x509_svids(&self, peer: &Peer, wanted: &Wanted, held: &[Arc<Lease>]) -> Result<X509Svids, Refusal> {
+    pub async fn x509_svids(&self, peer: &Peer, wanted: &Wanted, held: &[Arc<Lease>]) -> Result<Svids, Refusal> {
+        self.svids(peer, CredentialType::X509Svid, wanted, held).await
+    }
+
+    /// The same with WIT-SVIDs, for every identity.
+    ///
+    /// # Errors
+    /// See [`Self::x509_svids`].
+    pub async fn wit_svids(&self, peer: &Peer, held: &[Arc<Lease>]) -> Result<Svids, Refusal> {
+        self.svids(peer, CredentialType::WitSvid, &Wanted::All, held).await
+    }
+
+    async fn svids(
+        &self,
+        peer: &Peer,
+        kind: CredentialType,
+        wanted: &Wanted,
+        held: &[Arc<Lease>],
+    ) -> Result<Svids, Refusal> {
         let snapshot = self.snapshot();
-        let attested = self.admit(peer, "fetch_x509_svid", &snapshot).await?;
+        let operation = if kind == CredentialType::WitSvid { "fetch_wit_svid" } else { "fetch_x509_svid" };
+        let attested = self.admit(peer, operation, &snapshot).await?;
         let mut svids = Vec::new();
         let mut refused = None;
         let of_caller = identities(&attested).enumerate().filter(|(place, entry)| wanted.takes(*place, entry));
         for (_, entry) in of_caller {
-            let Some(binding) = snapshot.catalog.x509_binding(&entry.spiffe_id) else { continue };
+            let Some(binding) = snapshot.catalog.svid_binding(&entry.spiffe_id, kind) else { continue };
             let replaces = held.iter().find(|lease| lease.spiffe_id == entry.spiffe_id).map(Arc::clone);
             match self.svid(peer, &snapshot, &attested, entry, binding, replaces).await {
                 Ok(released) => svids.push((Arc::clone(entry), released)),
@@ -101,7 +120,7 @@ impl Node {
         if svids.is_empty() {
             return Err(match refused {
                 Some(refusal) => refusal,
-                None => self.nothing(&snapshot, &attested, wanted).await,
+                None => self.nothing(&snapshot, &attested, kind, wanted).await,
             });
         }
         let default = attested.spiffe_id().cloned().ok_or(Refusal::Bug("bug: an SVID without an identity"))?;
@@ -109,7 +128,7 @@ impl Node {
         let rotate_at = svids.iter().map(|(_, svid)| turn(&svid.lease)).collect::<Result<Vec<_>, _>>();
         let rotate_at = rotate_at.map_err(Refusal::Authority)?.into_iter().min();
         let rotate_at = rotate_at.ok_or(Refusal::Bug("bug: no SVID and no refusal"))?;
-        Ok(X509Svids { svids, default, bundles, rotate_at })
+        Ok(Svids { svids, default, bundles, rotate_at })
     }
 
     /// Ends what was made for an answer that is not given.
@@ -288,7 +307,13 @@ impl Node {
     }
 
     /// The caller has identities, but none of them gets what it asks for; or it has none.
-    async fn nothing(&self, snapshot: &Snapshot, attested: &Attested, wanted: &Wanted) -> Refusal {
+    async fn nothing(
+        &self,
+        snapshot: &Snapshot,
+        attested: &Attested,
+        kind: CredentialType,
+        wanted: &Wanted,
+    ) -> Refusal {
         let found = identities(attested).enumerate().find(|(place, entry)| wanted.takes(*place, entry));
         let entry = found.map(|(_, entry)| entry);
         let ask = match (entry, wanted) {
@@ -301,7 +326,7 @@ impl Node {
                 if entry.is_some() {
                     verdicted.record.reason = super::Reason::NoBinding.as_str().to_owned();
                     verdicted.record.detail =
-                        "no binding gives this identity an x509-svid over the Workload API".to_owned();
+                        format!("no binding gives this identity {} over the Workload API", one(kind));
                     verdicted.record.destination = None;
                     verdicted.record.remediation =
                         Some("add a binding with delivery = \"workload-api\" that names it".to_owned());

@@ -70,6 +70,8 @@ pub struct Setup {
     pub boot_id: String,
     /// Of JWT keys and CAs.
     pub key_lifetime: Duration,
+    /// Whether WIT-SVIDs are minted.
+    pub wit: bool,
     /// Where the CA comes from, if nobody is asked.
     pub ca: CaSource,
     /// Who is asked to sign the CA.
@@ -100,6 +102,7 @@ impl Default for Setup {
             proc: None,
             boot_id: BOOT_ID.to_owned(),
             key_lifetime: Duration::from_secs(7 * 24 * 3600),
+            wit: false,
             ca: CaSource::Embedded,
             upstream: None,
             web_roots: None,
@@ -193,6 +196,7 @@ impl Setup {
         let keys = authority::Config {
             trust_domain: TrustDomain::clone(&trust_domain),
             jwt_key_lifetime: self.key_lifetime,
+            wit: self.wit,
             ca: self.upstream.as_ref().map_or(self.ca, |upstream| CaSource::Upstream(upstream.origin())),
             ca_lifetime: self.key_lifetime,
             refresh_hint: Duration::from_secs(300),

@@ -27,6 +27,7 @@ mod spiffe;
 mod spire;
 mod upstreams;
 mod verifiers;
+mod wit;
 
 use agent_daemon::attest::Failure;
 use agent_daemon::node::{Refusal, Released};

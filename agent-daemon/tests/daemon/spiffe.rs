@@ -62,7 +62,7 @@ pub(crate) fn setup(identities: usize) -> Setup {
     Setup { entries, catalog: catalog.to_owned(), ..Setup::default() }
 }
 
-fn with_metadata<T>(message: T) -> Request<T> {
+pub(crate) fn with_metadata<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
     request
@@ -77,7 +77,7 @@ async fn svids(served: &Served) -> Result<Streaming<X509svidResponse>, Status> {
 }
 
 /// The next message, which has to come.
-async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+pub(crate) async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
     soon("a message comes", stream.message()).await.map(|message| message.unwrap())
 }
 

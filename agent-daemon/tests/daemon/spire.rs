@@ -171,6 +171,8 @@ impl SpiffeWorkloadApi for Fake {
     type FetchX509SVIDStream = Updates<X509svidResponse>;
     type FetchX509BundlesStream = Updates<X509BundlesResponse>;
     type FetchJWTBundlesStream = Updates<JwtBundlesResponse>;
+    type FetchWITSVIDStream = Updates<WitsvidResponse>;
+    type FetchWITBundlesStream = Updates<WitBundlesResponse>;
 
     async fn fetch_x509svid(
         &self,
@@ -221,6 +223,17 @@ impl SpiffeWorkloadApi for Fake {
         &self,
         _request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
+
+    async fn fetch_witsvid(&self, _: Request<WitsvidRequest>) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
+
+    async fn fetch_wit_bundles(
+        &self,
+        _: Request<WitBundlesRequest>,
+    ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
         Err(Status::unimplemented("nobody asks"))
     }
 }

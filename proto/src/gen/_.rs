@@ -101,6 +101,43 @@ pub struct ValidateJwtsvidResponse {
     #[prost(message, optional, tag = "2")]
     pub claims: ::core::option::Option<::prost_types::Struct>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WitsvidRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WitsvidResponse {
+    /// The default identity comes first.
+    #[prost(message, repeated, tag = "1")]
+    pub svids: ::prost::alloc::vec::Vec<Witsvid>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct Witsvid {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// A compact JWS.
+    #[prost(string, tag = "2")]
+    pub wit_svid: ::prost::alloc::string::String,
+    /// A private JWK.
+    #[prost(string, tag = "3")]
+    pub wit_svid_key: ::prost::alloc::string::String,
+    /// Tells several identities apart; an operator chose it.
+    #[prost(string, tag = "4")]
+    pub hint: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WitBundlesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WitBundlesResponse {
+    /// From the SPIFFE ID of a trust domain to its keys, a JWK set.
+    #[prost(map = "string, string", tag = "1")]
+    pub bundles: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// More of the same follows; ours never has more.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
 /// Generated client implementations.
 pub mod spiffe_workload_api_client {
     #![allow(
@@ -318,6 +355,57 @@ pub mod spiffe_workload_api_client {
                 .insert(GrpcMethod::new("SpiffeWorkloadAPI", "ValidateJWTSVID"));
             self.inner.unary(req, path, codec).await
         }
+        /// All WIT-SVIDs of the caller, whole in every message. UNIMPLEMENTED unless the operator wants them. From the
+        /// specification's experimental branch (standards/workloadapiwitsvid.proto), and changes with it.
+        pub async fn fetch_witsvid(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WitsvidRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WitsvidResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/SpiffeWorkloadAPI/FetchWITSVID",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("SpiffeWorkloadAPI", "FetchWITSVID"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The keys that sign WIT-SVIDs of trust domains that the caller trusts. Of the same branch.
+        pub async fn fetch_wit_bundles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WitBundlesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WitBundlesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/SpiffeWorkloadAPI/FetchWITBundles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("SpiffeWorkloadAPI", "FetchWITBundles"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -386,6 +474,35 @@ pub mod spiffe_workload_api_server {
             request: tonic::Request<super::ValidateJwtsvidRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ValidateJwtsvidResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the FetchWITSVID method.
+        type FetchWITSVIDStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WitsvidResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// All WIT-SVIDs of the caller, whole in every message. UNIMPLEMENTED unless the operator wants them. From the
+        /// specification's experimental branch (standards/workloadapiwitsvid.proto), and changes with it.
+        async fn fetch_witsvid(
+            &self,
+            request: tonic::Request<super::WitsvidRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::FetchWITSVIDStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the FetchWITBundles method.
+        type FetchWITBundlesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WitBundlesResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The keys that sign WIT-SVIDs of trust domains that the caller trusts. Of the same branch.
+        async fn fetch_wit_bundles(
+            &self,
+            request: tonic::Request<super::WitBundlesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::FetchWITBundlesStream>,
             tonic::Status,
         >;
     }
@@ -698,6 +815,100 @@ pub mod spiffe_workload_api_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/SpiffeWorkloadAPI/FetchWITSVID" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchWITSVIDSvc<T: SpiffeWorkloadApi>(pub Arc<T>);
+                    impl<
+                        T: SpiffeWorkloadApi,
+                    > tonic::server::ServerStreamingService<super::WitsvidRequest>
+                    for FetchWITSVIDSvc<T> {
+                        type Response = super::WitsvidResponse;
+                        type ResponseStream = T::FetchWITSVIDStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WitsvidRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SpiffeWorkloadApi>::fetch_witsvid(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchWITSVIDSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/SpiffeWorkloadAPI/FetchWITBundles" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchWITBundlesSvc<T: SpiffeWorkloadApi>(pub Arc<T>);
+                    impl<
+                        T: SpiffeWorkloadApi,
+                    > tonic::server::ServerStreamingService<super::WitBundlesRequest>
+                    for FetchWITBundlesSvc<T> {
+                        type Response = super::WitBundlesResponse;
+                        type ResponseStream = T::FetchWITBundlesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WitBundlesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SpiffeWorkloadApi>::fetch_wit_bundles(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchWITBundlesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

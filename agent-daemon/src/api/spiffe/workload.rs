@@ -6,7 +6,8 @@ use std::sync::Arc;
 use agent_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApi;
 use agent_proto::spiffe::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
+    ValidateJwtsvidResponse, WitBundlesRequest, WitBundlesResponse, Witsvid, WitsvidRequest, WitsvidResponse,
+    X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
 };
 use futures_util::stream::unfold;
 use jiff::Timestamp;
@@ -15,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{Open, Updates, caller, is_passing, status};
+use crate::attest::Peer;
 use crate::authority::{MAX_TOKEN_BYTES, TrustBundle};
 use crate::credential::Lease;
 use crate::credential::destination::MAX_AUDIENCE_BYTES;
 use crate::identity::{Entry, MAX_SPIFFE_ID_BYTES};
-use crate::node::{Bundles, Node, Part, Released, Wanted, X509Svids};
+use crate::node::{Bundles, Node, Part, Refusal, Released, Svids, Wanted};
 
 /// The Workload API.
 #[derive(Debug)]
@@ -44,6 +46,12 @@ impl Workload {
     async fn open<T>(&self, request: Request<T>) -> Result<Open<()>, Status> {
         let peer = caller(&request).await?;
         Open::new(&self.node, peer, &self.cancel)
+    }
+
+    /// As the draft says it of an endpoint without this profile.
+    fn wants_wit(&self) -> Result<(), Status> {
+        let wit = self.node.authority.wit.as_ref();
+        wit.map(|_| ()).ok_or_else(|| Status::unimplemented("experimental.wit_svid is off"))
     }
 
     async fn bundles<T, R: Send + 'static>(
@@ -72,17 +80,14 @@ impl SpiffeWorkloadApi for Workload {
     type FetchX509SVIDStream = Updates<X509svidResponse>;
     type FetchX509BundlesStream = Updates<X509BundlesResponse>;
     type FetchJWTBundlesStream = Updates<JwtBundlesResponse>;
+    type FetchWITSVIDStream = Updates<WitsvidResponse>;
+    type FetchWITBundlesStream = Updates<WitBundlesResponse>;
 
     async fn fetch_x509svid(
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let mut open = self.open(request).await?;
-        let svids = self.node.x509_svids(&open.peer, &Wanted::All, &[]).await.map_err(|refusal| status(&refusal))?;
-        open.told(&svids.bundles, Part::X509);
-        let (answer, given) = x509_answer(svids);
-        let state = Step::First(Box::new((open.with(given), answer)));
-        Ok(Response::new(Box::pin(unfold(state, next_svids))))
+        X509.stream(self.open(request).await?).await
     }
 
     async fn fetch_x509_bundles(
@@ -140,11 +145,68 @@ impl SpiffeWorkloadApi for Workload {
             claims: Some(prost_types::Struct { fields }),
         }))
     }
+
+    async fn fetch_witsvid(
+        &self,
+        request: Request<WitsvidRequest>,
+    ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
+        let open = self.open(request).await?;
+        self.wants_wit()?;
+        WIT.stream(open).await
+    }
+
+    async fn fetch_wit_bundles(
+        &self,
+        request: Request<WitBundlesRequest>,
+    ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
+        self.wants_wit()?;
+        let answer = |bundles: &Bundles| {
+            let all = all(bundles, Part::Wit).into_iter();
+            let as_text = |(id, keys)| Some((id, String::from_utf8(keys).ok()?));
+            WitBundlesResponse { bundles: all.filter_map(as_text).collect(), more: false }
+        };
+        self.bundles(request, Part::Wit, answer).await
+    }
 }
 
-type SvidStep = Step<Given, X509svidResponse>;
+/// A type of SVID that a stream gives: how it is asked for, and told.
+struct Profile<R> {
+    part: Part,
+    answer: fn(Svids) -> (R, Given),
+}
 
-async fn next_svids(step: SvidStep) -> Option<(Result<X509svidResponse, Status>, SvidStep)> {
+impl<R> Clone for Profile<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Profile<R> {}
+
+const X509: Profile<X509svidResponse> = Profile { part: Part::X509, answer: x509_answer };
+const WIT: Profile<WitsvidResponse> = Profile { part: Part::Wit, answer: wit_answer };
+
+impl<R: Send + 'static> Profile<R> {
+    async fn ask(self, node: &Node, peer: &Peer, held: &[Arc<Lease>]) -> Result<Svids, Refusal> {
+        match self.part {
+            Part::Wit => node.wit_svids(peer, held).await,
+            Part::X509 | Part::Jwt => node.x509_svids(peer, &Wanted::All, held).await,
+        }
+    }
+
+    async fn stream(self, mut open: Open<()>) -> Result<Response<Updates<R>>, Status> {
+        let svids = self.ask(&open.node, &open.peer, &[]).await.map_err(|refusal| status(&refusal))?;
+        open.told(&svids.bundles, self.part);
+        let (answer, given) = (self.answer)(svids);
+        let state = Step::First(Box::new((open.with(given), answer)));
+        Ok(Response::new(Box::pin(unfold(state, move |state| next_svids(state, self)))))
+    }
+}
+
+async fn next_svids<R: Send + 'static>(
+    step: Step<Given, R>,
+    kind: Profile<R>,
+) -> Option<(Result<R, Status>, Step<Given, R>)> {
     let mut open = match step {
         Step::First(first) => {
             let (open, answer) = *first;
@@ -158,10 +220,10 @@ async fn next_svids(step: SvidStep) -> Option<(Result<X509svidResponse, Status>,
         if let Err(over) = open.wait(Some(rotate_at)).await {
             return Some((Err(over), Step::End));
         }
-        match open.node.x509_svids(&open.peer, &Wanted::All, &open.said.leases).await {
+        match kind.ask(&open.node, &open.peer, &open.said.leases).await {
             Ok(svids) => {
-                open.told(&svids.bundles, Part::X509);
-                let (answer, given) = x509_answer(svids);
+                open.told(&svids.bundles, kind.part);
+                let (answer, given) = (kind.answer)(svids);
                 open.said = given;
                 return Some((Ok(answer), Step::Next(open)));
             }
@@ -203,8 +265,26 @@ async fn next_bundles<R>(
     }
 }
 
-fn x509_answer(svids: X509Svids) -> (X509svidResponse, Given) {
-    let X509Svids { svids, bundles, rotate_at, .. } = svids;
+fn wit_answer(svids: Svids) -> (WitsvidResponse, Given) {
+    let Svids { svids, rotate_at, .. } = svids;
+    let leases: Vec<Arc<Lease>> = svids.iter().map(|(_, svid)| Arc::clone(&svid.lease)).collect();
+    let ends_at = leases.iter().map(|lease| lease.expires_at).min().unwrap_or(rotate_at);
+    let mut hints = Vec::new();
+    let svids = svids.into_iter().map(|(entry, svid)| {
+        let Released { mut secret, chain, lease, .. } = svid;
+        Witsvid {
+            spiffe_id: lease.spiffe_id.to_string(),
+            // Both are ASCII, made by us.
+            wit_svid: String::from_utf8(chain).unwrap_or_default(),
+            wit_svid_key: String::from_utf8(std::mem::take(&mut *secret)).unwrap_or_default(),
+            hint: unique(&entry, &mut hints),
+        }
+    });
+    (WitsvidResponse { svids: svids.collect() }, Given { leases, rotate_at, ends_at })
+}
+
+fn x509_answer(svids: Svids) -> (X509svidResponse, Given) {
+    let Svids { svids, bundles, rotate_at, .. } = svids;
     let leases: Vec<Arc<Lease>> = svids.iter().map(|(_, svid)| Arc::clone(&svid.lease)).collect();
     let ends_at = leases.iter().map(|lease| lease.expires_at).min().unwrap_or(rotate_at);
     let foreign = bundles.foreign.iter().map(|bundle| (key_of(bundle), bundle.x509.to_vec())).collect();

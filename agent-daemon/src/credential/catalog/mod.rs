@@ -141,10 +141,9 @@ impl Catalog {
         bindings.filter(|binding| name.is_none_or(|name| *binding.name == *name)).collect()
     }
 
-    /// The binding that gives this identity its X509-SVID over the Workload API: the first of the files.
-    pub fn x509_binding(&self, id: &SpiffeId) -> Option<&Arc<Binding>> {
-        self.at(&self.over_workload_api, id)
-            .find(|binding| binding.source.credential_type() == CredentialType::X509Svid)
+    /// The binding that gives this identity its SVID of this type over the Workload API: the first of the files.
+    pub fn svid_binding(&self, id: &SpiffeId, kind: CredentialType) -> Option<&Arc<Binding>> {
+        self.at(&self.over_workload_api, id).find(|binding| binding.source.credential_type() == kind)
     }
 
     /// The binding that gives this identity a token for this audience over the Workload API: one for a destination

@@ -220,7 +220,7 @@ releases_per_connection = 17
         "3:1: the destination has neither a host nor an audience / what the service expects in the token's aud, for example audience = \"https://reports.internal\"",
         "10:1: unknown field \"colour\" in a destination / a destination has: name, hosts, cidrs, ports, protocol, mode, labels, audience",
         "12:1: the destination has neither a host nor an audience / what the service expects in the token's aud, for example audience = \"https://reports.internal\"",
-        "17:8: unknown source type \"vault\" / one of \"jwt-svid\", \"x509-svid\", \"static\"",
+        "17:8: unknown source type \"vault\" / one of \"jwt-svid\", \"x509-svid\", \"wit-svid\", \"static\"",
         "21:15: unknown destination \"nowhere\" / declared are: empty",
         "23:15: \"spiffe://other.org/x\" is not in the trust domain example.org / spiffe://TRUST-DOMAIN/path, or with /* at the end for everything below a path",
         "24:12: unknown delivery \"inject\" / one of \"release\", \"workload-api\"",

@@ -24,3 +24,4 @@ mod restart;
 mod slice;
 mod spiffe;
 mod upstreams;
+mod wit;
