@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -26,8 +26,8 @@ use super::authority::{Lasting, json, not_allowed, plain, response, serve_connec
 use super::door::{Door, Limits, Who};
 use crate::authority::{self, der_sequence};
 use crate::diagnostic::with_sources;
-use crate::node::{Node, OwnSvid};
-use crate::web::{HttpsEndpoint, Seen, Serves, Shown, Shows, server_config};
+use crate::node::{Node, OwnMark};
+use crate::web::{HttpsEndpoint, Identity, Seen, Serves, Shown, Shows, server_config};
 
 /// Whoever does not finish its handshake loses its place.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
@@ -141,7 +141,7 @@ impl Listener {
 /// Shows the newest certificate, as long as the server runs.
 async fn keep_shown(shown: &Arc<Shown>, shows: &Shows, node: &Arc<Node>) {
     let mut seen: Option<Seen> = None;
-    let mut own: Option<OwnSvid> = None;
+    let mut own: Option<OwnMark> = None;
     let mut last_error = None;
     loop {
         let (to, node) = (Arc::clone(shown), Arc::clone(node));
@@ -169,13 +169,12 @@ async fn keep_shown(shown: &Arc<Shown>, shows: &Shows, node: &Arc<Node>) {
     }
 }
 
-fn show_svid(shown: &Shown, node: &Node) -> Result<OwnSvid, String> {
-    let mut own = node.own_svid(ENDPOINT_PATH).map_err(|error| with_sources(&error))?;
+fn show_svid(shown: &Shown, node: &Node) -> Result<OwnMark, String> {
+    let own = node.own_svid(ENDPOINT_PATH).map_err(|error| with_sources(&error))?;
     let chain = der_sequence(&own.svid.chain).ok_or("bug: our own chain cannot be read")?;
     let chain = chain.into_iter().map(CertificateDer::from).collect();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(std::mem::take(&mut *own.svid.key)));
-    shown.set(chain, key).map_err(|error| with_sources(&error))?;
-    Ok(own)
+    shown.show(Identity::new(chain, &own.svid.key).map_err(|error| with_sources(&error))?);
+    Ok(own.mark())
 }
 
 fn answer(node: &Node, serves: &Serves, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -12,7 +12,7 @@ use super::record::{Caller, Outcome};
 pub struct AuthorityRecord {
     /// `deny` means that what was there goes on.
     pub outcome: Outcome,
-    /// Who signs the CA: `embedded`, `disk`, `openbao`.
+    /// Who signs the CA: `embedded`, `disk`, `openbao`, `spire`.
     pub upstream: String,
     /// Of this daemon itself, when it is about such an SVID and not about a CA.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,7 +30,7 @@ pub struct AuthorityRecord {
 pub struct BundleRecord {
     /// `deny` means that what was known goes on.
     pub outcome: Outcome,
-    /// `fetch`, `set` or `remove`.
+    /// `fetch`, `set`, `remove`, or `follow` of the own one that an upstream has.
     pub operation: String,
     /// Whose bundle.
     pub trust_domain: String,

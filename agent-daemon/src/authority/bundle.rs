@@ -27,7 +27,7 @@ pub const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
 const JWT_USE: &str = "jwt-svid";
 const WIT_USE: &str = "wit-svid";
 /// Authorities in it.
-const MAX_KEYS: usize = 64;
+const MAX_KEYS: usize = 1024;
 
 /// The authorities of one trust domain, as they were at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +125,11 @@ impl TrustBundle {
                 }
                 Some(usage @ (JWT_USE | WIT_USE)) => {
                     let kid = key.get("kid").and_then(Value::as_str).filter(|kid| !kid.is_empty());
-                    let kid = kid.ok_or_else(|| wrong("a key that signs tokens has no kid".to_owned()))?;
+                    // Experimental keys take nothing else with them.
+                    if usage == WIT_USE && kid.is_none() {
+                        continue;
+                    }
+                    let kid = kid.ok_or_else(|| wrong("a JWT key has no kid".to_owned()))?;
                     if jwt.iter().chain(&wit).any(|known| known.get("kid").and_then(Value::as_str) == Some(kid)) {
                         return Err(wrong(format!("two keys have the kid {:?}", words(kid))));
                     }
@@ -182,7 +186,9 @@ impl TrustBundle {
         let wrong = |reason: &str| Error::Bundle { trust_domain: trust_domain.clone(), reason: reason.to_owned() };
         let x509 = roots.iter().map(|root| x509_key(root)).collect::<Result<Vec<_>, _>>();
         let mut all = x509.map_err(|_| wrong("one of the certificates cannot be read"))?;
-        for (kid, key) in keys {
+        // The newest stand last. Too many of others must not keep this node from learning what is not trusted any more.
+        let room = MAX_KEYS.saturating_sub(all.len());
+        for (kid, key) in keys.iter().skip(keys.len().saturating_sub(room)) {
             let key = SubjectPublicKeyInfo::from_der(key).ok().and_then(|(_, key)| key_members(&key));
             // What it is is none of our business: whoever can use it has it from where it was made.
             let Some(mut members) = key else { continue };
@@ -211,11 +217,20 @@ impl TrustBundle {
         super::sha256(&self.document)
     }
 
-    /// Whether the same is trusted, however it is written.
+    /// Whether the same is trusted, however it is written and in whatever order.
     pub fn trusts_the_same(&self, other: &Self) -> bool {
-        let keys = |bundle: &Self| serde_json::from_slice::<Value>(&bundle.jwks).ok();
-        let wit = |bundle: &Self| serde_json::from_slice::<Value>(&bundle.wit).ok();
-        self.roots == other.roots && keys(self) == keys(other) && wit(self) == wit(other)
+        let sorted = |bundle: &Self| {
+            let mut roots: Vec<Vec<u8>> = bundle.roots.clone();
+            roots.sort_unstable();
+            let keys = [&bundle.jwks, &bundle.wit].map(|set| {
+                let set: Map<String, Value> = serde_json::from_slice(set).unwrap_or_default();
+                let mut keys = set.get("keys").and_then(Value::as_array).cloned().unwrap_or_default();
+                keys.sort_by_key(|key| key.get("kid").and_then(Value::as_str).map(str::to_owned));
+                keys
+            });
+            (roots, keys)
+        };
+        sorted(self) == sorted(other)
     }
 
     /// The claims of a token that one of the JWT keys signed; what they say is the caller's to check.

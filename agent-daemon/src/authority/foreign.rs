@@ -21,6 +21,7 @@ const MAX_DOMAINS: usize = 256;
 const SUFFIX: &str = ".json";
 /// A longer trust domain makes no file name; its digest does.
 const MAX_NAME_BYTES: usize = 200;
+const BEGIN_ANEW: &str = "; agentctl spiffe bundle remove lets it begin anew";
 /// What stands around the document.
 const FRAME_BYTES: usize = 1024;
 
@@ -59,7 +60,7 @@ impl ForeignBundles {
             if name.starts_with('.') || !name.ends_with(SUFFIX) {
                 continue;
             }
-            let bundle = read(&path)?;
+            let Some(bundle) = read(&path)? else { continue };
             if known.len() >= MAX_DOMAINS {
                 return Err(Error::TooManyBundles { limit: MAX_DOMAINS });
             }
@@ -110,10 +111,10 @@ impl ForeignBundles {
                 Some(sequence) if sequence == last => {
                     Err(format!("it is another one than is known, under the same sequence {last}"))
                 }
-                Some(sequence) => Err(format!("it is older than what is known (sequence {sequence} after {last})")),
-                None => Err(format!(
-                    "it has no sequence, and what is known has {last}: agentctl spiffe bundle remove lets it begin anew"
-                )),
+                Some(sequence) => {
+                    Err(format!("it is older than what is known (sequence {sequence} after {last}){BEGIN_ANEW}"))
+                }
+                None => Err(format!("it has no sequence, and what is known has {last}{BEGIN_ANEW}")),
             }
         })
     }
@@ -127,17 +128,18 @@ impl ForeignBundles {
         let mut known = Bundles::clone(&self.known.borrow());
         let before = known.get(&bundle.trust_domain).map(|before| &**before);
         may(before, &bundle).map_err(|reason| Error::Bundle { trust_domain: bundle.trust_domain.clone(), reason })?;
-        if before == Some(&bundle) {
+        let is_same = |before: &TrustBundle| {
+            let told = |bundle: &TrustBundle| (bundle.sequence, bundle.refresh_hint);
+            told(before) == told(&bundle) && before.trusts_the_same(&bundle)
+        };
+        if before.is_some_and(is_same) {
             return Ok(false);
         }
         if before.is_none() && known.len() >= MAX_DOMAINS {
             return Err(Error::TooManyBundles { limit: MAX_DOMAINS });
         }
         let path = self.path(&bundle.trust_domain);
-        let document = serde_json::from_slice(&bundle.document).map_err(Error::Json)?;
-        let stored = Stored { trust_domain: bundle.trust_domain.to_string(), document };
-        let text = serde_json::to_vec(&stored).map_err(Error::Json)?;
-        file::replace(&path, &text).map_err(Error::io("write", &path))?;
+        write(&path, &bundle)?;
         known.insert(bundle.trust_domain.clone(), Arc::new(bundle));
         self.known.send_replace(Arc::new(known));
         Ok(true)
@@ -174,13 +176,22 @@ impl ForeignBundles {
     }
 }
 
-fn read(path: &Path) -> Result<TrustBundle, Error> {
+/// Keeps a bundle in a private file.
+pub(super) fn write(path: &Path, bundle: &TrustBundle) -> Result<(), Error> {
+    let document = serde_json::from_slice(&bundle.document).map_err(Error::Json)?;
+    let stored = Stored { trust_domain: bundle.trust_domain.to_string(), document };
+    let text = serde_json::to_vec(&stored).map_err(Error::Json)?;
+    file::replace(path, &text).map_err(Error::io("write", path))
+}
+
+/// What is kept in such a file, if there is one.
+pub(super) fn read(path: &Path) -> Result<Option<TrustBundle>, Error> {
     let damaged = || Error::Unseal { name: path.display().to_string() };
     let limit = MAX_DOCUMENT_BYTES.saturating_add(FRAME_BYTES);
-    let text = file::read_private(path, limit).map_err(Error::io("read", path))?.ok_or_else(damaged)?;
+    let Some(text) = file::read_private(path, limit).map_err(Error::io("read", path))? else { return Ok(None) };
     let stored: Stored<'_> = serde_json::from_slice(&text).map_err(|_| damaged())?;
     let trust_domain = stored.trust_domain.parse().map_err(|_| damaged())?;
-    TrustBundle::parse(trust_domain, stored.document.get().as_bytes())
+    TrustBundle::parse(trust_domain, stored.document.get().as_bytes()).map(Some)
 }
 
 #[cfg(test)]
@@ -232,15 +243,19 @@ mod tests {
         for (bundle, words) in [
             (numbered(4, ""), "older than what is known (sequence 4 after 5)"),
             (numbered(5, key), "under the same sequence 5"),
-            (uncounted(), "bundle remove"),
+            (uncounted(), "it has no sequence"),
         ] {
             let error = fetched(bundle).unwrap_err();
             assert!(error.contains(words), "{error}");
         }
         assert_eq!(fetched(hinted), Ok(true), "it trusts the same");
         assert_eq!(fetched(numbered(6, key)), Ok(true));
-        assert_eq!(fetched(numbered(6, r#"{"kid":"a","use":"jwt-svid"}"#)), Ok(true), "in another order");
-        assert!(store.put_fetched(numbered(7, key), || false).is_err(), "it was given up meanwhile");
+        assert_eq!(fetched(numbered(6, r#"{"kid":"a","use":"jwt-svid"}"#)), Ok(false), "in another order");
+        let two = [r#"{"use":"jwt-svid","kid":"a"}"#, r#"{"use":"jwt-svid","kid":"b"}"#];
+        assert_eq!(fetched(numbered(7, &two.join(","))), Ok(true));
+        let turned = format!("{},{}", two[1], two[0]);
+        assert_eq!(fetched(numbered(7, &turned)), Ok(false), "SPIRE writes its keys in any order");
+        assert!(store.put_fetched(numbered(8, key), || false).is_err(), "it was given up meanwhile");
         assert!(store.put(numbered(1, "")).unwrap(), "an operator is sure");
         assert!(store.remove(&partner).unwrap());
         assert_eq!(fetched(uncounted()), Ok(true));

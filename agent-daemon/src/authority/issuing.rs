@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
-    CaRequest, CaSource, Claims, Error, JwtAuthority, MAX_DOCUMENT_BYTES, Sealer, Signed, TokenKind, TrustBundle,
-    X509Authority, file,
+    CaRequest, CaSource, Claims, Error, JwtAuthority, Sealer, Signed, TokenKind, TrustBundle, X509Authority, file,
+    foreign,
 };
 use crate::identity::TrustDomain;
 
@@ -72,6 +72,10 @@ impl Authority {
         let x509 = X509Authority::open(directory, sealer, domain, ca, config.ca_lifetime, now)?;
         let published = Published::open(directory)?;
         let above = Above::open(directory, &config)?;
+        if let Some(above) = above.bundle() {
+            x509.trust(above.roots.clone());
+            x509.rotate(now, |_| Ok(()))?;
+        }
         let bundle = bundle_of(&jwt, wit.as_ref(), &x509.roots(), above.bundle().as_deref(), &config, &published)?;
         Ok(Self { jwt, wit, x509, config, published, above, bundle: watch::Sender::new(Arc::new(bundle)) })
     }
@@ -116,11 +120,12 @@ impl Authority {
     ///
     /// # Errors
     /// When it cannot be written; what was known goes on.
-    pub fn follow(&self, bundle: TrustBundle) -> Result<bool, Error> {
+    pub fn follow(&self, bundle: TrustBundle, now: Timestamp) -> Result<bool, Error> {
+        let roots = bundle.roots.clone();
         let is_news = self.above.set(bundle)?;
+        self.x509.trust(roots);
         // What was written and could not be published the last time is published now.
-        let bundle = self.numbered(&self.x509.roots())?;
-        self.publish(bundle);
+        self.rotate(now)?;
         Ok(is_news)
     }
 
@@ -190,12 +195,13 @@ impl Above {
     fn open(directory: &Path, config: &Config) -> Result<Self, Error> {
         let path = directory.join("upstream.json");
         let is_asked = matches!(config.ca, CaSource::Upstream(origin) if origin.has_bundle());
-        if !is_asked {
-            return Ok(Self { path, bundle: ArcSwapOption::empty() });
+        let known = foreign::read(&path)?;
+        // What another upstream said, or one of another trust domain, says nothing about this one.
+        let of_this = known.filter(|known| is_asked && known.trust_domain == config.trust_domain);
+        if of_this.is_none() {
+            file::remove(&path).map_err(Error::io("remove", &path))?;
         }
-        let text = file::read_private(&path, MAX_DOCUMENT_BYTES).map_err(Error::io("read", &path))?;
-        let bundle = text.map(|text| TrustBundle::parse(config.trust_domain.clone(), &text)).transpose()?;
-        Ok(Self { path, bundle: ArcSwapOption::from(bundle.map(Arc::new)) })
+        Ok(Self { path, bundle: ArcSwapOption::from(of_this.map(Arc::new)) })
     }
 
     fn bundle(&self) -> Option<Arc<TrustBundle>> {
@@ -206,7 +212,7 @@ impl Above {
         if self.bundle().is_some_and(|known| known.trusts_the_same(&bundle)) {
             return Ok(false);
         }
-        file::replace(&self.path, &bundle.document).map_err(Error::io("write", &self.path))?;
+        foreign::write(&self.path, &bundle)?;
         self.bundle.store(Some(Arc::new(bundle)));
         Ok(true)
     }

@@ -74,14 +74,16 @@ pub struct Changes {
     bundles: watch::Receiver<Arc<TrustBundle>>,
     foreign: watch::Receiver<ForeignChange>,
     told: Option<(Bundles, Part)>,
+    told_at: Option<Timestamp>,
 }
 
 impl Changes {
     /// What the stream told of bundles: as long as its caller gets the same, a change of others is none. Says whether
     /// it is news.
-    pub fn tell(&mut self, bundles: &Bundles, part: Part) -> bool {
+    pub fn tell(&mut self, bundles: &Bundles, part: Part, now: Timestamp) -> bool {
         let is_news = self.told.as_ref().is_none_or(|(told, of)| *of != part || !told.says_the_same(bundles, part));
         self.told = Some((bundles.clone(), part));
+        self.told_at = Some(now);
         is_news
     }
 }
@@ -124,6 +126,7 @@ impl Node {
             bundles: self.authority.bundles(),
             foreign: self.foreign.changes(),
             told: None,
+            told_at: None,
         }
     }
 
@@ -148,6 +151,10 @@ impl Node {
             }
             // A partner that changes its bundle all the time costs only those who federate with it.
             if self.is_news(changes) {
+                return true;
+            }
+            // The clock was set back: what was given may not be good yet.
+            if changes.told_at.is_some_and(|told_at| self.clock.now() < told_at) {
                 return true;
             }
             if rotate_at.is_some_and(|at| at <= self.clock.now()) {

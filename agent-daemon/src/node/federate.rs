@@ -39,6 +39,8 @@ pub struct Known {
     /// Why it could not be fetched the last time.
     pub error: Option<String>,
     failures: u32,
+    /// From the last one to the next.
+    wait: SignedDuration,
 }
 
 /// How bundles are fetched.
@@ -72,7 +74,7 @@ impl Federations {
             let fresh = || (federation.clone(), Known::default());
             let (_, one) = known.entry(federation.trust_domain.clone()).or_insert_with(fresh);
             // A clock that was set back must not make it wait for longer than it would have.
-            let at = one.next_at.filter(|at| *at > now && at.duration_since(now) <= LONGEST);
+            let at = one.next_at.filter(|at| *at > now && at.duration_since(now) <= one.wait);
             match at {
                 None => due.push(federation.clone()),
                 Some(at) => next = Some(next.map_or(at, |next: Timestamp| next.min(at))),
@@ -101,6 +103,7 @@ impl Federations {
                 (wait, is_news)
             }
         };
+        one.wait = wait;
         one.next_at = now.saturating_add(wait).ok();
         is_news
     }
@@ -227,7 +230,7 @@ impl Node {
         Ok(removed)
     }
 
-    fn record_bundle(&self, record: BundleRecord) {
+    pub(super) fn record_bundle(&self, record: BundleRecord) {
         if let Err(error) = self.log.append(&Record::Bundle(record)) {
             tracing::error!(error = %with_sources(&error), "a change of a trust bundle could not be recorded");
         }
@@ -245,7 +248,7 @@ pub enum SetError {
     Audit(#[from] audit::Error),
 }
 
-fn bundle_record(
+pub(super) fn bundle_record(
     operation: &str,
     trust_domain: &TrustDomain,
     bundle: Option<&TrustBundle>,

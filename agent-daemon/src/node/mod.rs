@@ -26,12 +26,13 @@ mod rotate;
 mod streams;
 mod svids;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 pub use ask::{Ask, ConnectionRef, Refusal, Released};
 pub use attest_connection::Opener;
@@ -41,7 +42,7 @@ pub use end::{Doomed, oldest_live};
 pub use events::{Happening, Watching};
 pub use explain::Explained;
 pub use federate::{Fetching, Known, SetError};
-pub use own::{OwnError, OwnSvid};
+pub use own::{OwnError, OwnMark, OwnSvid};
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use streams::Stream;
@@ -53,7 +54,7 @@ use crate::audit;
 use crate::authority::{Authority, ForeignBundles, SecretStore};
 use crate::clock::Clock;
 use crate::credential::rate::Rates;
-use crate::credential::{CachingResolver, Cause, Leases};
+use crate::credential::{CachingResolver, Cause, LeaseId, Leases};
 use crate::identity::TrustDomain;
 use crate::process::{Count, Records};
 use crate::snapshot::Snapshot;
@@ -146,9 +147,13 @@ pub struct Node {
     spiffe: SpiffeLimits,
     upstream: Option<Box<dyn Upstream>>,
     federations: federate::Federations,
+    /// Leases of answers that have not left.
+    in_flight: Mutex<HashSet<LeaseId>>,
+    /// A CA came from the upstream.
+    adopted: Notify,
     snapshot: ArcSwap<Snapshot>,
     load: Box<dyn Load>,
-    reloads: std::sync::Mutex<reload::Reloads>,
+    reloads: Mutex<reload::Reloads>,
     rates: Rates,
     resolver: CachingResolver,
     happenings: broadcast::Sender<Arc<Happening>>,
@@ -183,7 +188,7 @@ impl Node {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
         Self {
-            reloads: std::sync::Mutex::new(reload::Reloads::new(parts.clock.now())),
+            reloads: Mutex::new(reload::Reloads::new(parts.clock.now())),
             identity: parts.identity,
             attestor: parts.attestor,
             leases: parts.leases,
@@ -196,6 +201,8 @@ impl Node {
             upstream: parts.upstream,
             foreign: parts.foreign,
             federations: federate::Federations::new(parts.fetching),
+            in_flight: Mutex::default(),
+            adopted: Notify::new(),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             load: parts.load,
             rates: parts.rates,

@@ -18,6 +18,19 @@ const SERIAL_BYTES: usize = 16;
 pub struct OwnSvid {
     /// Certificate and key.
     pub svid: X509Svid,
+    mark: OwnMark,
+}
+
+impl OwnSvid {
+    /// What is left of it when its key is where it is used: the key is wiped.
+    pub fn mark(self) -> OwnMark {
+        self.mark
+    }
+}
+
+/// What one stands on.
+#[derive(Debug)]
+pub struct OwnMark {
     begins_at: Timestamp,
     ends_at: Timestamp,
     issuer_ends_at: Timestamp,
@@ -63,11 +76,11 @@ impl Node {
             ends_at: Some(ends_at),
             error: None,
         }))?;
-        Ok(OwnSvid { svid, begins_at: now, ends_at, issuer_ends_at, authorities })
+        Ok(OwnSvid { svid, mark: OwnMark { begins_at: now, ends_at, issuer_ends_at, authorities } })
     }
 
     /// Whether one need not be made anew: it is in its first half, and stands on what others trust now.
-    pub fn is_current(&self, own: &OwnSvid) -> bool {
+    pub fn is_current(&self, own: &OwnMark) -> bool {
         let now = self.clock.now();
         let half = own.ends_at.duration_since(own.begins_at) / 2;
         // A clock that was set back must not keep it for longer than its life.

@@ -5,7 +5,7 @@
 //! The order is the guarantee: audit slot, decision, room for the lease, credential, lease, record, recheck,
 //! answer. Whatever fails after the lease was granted ends it again.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +28,7 @@ use crate::diagnostic::with_sources;
 use crate::process::ExecId;
 
 const DECISION_ID_BYTES: usize = 12;
+const ATTEMPTS_AT_ROOM: usize = 64;
 
 impl Node {
     /// Releases a credential to the caller, or says why not.
@@ -125,8 +126,10 @@ impl Node {
                 return Err(Refusal::Authority(error));
             }
         };
+        // Before it can be seen: what is on its way to its holder makes no room for others.
+        let in_flight = InFlight::new(self, lease.id.clone());
         let pending = match self.grant(reservation, lease, replaces.as_deref(), now) {
-            Ok(lease) => Pending { node: self, lease: Some(lease) },
+            Ok(lease) => Pending { node: self, lease: Some(lease), _in_flight: in_flight },
             Err(error) => return Err(self.not_granted(slot, verdicted, error).await),
         };
         let mut record = verdicted.record;
@@ -152,21 +155,26 @@ impl Node {
         binding: &Binding,
         replaces: Option<Arc<Lease>>,
     ) -> Result<(lease::Reservation, Option<Arc<Lease>>), credential::Error> {
-        match self.leases.reserve(exec_id, connection) {
-            Err(credential::Error::TooManyLeasesOfExec { .. } | credential::Error::TooManyLeases { .. })
-                if binding.delivery == Delivery::WorkloadApi =>
-            {
-                let doomed = match replaces {
-                    Some(old) => Some((old.id.clone(), Cause::Renewed)),
-                    None => self.first_to_make_room(exec_id, binding).map(|first| (first, Cause::Superseded)),
-                };
-                if let Some((doomed, cause)) = doomed {
-                    self.record_ended(self.leases.end(&doomed, cause, self.clock.now()));
-                }
-                Ok((self.leases.reserve(exec_id, None)?, None))
+        let mut reserved = self.leases.reserve(exec_id, connection);
+        let mut replaces = replaces;
+        // Whoever else of this process asks meanwhile may take the room that was made, and then it got something.
+        for _ in 0..ATTEMPTS_AT_ROOM {
+            let is_full = matches!(
+                reserved,
+                Err(credential::Error::TooManyLeasesOfExec { .. } | credential::Error::TooManyLeases { .. })
+            );
+            if !is_full || binding.delivery != Delivery::WorkloadApi {
+                break;
             }
-            reserved => Ok((reserved?, replaces)),
+            let doomed = match replaces.take() {
+                Some(old) => Some((old.id.clone(), Cause::Renewed)),
+                None => self.first_to_make_room(exec_id, binding).map(|first| (first, Cause::Superseded)),
+            };
+            let Some((doomed, cause)) = doomed else { break };
+            self.record_ended(self.leases.end(&doomed, cause, self.clock.now()));
+            reserved = self.leases.reserve(exec_id, None);
         }
+        Ok((reserved?, replaces))
     }
 
     /// One of the same binding, or else of another of those that the Workload API gives: what the process holds by
@@ -177,8 +185,10 @@ impl Node {
         let is_of_workload_api = |lease: &Lease| {
             bindings.iter().any(|one| one.name == lease.binding && one.delivery == Delivery::WorkloadApi)
         };
-        let same = self.leases.first_to_end(exec_id, |lease| lease.binding == binding.name);
-        same.or_else(|| self.leases.first_to_end(exec_id, is_of_workload_api))
+        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_held = |lease: &Lease| !in_flight.contains(&lease.id);
+        let same = self.leases.first_to_end(exec_id, |lease| lease.binding == binding.name && is_held(lease));
+        same.or_else(|| self.leases.first_to_end(exec_id, |lease| is_of_workload_api(lease) && is_held(lease)))
     }
 
     /// The last look before the answer leaves: same process, same image, same connection, and not revoked.
@@ -364,6 +374,26 @@ struct Made {
 struct Pending<'a> {
     node: &'a Node,
     lease: Option<Arc<Lease>>,
+    _in_flight: InFlight<'a>,
+}
+
+/// The lease of an answer that has not left.
+struct InFlight<'a> {
+    node: &'a Node,
+    id: LeaseId,
+}
+
+impl<'a> InFlight<'a> {
+    fn new(node: &'a Node, id: LeaseId) -> Self {
+        node.in_flight.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        Self { node, id }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.node.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 impl Pending<'_> {

@@ -3,20 +3,23 @@
 //! Keys that are made, turned to and forgotten when it is time, and a CA that somebody else signs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Node;
+use super::federate::bundle_record;
 use crate::audit::{AuthorityRecord, Outcome, Record};
 use crate::authority::{Error, NewCa, Origin};
 use crate::diagnostic::with_sources;
+use crate::upstream::Followed;
 
 /// The clock may be set while nobody looks, so no wait is longer than this.
 const LONGEST: SignedDuration = SignedDuration::from_secs(60);
 /// How often an upstream is asked what it trusts.
-const FOLLOW: SignedDuration = SignedDuration::from_secs(30);
+const FOLLOW: Duration = Duration::from_secs(30);
 /// After a failure; what signs now goes on signing. Doubled with every further one.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -41,6 +44,11 @@ impl Failing {
     }
 }
 
+fn later(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or(now)
+}
+
 async fn in_time<T>(origin: Origin, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(UPSTREAM_TIME, asked).await.unwrap_or_else(|_| {
         let reason = format!("no answer within {} s", UPSTREAM_TIME.as_secs());
@@ -49,74 +57,117 @@ async fn in_time<T>(origin: Origin, asked: impl Future<Output = Result<T, Error>
 }
 
 impl Node {
-    /// Makes keys, turns to them and forgets them when it is time, until cancelled. A reload lets it look again.
+    /// Makes keys, turns to them and forgets them when it is time, and speaks with the upstream, until cancelled. A
+    /// reload lets both look again.
     pub async fn rotate_keys(self: &Arc<Self>, cancel: CancellationToken) {
+        // Beside each other: an upstream that hangs must not keep a key here from its turn.
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            ((), ()) = async { tokio::join!(self.keep_rotating(), self.keep_asking()) } => {}
+        }
+    }
+
+    async fn keep_rotating(self: &Arc<Self>) {
         let mut failing = Failing::default();
         let mut snapshots = self.snapshots.subscribe();
         loop {
-            let rotated = tokio::select! {
-                () = cancel.cancelled() => return,
-                rotated = self.rotate_once() => rotated,
+            let rotated = self.blocking(|node| node.authority.rotate(node.clock.now())).await;
+            self.record_new();
+            let longest = match &rotated {
+                // Whoever mends a file waits for it; nobody is burdened by looking again.
+                Err(Error::Refused { .. } | Error::Io { .. }) => AFTER_FILES,
+                Ok(_) | Err(_) => LONGEST_AFTER_FAILURE,
             };
-            let wait = match rotated {
-                Ok(()) => {
-                    failing = Failing::default();
-                    let follows = self.upstream.as_ref().is_some_and(|upstream| upstream.origin().has_bundle());
-                    let longest = if follows { FOLLOW } else { LONGEST };
-                    let next = self.authority.next_look(self.clock.now(), longest);
-                    Duration::try_from(next).unwrap_or_default()
-                }
-                Err(error) => {
-                    self.record_failure(&mut failing, &error);
-                    match error {
-                        // Whoever mends a file waits for it; nobody is burdened by looking again.
-                        Error::Refused { origin: Origin::Disk, .. } | Error::Io { .. } => failing.wait(AFTER_FILES),
-                        Error::Refused { .. } if self.authority.x509.ends_at(self.clock.now()).is_ok() => {
-                            let next = self.authority.next_look(self.clock.now(), SignedDuration::MAX);
-                            failing.wait(LONGEST_AFTER_REFUSAL).min(Duration::try_from(next).unwrap_or_default())
-                        }
-                        _ => failing.wait(LONGEST_AFTER_FAILURE),
-                    }
-                }
-            };
-            // Each arm is cancel-safe: a reload stays marked until it was seen.
+            self.note(&mut failing, rotated.map(drop));
+            let longest = if failing.times > 0 { failing.wait(longest) } else { Duration::MAX };
+            // Each arm is cancel-safe: a permit and a reload stay until they were seen.
             tokio::select! {
-                () = cancel.cancelled() => return,
-                changed = snapshots.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(wait) => {}
+                () = self.adopted.notified() => {}
+                _ = self.wait_for_turn(&mut snapshots, longest) => {}
             }
         }
     }
 
-    /// Rotates what is due, asks the upstream where that takes one, and records every new CA.
-    ///
-    /// # Errors
-    /// When something was due and could not be had; what was there goes on.
-    pub async fn rotate_once(self: &Arc<Self>) -> Result<(), Error> {
-        let rotated = self.rotate_and_ask().await;
-        self.record_new();
-        rotated?;
-        self.follow_upstream().await
+    async fn keep_asking(self: &Arc<Self>) {
+        let Some(origin) = self.upstream.as_ref().map(|upstream| upstream.origin()) else { return };
+        let (mut asking, mut following) = (Failing::default(), Failing::default());
+        let (mut ask_at, mut follow_at) = (Instant::now(), Instant::now());
+        let mut snapshots = self.snapshots.subscribe();
+        loop {
+            if self.authority.x509.is_due(self.clock.now()) && ask_at <= Instant::now() {
+                let asked = self.ask().await;
+                let longest = match &asked {
+                    Err(Error::Refused { .. }) if self.authority.x509.ends_at(self.clock.now()).is_ok() => {
+                        LONGEST_AFTER_REFUSAL
+                    }
+                    Ok(()) | Err(_) => LONGEST_AFTER_FAILURE,
+                };
+                self.note(&mut asking, asked);
+                ask_at = later(if asking.times > 0 { asking.wait(longest) } else { Duration::ZERO });
+            }
+            if origin.has_bundle() && follow_at <= Instant::now() {
+                let followed = self.follow_upstream().await;
+                self.note(&mut following, followed);
+                follow_at = later(if following.times > 0 { following.wait(FOLLOW) } else { FOLLOW });
+            }
+            let mut longest = AFTER_FILES;
+            for at in [Some(ask_at), origin.has_bundle().then_some(follow_at)].into_iter().flatten() {
+                let left = at.saturating_duration_since(Instant::now());
+                longest = if left.is_zero() { longest } else { longest.min(left) };
+            }
+            if self.wait_for_turn(&mut snapshots, longest).await {
+                (ask_at, follow_at) = (Instant::now(), Instant::now());
+            }
+        }
     }
 
-    async fn rotate_and_ask(self: &Arc<Self>) -> Result<(), Error> {
-        let is_due = self.blocking(|node| node.authority.rotate(node.clock.now())).await?;
-        let Some(upstream) = self.upstream.as_ref().filter(|_| is_due) else { return Ok(()) };
+    /// Until a key has its turn, at most so long. Says whether it was a reload that ended it.
+    async fn wait_for_turn(&self, snapshots: &mut watch::Receiver<u64>, longest: Duration) -> bool {
+        let next = self.authority.next_look(self.clock.now(), LONGEST);
+        let wait = Duration::try_from(next).unwrap_or_default().min(longest);
+        // Cancel-safe: a reload stays marked until it was seen.
+        tokio::time::timeout(wait, snapshots.changed()).await.is_ok_and(|changed| changed.is_ok())
+    }
+
+    /// Rotates what is due, asks the upstream where that takes one and follows it, and records every new CA.
+    ///
+    /// # Errors
+    /// What could not be had; what was there goes on.
+    pub async fn rotate_once(self: &Arc<Self>) -> Result<(), Error> {
+        let rotated = self.blocking(|node| node.authority.rotate(node.clock.now())).await;
+        let is_due = self.upstream.is_some() && self.authority.x509.is_due(self.clock.now());
+        let asked = if is_due { self.ask().await } else { Ok(()) };
+        self.record_new();
+        let followed = self.follow_upstream().await;
+        rotated.and(asked).and(followed)
+    }
+
+    /// Asks the upstream for a CA.
+    async fn ask(self: &Arc<Self>) -> Result<(), Error> {
+        let Some(upstream) = &self.upstream else { return Ok(()) };
         let request = self.authority.x509.request(self.clock.now())?;
         let signed = in_time(upstream.origin(), upstream.sign(&request)).await?;
-        self.blocking(move |node| node.authority.adopt(&request, &signed, node.clock.now())).await
+        let adopted = self.blocking(move |node| node.authority.adopt(&request, &signed, node.clock.now())).await;
+        self.record_new();
+        // It has turns of its own.
+        self.adopted.notify_one();
+        adopted
     }
 
     /// Gives the upstream the keys of this node, and trusts what it trusts.
     async fn follow_upstream(self: &Arc<Self>) -> Result<(), Error> {
         let Some(upstream) = &self.upstream else { return Ok(()) };
         let keys = self.authority.jwt.published();
-        let Some(bundle) = in_time(upstream.origin(), upstream.follow(&keys)).await? else { return Ok(()) };
-        let sequence = bundle.sequence;
-        if self.blocking(move |node| node.authority.follow(bundle)).await? {
-            tracing::info!(upstream = %upstream.origin(), ?sequence, "the upstream trusts something else");
+        let Followed { bundle, error } = in_time(upstream.origin(), async { Ok(upstream.follow(&keys).await) }).await?;
+        if let Some(bundle) = bundle {
+            let told = bundle.clone();
+            if self.blocking(move |node| node.authority.follow(bundle, node.clock.now())).await? {
+                tracing::info!(upstream = %upstream.origin(), sequence = ?told.sequence, "the upstream trusts something else");
+                self.record_bundle(bundle_record("follow", &told.trust_domain, Some(&told), None));
+            }
+            self.record_new();
         }
-        Ok(())
+        error.map_or(Ok(()), Err)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -146,8 +197,12 @@ impl Node {
         }
     }
 
-    /// Once for each thing that is wrong, however often it is met.
-    fn record_failure(&self, failing: &mut Failing, error: &Error) {
+    /// What is wrong is recorded once, however often it is met.
+    fn note(&self, failing: &mut Failing, done: Result<(), Error>) {
+        let Err(error) = &done else {
+            *failing = Failing::default();
+            return;
+        };
         let text = with_sources(error);
         failing.times = failing.times.saturating_add(1);
         if failing.error.as_ref() == Some(&text) {

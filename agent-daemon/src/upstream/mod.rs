@@ -50,10 +50,16 @@ pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     fn sign<'a>(&'a self, request: &'a CaRequest) -> BoxFuture<'a, Result<Signed, Error>>;
     /// Gives it the keys by which tokens of this node are verified, and takes what is trusted there; nothing from one
     /// that knows of neither.
-    ///
-    /// # Errors
-    /// As for [`Self::sign`].
-    fn follow<'a>(&'a self, _keys: &'a [PublishedKey]) -> BoxFuture<'a, Result<Option<TrustBundle>, Error>> {
-        Box::pin(async { Ok(None) })
+    fn follow<'a>(&'a self, _keys: &'a [PublishedKey]) -> BoxFuture<'a, Followed> {
+        Box::pin(async { Followed::default() })
     }
+}
+
+/// What became of [`Upstream::follow`]. Both: what is trusted may be known although the keys were not taken.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// What is trusted there.
+    pub bundle: Option<TrustBundle>,
+    /// What did not work.
+    pub error: Option<Error>,
 }

@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{CertificateFiles, Error};
+use super::{CertificateFiles, Error, Identity};
 use crate::authority::file;
 
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -34,6 +34,13 @@ impl Shown {
         let certified = CertifiedKey::from_der(chain, key, &crypto::ring::default_provider()).map_err(Error::Tls)?;
         self.0.store(Some(Arc::new(certified)));
         Ok(())
+    }
+}
+
+impl Shown {
+    /// From now on.
+    pub(crate) fn show(&self, identity: Identity) {
+        self.0.store(Some(Arc::new(identity.into_certified())));
     }
 }
 

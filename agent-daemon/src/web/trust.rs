@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::crypto::{self, CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use webpki::KeyUsage;
 
 use super::Error;
@@ -35,11 +37,20 @@ pub(crate) enum Trust {
     },
 }
 
-/// As whom a server is called.
-pub(crate) struct Identity {
-    /// The end first.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) key: PrivateKeyDer<'static>,
+/// As whom a server is called, or a caller is met.
+pub(crate) struct Identity(CertifiedKey);
+
+impl Identity {
+    /// Of a chain, the end first, and a key (PKCS#8, DER), which the caller wipes.
+    pub(crate) fn new(chain: Vec<CertificateDer<'static>>, key: &[u8]) -> Result<Self, Error> {
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+        let key = any_supported_type(&der).map_err(Error::Tls)?;
+        Ok(Self(CertifiedKey::new(chain, key)))
+    }
+
+    pub(crate) fn into_certified(self) -> CertifiedKey {
+        self.0
+    }
 }
 
 /// Reads files; blocks for a moment.
@@ -80,7 +91,7 @@ pub(crate) fn client_config(trust: &Trust, identity: Option<Identity>) -> Result
         }
     };
     match identity {
-        Some(Identity { chain, key }) => builder.with_client_auth_cert(chain, key).map_err(Error::Tls),
+        Some(Identity(key)) => Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))),
         None => Ok(builder.with_no_client_auth()),
     }
 }

@@ -391,6 +391,36 @@ async fn a_client_that_fetches_without_end_loses_its_oldest_tokens_and_is_never_
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn several_that_fetch_without_end_at_once_are_not_refused_either() {
+    let mut setup = setup(1);
+    setup.leases.per_exec = 16;
+    setup.rates.burst = std::num::NonZeroU32::new(10_000).unwrap();
+    let t = std::sync::Arc::new(setup.build());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let t = std::sync::Arc::clone(&t);
+        tasks.spawn(async move {
+            let peer = t.peer();
+            for _ in 0..300 {
+                t.node.jwt_svids(&peer, &[AUDIENCE.into()], None).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+#[tokio::test]
+async fn a_stream_gets_new_certificates_when_the_clock_was_set_back() {
+    let served = Served::new(setup(1));
+    let mut stream = svids(&served).await.unwrap();
+    let first = next(&mut stream).await.unwrap();
+    let now = served.t.clock.now();
+    served.t.clock.set(now - Duration::from_secs(600));
+    let second = next(&mut stream).await.unwrap();
+    assert_ne!(first.svids[0].x509_svid, second.svids[0].x509_svid);
+}
+
 #[tokio::test]
 async fn a_child_that_inherits_the_connection_gets_nothing_and_ends_it() {
     let served = Served::new(setup(1));

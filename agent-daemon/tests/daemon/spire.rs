@@ -49,11 +49,19 @@ struct Answers {
     right_bundle: bool,
     /// The URI in the CA.
     uri: &'static str,
+    /// Whether keys are taken.
+    publishes: bool,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { identities: vec![NODE], is_downstream: true, right_bundle: true, uri: "spiffe://example.org" }
+        Self {
+            identities: vec![NODE],
+            is_downstream: true,
+            right_bundle: true,
+            uri: "spiffe://example.org",
+            publishes: true,
+        }
     }
 }
 
@@ -257,7 +265,10 @@ impl Svid for Fake {
         params.not_before = now - std::time::Duration::from_secs(10);
         params.not_after = now + std::time::Duration::from_secs(u64::try_from(request.preferred_ttl).unwrap());
         let certificate = params.signed_by(&asked.public_key, &self.root).unwrap();
-        let (ca_cert_chain, x509_authorities) = (vec![certificate.der().to_vec()], vec![self.root_der.clone()]);
+        let ca_cert_chain = vec![certificate.der().to_vec()];
+        // As the real one: without a word on which of them are tainted.
+        let authorities = self.authorities.lock().unwrap();
+        let x509_authorities = authorities.x509_authorities.iter().map(|one| one.asn1.clone()).collect();
         Ok(Response::new(NewDownstreamX509caResponse { ca_cert_chain, x509_authorities }))
     }
 }
@@ -272,6 +283,9 @@ impl Bundle for Fake {
         &self,
         request: Request<PublishJwtAuthorityRequest>,
     ) -> Result<Response<PublishJwtAuthorityResponse>, Status> {
+        if !self.answers.lock().unwrap().publishes {
+            return Err(Status::internal("failed to publish JWT key"));
+        }
         let key = request.into_inner().jwt_authority.unwrap();
         let mut authorities = self.authorities.lock().unwrap();
         authorities.jwt_authorities.push(key);
@@ -397,11 +411,63 @@ async fn what_spire_answers_wrongly_is_refused_and_says_why() {
     fake.set(Answers { identities: vec!["spiffe://example.org/first", NODE], ..good() });
     t.node.rotate_once().await.unwrap();
     let Scene { t, fake, guard: _guard, .. } = scene(SERVER, None).await;
-    let many = vec![fake.authorities.lock().unwrap().jwt_authorities[0].clone(); 65];
+    t.node.rotate_once().await.unwrap();
+    let before = t.node.authority.bundle();
+    let change = |change: fn(&mut types::Bundle)| change(&mut fake.authorities.lock().unwrap());
+    change(|bundle| bundle.trust_domain = "other.example".to_owned());
+    let error = t.node.rotate_once().await.unwrap_err().to_string();
+    assert!(error.contains("the server's bundle is of \"other.example\""), "{error}");
+    change(|bundle| {
+        bundle.trust_domain = "example.org".to_owned();
+        bundle.x509_authorities.iter_mut().for_each(|one| one.tainted = true);
+    });
+    let error = t.node.rotate_once().await.unwrap_err().to_string();
+    assert!(error.contains("has no X.509 authority"), "{error}");
+    assert_eq!(*t.node.authority.bundle(), *before, "the last good one goes on");
+    let Scene { t, fake, guard: _guard, .. } = scene(SERVER, None).await;
+    let many = vec![fake.authorities.lock().unwrap().jwt_authorities[0].clone(); 1500];
     let many = many.into_iter().enumerate().map(|(place, key)| types::JwtKey { key_id: place.to_string(), ..key });
     fake.authorities.lock().unwrap().jwt_authorities = many.collect();
-    let error = t.node.rotate_once().await.unwrap_err().to_string();
-    assert!(error.contains("are too many"), "{error}");
+    t.node.rotate_once().await.unwrap();
+    let bundle = t.node.authority.bundle();
+    assert!(bundle.has_jwt_key("1499") && !bundle.has_jwt_key("0"), "the newest of too many");
+}
+
+#[tokio::test]
+async fn a_root_that_spire_does_not_trust_any_more_leaves_and_a_ca_below_it_is_replaced_at_once() {
+    let Scene { t, fake, guard: _guard, .. } = scene(SERVER, None).await;
+    t.node.rotate_once().await.unwrap();
+    let before = super::upstreams::svid(&t).await.unwrap().0[1].clone();
+    // It goes on with another authority, which is not what the fake signs with yet.
+    let other = root(&KeyPair::generate().unwrap()).1;
+    fake.authorities.lock().unwrap().x509_authorities = vec![authority(&fake.root_der, true), authority(&other, false)];
+    // Nothing that it signs now leads to what it trusts: it says so, and the last good one goes on.
+    t.node.rotate_once().await.unwrap();
+    assert_eq!(t.node.authority.x509.roots(), std::slice::from_ref(&other), "what is tainted is trusted by nobody");
+    assert_eq!(super::upstreams::svid(&t).await.unwrap().0[1], before);
+    assert!(t.node.authority.x509.is_due(t.node.clock.now()), "another CA is asked for");
+    fake.authorities.lock().unwrap().x509_authorities = vec![authority(&fake.root_der, false)];
+    t.node.rotate_once().await.unwrap();
+    assert_eq!(t.node.authority.x509.roots(), std::slice::from_ref(&fake.root_der));
+    assert!(!t.node.authority.x509.is_due(t.node.clock.now()));
+    let operations: Vec<_> = t.records_of("bundle").iter().map(|record| record["operation"].clone()).collect();
+    assert_eq!(operations, vec!["follow"; 3]);
+}
+
+#[tokio::test]
+async fn a_bundle_is_followed_although_no_ca_is_signed_and_no_key_is_taken() {
+    let Scene { t, fake, key, guard: _guard, .. } = scene(SERVER, None).await;
+    fake.set(Answers { is_downstream: false, publishes: false, ..Answers::default() });
+    assert!(t.node.rotate_once().await.is_err());
+    assert!(t.node.authority.bundle().has_jwt_key(key.kid()));
+    let cancel = tokio_util::sync::CancellationToken::new();
+    tokio::select! {
+        () = t.node.rotate_keys(cancel) => {}
+        () = super::served::until("both are recorded", || {
+            let said = |words: &str| t.records_of("authority").iter().any(|record| record["error"].to_string().contains(words));
+            said("has to be a downstream one") && said("does not publish the keys of this node")
+        }) => {}
+    }
 }
 
 fn base64url(text: &str) -> Vec<u8> {

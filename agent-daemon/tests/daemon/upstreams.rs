@@ -192,6 +192,25 @@ async fn an_issuer_that_ends_soon_is_not_asked_for_ca_after_ca_that_end_with_it(
 }
 
 #[tokio::test]
+async fn a_second_certificate_for_the_same_key_does_not_stand_in_for_the_one_that_was_looked_at() {
+    let files = Files::new();
+    files.write("roots.pem", &files.root_pem);
+    let key = KeyPair::generate().unwrap();
+    files.write_ca(&key, &ca_params("one", BasicConstraints::Constrained(0)));
+    let t = on_disk(&files);
+    // The right name below nobody's root, and the wrong one below ours.
+    let right = ca_params("one", BasicConstraints::Constrained(0));
+    let mut wrong = right.clone();
+    wrong.subject_alt_names = vec![SanType::URI("spiffe://other.example".try_into().unwrap())];
+    let nobody = Issuer::new(ca_params("nobody", BasicConstraints::Unconstrained), KeyPair::generate().unwrap());
+    let (right, wrong) =
+        (right.signed_by(&key, &nobody).unwrap().pem(), wrong.signed_by(&key, &files.root).unwrap().pem());
+    files.write("ca.pem", &format!("{right}{wrong}"));
+    let error = with_causes(&t.node.rotate_once().await.unwrap_err());
+    assert!(error.contains("another certificate for the same key"), "{error}");
+}
+
+#[tokio::test]
 async fn a_ca_of_a_moment_is_refused_and_a_start_goes_on_without_one() {
     let (t, upstream) = below(YEAR);
     upstream.set(Signing { life: Some(Duration::from_secs(59)), ..Signing::default() });
@@ -237,7 +256,7 @@ async fn the_daemons_own_svid_is_recorded_and_made_anew_when_what_it_stands_on_c
     let (t, _) = below(YEAR);
     assert!(t.node.own_svid("x").is_err(), "there is no CA yet");
     t.node.rotate_once().await.unwrap();
-    let own = t.node.own_svid("x").unwrap();
+    let own = t.node.own_svid("x").unwrap().mark();
     let record = t.last("authority");
     assert_eq!(record["spiffe_id"], "spiffe://example.org/agent-daemon/x");
     assert!(t.node.is_current(&own));
@@ -247,7 +266,7 @@ async fn the_daemons_own_svid_is_recorded_and_made_anew_when_what_it_stands_on_c
     t.clock.set(start + CA_LIFE / 2);
     assert!(!t.node.is_current(&own), "half of its life is over");
     t.node.rotate_once().await.unwrap();
-    let own = t.node.own_svid("x").unwrap();
+    let own = t.node.own_svid("x").unwrap().mark();
     assert!(t.node.is_current(&own));
     t.clock.advance(CA_LIFE / 3);
     t.node.rotate_once().await.unwrap();

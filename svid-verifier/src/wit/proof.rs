@@ -10,6 +10,8 @@ use crate::{Invalid, Jws};
 
 /// The type of a proof, in its header.
 pub(super) const TYPE: &str = "wpt+jwt";
+/// The same in full (RFC 7515 section 4.1.9).
+const MEDIA_TYPE: &str = "application/wpt+jwt";
 /// Of its id.
 const MAX_ID_BYTES: usize = 256;
 
@@ -33,11 +35,13 @@ pub struct Request<'a> {
 pub(super) struct Proof {
     /// Of token and proof: others can have proofs with the same id.
     pub(super) id: [u8; 32],
+    /// Of the token.
+    pub(super) token: [u8; 32],
     pub(super) expires_at: u64,
 }
 
 pub(super) fn verify(token: &Token, request: &Request<'_>, now: u64) -> Result<Proof, Invalid> {
-    let proof = Jws::parse(request.proof, &[Some(TYPE)])?;
+    let proof = Jws::parse(request.proof, &[Some(TYPE), Some(MEDIA_TYPE)])?;
     if proof.alg != token.algorithm {
         return Err(Invalid("the proof is not made by the algorithm of the token's key"));
     }
@@ -71,9 +75,12 @@ pub(super) fn verify(token: &Token, request: &Request<'_>, now: u64) -> Result<P
     if jti.len() > MAX_ID_BYTES {
         return Err(Invalid("the id of the proof is too long"));
     }
-    let id = digest(&SHA256, format!("{}.{jti}", hash(request.token)).as_bytes());
-    let id = id.as_ref().try_into().map_err(|_| Invalid("the id of the proof cannot be kept"))?;
-    Ok(Proof { id, expires_at })
+    let digest = |text: &str| {
+        let digest = digest(&SHA256, text.as_bytes());
+        digest.as_ref().try_into().map_err(|_| Invalid("the id of the proof cannot be kept"))
+    };
+    let (id, token) = (digest(&format!("{}.{jti}", hash(request.token)))?, digest(request.token)?);
+    Ok(Proof { id, token, expires_at })
 }
 
 /// Every token that is named has to be there and understood, and every one that is there has to be named.

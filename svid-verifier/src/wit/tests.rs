@@ -176,7 +176,7 @@ fn other_tokens_of_the_request_are_covered_all_or_it_is_refused() {
 fn a_proof_is_good_once_and_what_cannot_be_remembered_is_refused() {
     let issuer = Issuer::new();
     let token = issuer.token(|_, _| {});
-    let (bundles, mut seen) = (issuer.bundles(), Seen::new(2));
+    let (bundles, mut seen) = (issuer.bundles(), Seen::new(32));
     let mut show = |proof: &str, now: u64| {
         let request = Request { token: &token, proof, audiences: &[URI], ..Request::default() };
         verify(&bundles, &request, now, &mut seen).map(drop).map_err(|Invalid(reason)| reason)
@@ -189,4 +189,15 @@ fn a_proof_is_good_once_and_what_cannot_be_remembered_is_refused() {
     // Those are over, and make room.
     let later = Holder::new(token.clone(), WORKLOAD_KEY).unwrap().prove(URI, NOW + 30, None, &[]).unwrap();
     assert_eq!(show(&later, NOW + 11), Ok(()));
+    assert_eq!(show(&later, NOW + 11), Err("the proof was used before"));
+    // What one token took leaves the rest to others.
+    let other = issuer.token(|_, claims| claims["jti"] = json!("u"));
+    let (mut seen, proofs) = (Seen::new(32), [prove(&token), prove(&token), prove(&token), prove(&other)]);
+    let mut show = |token: &str, proof: &str| {
+        let request = Request { token, proof, audiences: &[URI], ..Request::default() };
+        verify(&bundles, &request, NOW, &mut seen).is_ok()
+    };
+    let taken =
+        [show(&token, &proofs[0]), show(&token, &proofs[1]), show(&token, &proofs[2]), show(&other, &proofs[3])];
+    assert_eq!(taken, [true, true, false, true]);
 }

@@ -64,7 +64,7 @@ impl<S> Open<S> {
     /// What was asked for came; remembers what it says of bundles, and whether that is news.
     fn told(&mut self, bundles: &Bundles, part: Part) -> bool {
         self.complained = false;
-        self.changes.tell(bundles, part)
+        self.changes.tell(bundles, part, self.node.clock.now())
     }
 
     /// What was asked for did not come yet, so the stream goes on with what it has. Says when to try again.

@@ -41,7 +41,7 @@ pub struct Signed {
 pub(super) struct Path {
     /// The CA's own certificate first; nothing for one that is its own root.
     pub(super) presented: Vec<Vec<u8>>,
-    /// Never empty. A CA that is its own root stands first.
+    /// Never empty. The one to which the way leads stands first: the CA itself, where it is its own root.
     pub(super) roots: Vec<Vec<u8>>,
 }
 
@@ -100,11 +100,15 @@ pub(super) fn judge(
     let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(*own), key).map_err(|error| error.to_string())?;
     let others: Vec<Vec<u8>> = others.iter().map(|(bytes, _)| bytes.to_vec()).collect();
     let mut roots: Vec<Vec<u8>> = roots.iter().map(|(bytes, _)| bytes.to_vec()).collect();
-    roots.sort_by_key(|root| root != own);
     let found = probe(&issuer, certificate, &others, &roots, trust_domain, now)?;
     if found.between.len() > MAX_PRESENTED {
         return Err(format!("more than {MAX_PRESENTED} certificates lie between the CA and its root"));
     }
+    // Another certificate for the same key may lead to a root too, and was not looked at.
+    if found.between.first().unwrap_or(&found.root) != own {
+        return Err("another certificate for the same key came with it".to_owned());
+    }
+    roots.sort_by_key(|root| *root != found.root);
     let ends_at = found.ends_at;
     if let Some(asked) = asked {
         check_life(certificate, ends_at, asked, now)?;

@@ -55,6 +55,7 @@ pub(crate) fn verify(chain: &[u8], roots: &[Vec<u8>], usage: KeyUsage, now: Time
 pub(super) struct Way {
     /// Those between, the one that signed the certificate first.
     pub(super) between: Vec<Vec<u8>>,
+    pub(super) root: Vec<u8>,
     /// When the first on the way is over, the root included and the certificate not.
     pub(super) ends_at: Timestamp,
 }
@@ -81,7 +82,8 @@ pub(super) fn way(
             error => NoWay::Other(error.to_string()),
         })?;
     let no_time = || NoWay::Other("the end of a validity is no time".to_owned());
-    let root = roots.get(place).and_then(|root| parse(root)).ok_or_else(no_time)?;
+    let der = roots.get(place).ok_or_else(no_time)?;
+    let root = parse(der).ok_or_else(no_time)?;
     // A root that was signed again for the same key is the same root: who trusts both goes on with the other.
     let same = roots.iter().filter_map(|other| parse(other)).filter(|other| {
         other.subject().as_raw() == root.subject().as_raw() && other.public_key().raw == root.public_key().raw
@@ -96,7 +98,7 @@ pub(super) fn way(
     let ends = between.iter().map(|one| parse(one).and_then(|one| not_after(&one)));
     let ends = ends.chain([Some(root_end)]).collect::<Option<Vec<_>>>().ok_or_else(no_time)?;
     let ends_at = ends.into_iter().min().ok_or_else(no_time)?;
-    Ok(Way { between, ends_at })
+    Ok(Way { between, root: der.clone(), ends_at })
 }
 
 /// Hands on the certificates between the end and the root, and the place of the root.

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::SystemRandom;
 use zeroize::Zeroizing;
@@ -160,6 +160,8 @@ pub struct X509Authority {
     source: CaSource,
     lifetime: SignedDuration,
     cas: ArcSwap<Cas>,
+    /// What the upstream trusts, where it says so.
+    trusted: ArcSwapOption<Vec<Vec<u8>>>,
     rotating: Mutex<Rotating>,
 }
 
@@ -199,6 +201,7 @@ impl X509Authority {
             source,
             lifetime: SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX),
             cas: ArcSwap::from_pointee(Cas::default()),
+            trusted: ArcSwapOption::empty(),
             rotating: Mutex::default(),
         };
         authority.rotate(now, |_| Ok(()))?;
@@ -213,7 +216,7 @@ impl X509Authority {
     pub fn rotate(&self, now: Timestamp, publish: impl FnOnce(&[Vec<u8>]) -> Result<(), Error>) -> Result<bool, Error> {
         let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = self.read_all()?;
-        if self.source == CaSource::Embedded && schedule::plan(&self.lives(&held), now).is_due {
+        if self.source == CaSource::Embedded && schedule::plan(&lives(&self.rooted(&held)), now).is_due {
             // In whole seconds, as in a certificate and in the file.
             let begins_at = Timestamp::from_second(now.as_second()).unwrap_or(now);
             let life = Life { begins_at, ends_at: begins_at.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX) };
@@ -246,8 +249,7 @@ impl X509Authority {
             rotating.unrecorded.push(new);
             rotating.seen = Some(seen);
         }
-        let is_due = self.source.origin().is_asked() && self.is_due(now);
-        refused.map_or(Ok(is_due), Err)
+        refused.map_or_else(|| Ok(self.is_due(now)), Err)
     }
 
     /// Forgets what is over.
@@ -269,8 +271,39 @@ impl X509Authority {
         if held.len() >= MAX_GENERATIONS { self.forget(held, now) } else { Ok(()) }
     }
 
-    fn is_due(&self, now: Timestamp) -> bool {
-        schedule::plan(&self.lives(&self.cas.load().held), now).is_due
+    /// Whether an upstream has to be asked for the next.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        let held = &self.cas.load().held;
+        self.source.origin().is_asked() && schedule::plan(&lives(&self.rooted(held)), now).is_due
+    }
+
+    /// From now on only these are trusted of what the upstream ever named. Takes effect with the next
+    /// [`Self::rotate`].
+    pub fn trust(&self, roots: Vec<Vec<u8>>) {
+        self.trusted.store(Some(Arc::new(roots)));
+    }
+
+    /// Those of the source whose root is trusted still.
+    fn rooted<'a>(&self, held: &'a [Arc<Ca>]) -> Vec<&'a Arc<Ca>> {
+        let trusted = self.trusted.load();
+        let is_rooted = |ca: &Ca| match trusted.as_ref() {
+            Some(trusted) => ca.roots.first().is_some_and(|root| trusted.contains(root)),
+            None => true,
+        };
+        held.iter().filter(|ca| ca.origin == self.source.origin() && is_rooted(ca)).collect()
+    }
+
+    fn roots_of(&self, held: &[Arc<Ca>]) -> Vec<Vec<u8>> {
+        let trusted = self.trusted.load();
+        let is_told = |ca: &Ca| trusted.is_some() && ca.origin == self.source.origin();
+        let named = held.iter().filter(|ca| !is_told(ca)).flat_map(|ca| &ca.roots);
+        let mut roots: Vec<Vec<u8>> = Vec::new();
+        for root in named.chain(trusted.iter().flat_map(|trusted| trusted.iter())) {
+            if !roots.contains(root) {
+                roots.push(root.clone());
+            }
+        }
+        roots
     }
 
     /// Has the roots of what is held trusted, and then signs with it.
@@ -280,16 +313,21 @@ impl X509Authority {
         now: Timestamp,
         publish: impl FnOnce(&[Vec<u8>]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        // Those of another source stay known until what they signed is over, and sign nothing more.
-        let of_source: Vec<&Arc<Ca>> = held.iter().filter(|ca| ca.origin == self.source.origin()).collect();
+        // Those of another source stay known until what they signed is over, and sign nothing more. One whose root is
+        // not trusted any more signs only as long as there is no other.
+        let rooted = self.rooted(&held);
+        let of_source = match rooted.iter().any(|ca| ca.life.is_of_use(now)) {
+            true => rooted,
+            false => held.iter().filter(|ca| ca.origin == self.source.origin()).collect(),
+        };
         let signing = match &self.source {
             CaSource::Disk(_) => of_source.last().copied(),
             CaSource::Embedded | CaSource::Upstream(_) => {
-                schedule::plan(&self.lives(&held), now).signing.and_then(|place| of_source.get(place).copied())
+                schedule::plan(&lives(&of_source), now).signing.and_then(|place| of_source.get(place).copied())
             }
         };
         let signing = signing.map(Arc::clone);
-        publish(&roots_of(&held))?;
+        publish(&self.roots_of(&held))?;
         self.cas.store(Arc::new(Cas { signing, held }));
         Ok(())
     }
@@ -334,7 +372,7 @@ impl X509Authority {
         let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = self.read_all()?;
         self.make_room(&mut held, now)?;
-        let of_use = self.lives(&held).into_iter().filter(|life| life.is_of_use(now));
+        let of_use = lives(&self.rooted(&held)).into_iter().filter(|life| life.is_of_use(now));
         let asked = Asked {
             at: request.asked_at,
             lifetime: self.lifetime,
@@ -356,11 +394,6 @@ impl X509Authority {
     /// Those that were sealed, oldest first.
     fn read_all(&self) -> Result<Vec<Arc<Ca>>, Error> {
         self.generations.read_all()?.iter().map(|generation| Ca::read(generation).map(Arc::new)).collect()
-    }
-
-    /// Of those that the source made.
-    fn lives(&self, held: &[Arc<Ca>]) -> Vec<Life> {
-        held.iter().filter(|ca| ca.origin == self.source.origin()).map(|ca| ca.life).collect()
     }
 
     /// How long until [`Self::rotate`] has something to do, at most `longest`.
@@ -403,18 +436,12 @@ impl X509Authority {
 
     /// What others have to trust, DER, oldest first.
     pub fn roots(&self) -> Vec<Vec<u8>> {
-        roots_of(&self.cas.load().held)
+        self.roots_of(&self.cas.load().held)
     }
 }
 
-fn roots_of(held: &[Arc<Ca>]) -> Vec<Vec<u8>> {
-    let mut roots: Vec<Vec<u8>> = Vec::new();
-    for root in held.iter().flat_map(|ca| &ca.roots) {
-        if !roots.contains(root) {
-            roots.push(root.clone());
-        }
-    }
-    roots
+fn lives(cas: &[&Arc<Ca>]) -> Vec<Life> {
+    cas.iter().map(|ca| ca.life).collect()
 }
 
 fn next_number(held: &[Arc<Ca>]) -> u32 {

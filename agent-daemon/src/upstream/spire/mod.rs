@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::Upstream;
+use super::{Followed, Upstream};
 use crate::authority::{CaRequest, Error, Origin, PublishedKey, Signed, TrustBundle};
 use crate::diagnostic::{with_sources, words};
 use crate::identity::{SpiffeId, TrustDomain};
@@ -73,32 +73,42 @@ impl Spire {
         Ok(Signed { certificates: answer.ca_cert_chain, roots: answer.x509_authorities })
     }
 
-    async fn exchange(&self, keys: &[PublishedKey]) -> Result<TrustBundle, Error> {
+    async fn exchange(&self, keys: &[PublishedKey]) -> Result<Followed, Error> {
         let mut client = BundleClient::new(self.connect().await?);
         let answer = client.get_bundle(GetBundleRequest {}).await;
         let mut bundle = answer.map_err(|status| refused("does not show its bundle", &status))?.into_inner();
         let is_missing = |key: &&PublishedKey| bundle.jwt_authorities.iter().all(|known| known.key_id != key.jwk.kid());
-        let mut known = None;
-        for key in keys.iter().filter(is_missing) {
+        let missing: Vec<&PublishedKey> = keys.iter().filter(is_missing).collect();
+        let mut error = None;
+        for key in missing {
             let asked = PublishJwtAuthorityRequest { jwt_authority: Some(published(key)?) };
-            let answer = client.publish_jwt_authority(asked).await;
-            let answer = answer.map_err(|status| refused("does not publish the keys of this node", &status))?;
-            known = Some(answer.into_inner().jwt_authorities);
+            match client.publish_jwt_authority(asked).await {
+                Ok(answer) => bundle.jwt_authorities = answer.into_inner().jwt_authorities,
+                Err(status) => {
+                    error = Some(refused("does not publish the keys of this node", &status));
+                    break;
+                }
+            }
         }
-        if let Some(known) = known {
-            bundle.jwt_authorities = known;
-        }
-        self.read(bundle)
+        Ok(Followed { bundle: Some(self.read(bundle)?), error })
     }
 
     /// What is tainted there is not trusted here.
     fn read(&self, bundle: types::Bundle) -> Result<TrustBundle, Error> {
+        let domain = bundle.trust_domain.strip_prefix("spiffe://").unwrap_or(&bundle.trust_domain);
+        if domain != self.trust_domain.as_str() {
+            return Err(failed(format!("the server's bundle is of {:?}, not of {}", words(domain), self.trust_domain)));
+        }
         let roots = bundle.x509_authorities.into_iter().filter(|one| !one.tainted).map(|one| one.asn1);
+        let roots: Vec<Vec<u8>> = roots.collect();
+        if roots.is_empty() {
+            return Err(failed("the server's bundle has no X.509 authority".to_owned()));
+        }
         let keys = bundle.jwt_authorities.into_iter().filter(|one| !one.tainted);
         let hint = u64::try_from(bundle.refresh_hint).ok().filter(|hint| *hint > 0).map(Duration::from_secs);
         TrustBundle::from_authorities(
             self.trust_domain.clone(),
-            &roots.collect::<Vec<_>>(),
+            &roots,
             &keys.map(|key| (key.key_id, key.public_key)).collect::<Vec<_>>(),
             bundle.sequence_number,
             hint,
@@ -115,8 +125,11 @@ impl Upstream for Spire {
         Box::pin(self.ask(request))
     }
 
-    fn follow<'a>(&'a self, keys: &'a [PublishedKey]) -> BoxFuture<'a, Result<Option<TrustBundle>, Error>> {
-        Box::pin(async move { self.exchange(keys).await.map(Some) })
+    fn follow<'a>(&'a self, keys: &'a [PublishedKey]) -> BoxFuture<'a, Followed> {
+        Box::pin(async move {
+            let exchanged = self.exchange(keys).await;
+            exchanged.unwrap_or_else(|error| Followed { bundle: None, error: Some(error) })
+        })
     }
 }
 
