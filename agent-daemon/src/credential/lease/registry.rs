@@ -73,6 +73,9 @@ impl Drop for Reservation {
     }
 }
 
+/// How many of one exec instance are looked at, those that end first, to find one that makes room.
+const LOOKED_AT: usize = 256;
+
 impl Leases {
     /// None yet.
     pub fn new(limits: Limits) -> Self {
@@ -249,7 +252,8 @@ impl Leases {
     pub fn first_to_end(&self, exec_id: ExecId, wanted: impl Fn(&Lease) -> bool) -> Option<LeaseId> {
         let table = self.shared.table();
         let ids = table.by_exec.get(&exec_id).into_iter().flat_map(|of_exec| &of_exec.leases);
-        let mut leases = ids.filter_map(|(_, id)| table.active.get(id));
+        // Whoever holds more than that must not hold up everybody else at each further one.
+        let mut leases = ids.take(LOOKED_AT).filter_map(|(_, id)| table.active.get(id));
         leases.find(|lease| wanted(lease)).map(|lease| lease.id.clone())
     }
 

@@ -57,6 +57,23 @@ fn grant(leases: &Leases, lease: Lease) -> Result<Granted, Error> {
 }
 
 #[test]
+fn a_process_with_many_leases_is_not_searched_through_for_one_that_makes_room() {
+    let leases = Leases::new(Limits { total: 1000, per_exec: 1000, ended_kept: 10 });
+    let exec_id = lease(1, 7).exec_id;
+    for minute in 1..=300_u32 {
+        let mut one = lease(minute.into(), 7);
+        one.expires_at = one.issued_at + SignedDuration::from_mins(minute.into());
+        leases.grant(leases.reserve(exec_id, None).unwrap(), one).unwrap();
+    }
+    let mut looked_at = std::cell::Cell::new(0);
+    let none = leases.first_to_end(exec_id, |_| {
+        looked_at.set(looked_at.get() + 1);
+        false
+    });
+    assert_eq!((none, *looked_at.get_mut()), (None, 256));
+}
+
+#[test]
 fn ids_are_128_random_bits_and_nothing_else_is_an_id() {
     let random = LeaseId::generate(|bytes| {
         bytes.fill(0xff);
