@@ -55,7 +55,7 @@ pub struct TrustBundle {
 }
 
 impl TrustBundle {
-    /// Of authorities of our own, and of those above them.
+    /// Of authorities of our own, with the JWT keys of those above them.
     ///
     /// # Errors
     /// When a certificate is not one.
@@ -70,14 +70,11 @@ impl TrustBundle {
     ) -> Result<Self, Error> {
         let of_use = |keys: &[Jwk], usage| keys.iter().map(|key| token_key(key, usage)).collect::<Result<Vec<_>, _>>();
         let (mut jwt, wit) = (of_use(keys, JWT_USE)?, of_use(wit, WIT_USE)?);
-        let mut roots = roots.to_vec();
         if let Some(upstream) = upstream {
             let kid_of = |key: &Value| key.get("kid").cloned();
             let more = upstream.jwt_keys().into_iter();
             let more: Vec<Value> = more.filter(|key| jwt.iter().all(|own| kid_of(own) != kid_of(key))).collect();
             jwt.extend(more);
-            let more: Vec<Vec<u8>> = upstream.roots.iter().filter(|root| !roots.contains(root)).cloned().collect();
-            roots.extend(more);
         }
         let x509: Vec<Value> = roots.iter().map(|root| x509_key(root)).collect::<Result<_, _>>()?;
         let verifying = jwt.iter().filter_map(VerifyingKey::from_jwk).collect();
@@ -91,7 +88,7 @@ impl TrustBundle {
             sequence: Some(sequence),
             refresh_hint: Some(refresh_hint),
             x509: roots.concat().into(),
-            roots,
+            roots: roots.to_vec(),
             jwt_authorities: count(&jwt),
             jwks: key_set(jwt)?,
             wit: key_set(wit)?,

@@ -80,11 +80,11 @@ impl Authority {
         Ok(Self { jwt, wit, x509, config, published, above, bundle: watch::Sender::new(Arc::new(bundle)) })
     }
 
-    /// Rotates what is due, and publishes what changed. Says whether an upstream has to be asked for a CA. Blocks.
+    /// Rotates what is due, and publishes what changed. Blocks.
     ///
     /// # Errors
     /// When a file cannot be read or written; what was there goes on.
-    pub fn rotate(&self, now: Timestamp) -> Result<bool, Error> {
+    pub fn rotate(&self, now: Timestamp) -> Result<(), Error> {
         // Both are tried: a failure of one must not keep the other from its turn.
         let jwt = self.jwt.rotate(now).and(self.wit.as_ref().map(|wit| wit.rotate(now)).transpose());
         let mut bundle = None;

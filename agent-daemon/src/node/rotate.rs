@@ -76,9 +76,9 @@ impl Node {
             let longest = match &rotated {
                 // Whoever mends a file waits for it; nobody is burdened by looking again.
                 Err(Error::Refused { .. } | Error::Io { .. }) => AFTER_FILES,
-                Ok(_) | Err(_) => LONGEST_AFTER_FAILURE,
+                Ok(()) | Err(_) => LONGEST_AFTER_FAILURE,
             };
-            self.note(&mut failing, rotated.map(drop));
+            self.note(&mut failing, rotated);
             let longest = if failing.times > 0 { failing.wait(longest) } else { Duration::MAX };
             // Each arm is cancel-safe: a permit and a reload stay until they were seen.
             tokio::select! {

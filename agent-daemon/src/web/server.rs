@@ -35,9 +35,7 @@ impl Shown {
         self.0.store(Some(Arc::new(certified)));
         Ok(())
     }
-}
 
-impl Shown {
     /// From now on.
     pub(crate) fn show(&self, identity: Identity) {
         self.0.store(Some(Arc::new(identity.into_certified())));

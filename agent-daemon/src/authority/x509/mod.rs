@@ -209,11 +209,11 @@ impl X509Authority {
     }
 
     /// Makes the next CA when it is time, turns to it when it is time, and forgets what is over. Nothing is signed
-    /// with a CA before `publish` took its roots. Says whether an upstream has to be asked for the next. Blocks.
+    /// with a CA before `publish` took its roots. Blocks.
     ///
     /// # Errors
     /// When a file cannot be read or written, or `publish` fails; what was there goes on.
-    pub fn rotate(&self, now: Timestamp, publish: impl FnOnce(&[Vec<u8>]) -> Result<(), Error>) -> Result<bool, Error> {
+    pub fn rotate(&self, now: Timestamp, publish: impl FnOnce(&[Vec<u8>]) -> Result<(), Error>) -> Result<(), Error> {
         let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = self.read_all()?;
         if self.source == CaSource::Embedded && schedule::plan(&lives(&self.rooted(&held)), now).is_due {
@@ -249,7 +249,7 @@ impl X509Authority {
             rotating.unrecorded.push(new);
             rotating.seen = Some(seen);
         }
-        refused.map_or_else(|| Ok(self.is_due(now)), Err)
+        refused.map_or(Ok(()), Err)
     }
 
     /// Forgets what is over.
