@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Only these parts: hooks, storm, startup, release, spiffe
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Of SVIDs only what is called so, in part: "FetchJWTSVID, warm, 8 clients"
+    #[arg(long, requires = "only")]
+    filter: Option<String>,
     /// Measure this one beside us, too: SPIRE, from the folder that SPIRE_BIN names, or built with Go
     #[arg(long, value_parser = ["spire"])]
     peer: Option<String>,
@@ -56,6 +59,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     if !options.only.is_empty() {
         measure.arg("--only").arg(options.only.join(","));
+    }
+    if let Some(filter) = &options.filter {
+        measure.arg("--filter").arg(filter);
     }
     say("measuring; leave the machine alone meanwhile");
     let measured = measure.stderr(Stdio::inherit()).output().context("cannot run the benchmark")?;

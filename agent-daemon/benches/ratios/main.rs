@@ -49,6 +49,9 @@ struct Options {
     /// Only these parts, by name
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Of SVIDs only what is called so, in part: "FetchJWTSVID, warm, 8 clients"
+    #[arg(long)]
+    filter: Option<String>,
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = report::Format::Table)]
     output: report::Format,
@@ -84,6 +87,7 @@ struct Setting {
     program: PathBuf,
     state: PathBuf,
     spire: Option<PathBuf>,
+    filter: Option<String>,
     is_quick: bool,
 }
 
@@ -117,7 +121,8 @@ fn run(options: Options) -> anyhow::Result<()> {
         return Ok(());
     };
     ensure!(rustix::process::geteuid().is_root(), "kernel programs can be loaded by root only");
-    let setting = Setting { daemon, program, state, spire: options.spire, is_quick: options.quick };
+    let setting =
+        Setting { daemon, program, state, spire: options.spire, filter: options.filter, is_quick: options.quick };
     let is_asked = |part: Part| options.only.is_empty() || options.only.contains(&part);
     cleanup::on_signals()?;
     let mut report = report::Report::new(setting.is_quick)?;

@@ -23,6 +23,7 @@ pub(crate) enum Format {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Budget {
     AtMost(f64),
+    AtLeast(f64),
     /// Measured for its context.
     None,
 }
@@ -57,6 +58,7 @@ impl Row {
     fn is_inside(&self) -> Option<bool> {
         match self.budget {
             Budget::AtMost(limit) => Some(self.measured <= limit),
+            Budget::AtLeast(limit) => Some(self.measured >= limit),
             Budget::None => None,
         }
     }
@@ -71,10 +73,15 @@ impl Row {
     }
 
     fn cells(&self) -> [String; 5] {
-        let (budget, verdict) = match (self.budget, self.is_inside()) {
-            (Budget::AtMost(limit), Some(true)) => (format!("≤ {}", self.number(limit)), "ok"),
-            (Budget::AtMost(limit), _) => (format!("≤ {}", self.number(limit)), "OUTSIDE"),
-            (Budget::None, _) => ("–".to_owned(), "–"),
+        let budget = match self.budget {
+            Budget::AtMost(limit) => format!("≤ {}", self.number(limit)),
+            Budget::AtLeast(limit) => format!("≥ {}", self.number(limit)),
+            Budget::None => "–".to_owned(),
+        };
+        let verdict = match self.is_inside() {
+            Some(true) => "ok",
+            Some(false) => "OUTSIDE",
+            None => "–",
         };
         [self.what.clone(), self.number(self.measured), budget, verdict.to_owned(), self.detail.clone()]
     }
@@ -178,15 +185,17 @@ impl Report {
             .rows
             .iter()
             .map(|row| {
-                let budget = match row.budget {
-                    Budget::AtMost(limit) => Some(limit),
-                    Budget::None => None,
+                let (at_most, at_least) = match row.budget {
+                    Budget::AtMost(limit) => (Some(limit), None),
+                    Budget::AtLeast(limit) => (None, Some(limit)),
+                    Budget::None => (None, None),
                 };
                 json!({
                     "what": row.what,
                     "measured": row.measured,
                     "unit": if row.is_ratio { "ratio" } else { row.unit },
-                    "at_most": budget,
+                    "at_most": at_most,
+                    "at_least": at_least,
                     "inside": row.is_inside(),
                     "how": row.detail,
                 })

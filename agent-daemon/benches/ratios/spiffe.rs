@@ -3,13 +3,14 @@
 //! What SVIDs cost over the SPIFFE Workload API, next to the same exchange with a server that does nothing, and next to
 //! another implementation where there is one on this machine.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use agent_proto::spiffe::{JwtsvidRequest, X509svidRequest, X509svidResponse};
 use anyhow::{Context as _, anyhow};
-use e2e::Spire;
+use e2e::{Attests, Spire};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -27,10 +28,16 @@ const PLAN: Plan = Plan { name: "spiffe", durability: "written", policies: 10 };
 const STREAMS: u32 = 2048;
 const STREAMS_PER_CONNECTION: u32 = 16;
 
+/// Tokens a second, to SPIRE where it does the same work.
+const EQUAL_WORK: Budget = Budget::AtLeast(10.0);
+/// To SPIRE where it looks an answer up that it gave before.
+const LESS_WORK: Budget = Budget::AtLeast(3.0);
+const LESS_WORK_P50: Budget = Budget::AtMost(0.4);
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ask {
-    /// A token, for an audience that was not asked for before.
+    /// A token.
     Jwt,
     /// The first message of a stream of certificates.
     X509,
@@ -43,11 +50,35 @@ enum Connection {
     Cold,
 }
 
+/// For whom a token is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    /// One that nobody asked for before.
+    New,
+    /// Always the same, so that a server may have a token kept.
+    Same,
+}
+
 /// Who is asked.
 #[derive(Debug, Clone)]
 struct Server {
     name: &'static str,
     socket: PathBuf,
+    audience: Audience,
+}
+
+impl Server {
+    fn new(name: &'static str, socket: &Path, audience: Audience) -> Self {
+        Self { name, socket: socket.to_owned(), audience }
+    }
+}
+
+/// Another implementation, and what we are to be next to it.
+#[derive(Debug, Clone)]
+struct Peer {
+    server: Server,
+    rate: Budget,
+    p50: Budget,
 }
 
 struct Client {
@@ -62,14 +93,18 @@ impl Client {
         Ok(Self { socket: socket.to_owned(), api: connect(socket).await?, number, asked: 0 })
     }
 
-    async fn ask(&mut self, ask: Ask, connection: Connection) -> anyhow::Result<()> {
+    async fn ask(&mut self, (ask, audience): (Ask, Audience), connection: Connection) -> anyhow::Result<()> {
         if connection == Connection::Cold {
             self.api = connect(&self.socket).await?;
         }
         self.asked = self.asked.wrapping_add(1);
         match ask {
             Ask::Jwt => {
-                let audience = vec![format!("https://{}-{}.example", self.number, self.asked)];
+                let asked = match audience {
+                    Audience::New => self.asked,
+                    Audience::Same => 0,
+                };
+                let audience = vec![format!("https://{}-{asked}.example", self.number)];
                 let message = JwtsvidRequest { audience, spiffe_id: String::new() };
                 let answer = self.api.fetch_jwtsvid(request(message)).await.map_err(|status| refused(&status))?;
                 anyhow::ensure!(!answer.into_inner().svids.is_empty(), "no token");
@@ -110,19 +145,52 @@ fn refused(status: &tonic::Status) -> anyhow::Error {
     anyhow!("refused: {:?} {}", status.code(), status.message())
 }
 
-/// A real SPIRE that knows this program.
-fn peer(bin: &Path, setting: &Setting) -> anyhow::Result<Spire> {
-    let spire = Spire::start(bin, setting.state.join("spire"), "peer.example")?;
-    spire.entry("/client", 0, &[])?;
-    spire.wait_for_identity()?;
-    Ok(spire)
+/// Real SPIREs that know this program: one as it comes, one that measures its callers' programs as we do.
+struct Spires {
+    plain: Spire,
+    measuring: Spire,
+}
+
+impl Spires {
+    fn start(bin: &Path, setting: &Setting) -> anyhow::Result<Self> {
+        let start = |name: &str, attests| {
+            let spire = Spire::start(bin, setting.state.join(name), "peer.example", attests)?;
+            spire.entry("/client", 0, &[])?;
+            spire.wait_for_identity()?;
+            anyhow::Ok(spire)
+        };
+        Ok(Self { plain: start("spire", Attests::User)?, measuring: start("spire-measuring", Attests::Program)? })
+    }
+
+    /// Whoever is asked beside us. Equal work is a token that has to be signed, or a caller that has to be measured.
+    fn peers(&self, ask: Ask) -> Vec<Peer> {
+        let peer = |name, spire: &Spire, audience, rate, p50| {
+            let server = Server::new(name, &spire.socket, audience);
+            Peer { server, rate, p50 }
+        };
+        let measures = match ask {
+            Ask::Jwt => "SPIRE that measures, token kept",
+            Ask::X509 => "SPIRE that measures, certificate kept",
+        };
+        let measures = peer(measures, &self.measuring, Audience::Same, EQUAL_WORK, Budget::None);
+        match ask {
+            Ask::Jwt => vec![
+                peer("SPIRE, signing", &self.plain, Audience::New, EQUAL_WORK, Budget::None),
+                measures,
+                peer("SPIRE, token kept", &self.plain, Audience::Same, LESS_WORK, LESS_WORK_P50),
+            ],
+            Ask::X509 => {
+                vec![measures, peer("SPIRE, certificate kept", &self.plain, Audience::Same, Budget::None, Budget::None)]
+            }
+        }
+    }
 }
 
 pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<()> {
     let installed = Installed::new(setting, &PLAN)?;
     let daemon = installed.start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let spire = setting.spire.as_deref().map(|bin| peer(bin, setting)).transpose()?;
+    let spires = setting.spire.as_deref().map(|bin| Spires::start(bin, setting)).transpose()?;
     runtime.block_on(async {
         let mut sample = connect(&daemon.spiffe).await?;
         let message = JwtsvidRequest { audience: vec!["https://0-0.example".to_owned()], spiffe_id: String::new() };
@@ -133,20 +201,26 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
         let echo_socket = setting.state.join("spiffe-echo.sock");
         let echo = Echo::start(&echo_socket, &Shape::of_svids(&token, &svids)?)?;
         drop((sample, stream));
-        let ours = Server { name: "agent-daemon", socket: daemon.spiffe.clone() };
-        let bare = Server { name: "bare tonic echo", socket: echo_socket };
-        let peer = spire.as_ref().map(|spire| Server { name: "SPIRE", socket: spire.socket.clone() });
-        if let Some(spire) = &spire {
-            report.note(format!("The peer is {}.", spire.version));
+        let ours = Server::new("agent-daemon", &daemon.spiffe, Audience::New);
+        let bare = Server::new("bare tonic echo", &echo_socket, Audience::New);
+        if let Some(spires) = &spires {
+            let client = fs::metadata(std::env::current_exe()?)?.len() / 1_000_000;
+            report.note(format!(
+                "The peer is {}; the client's program, which one of its agents hashes at each call, has {client} MB.",
+                spires.plain.version
+            ));
         }
         for ask in [Ask::Jwt, Ask::X509] {
+            let peers = spires.as_ref().map(|spires| spires.peers(ask)).unwrap_or_default();
             for connection in [Connection::Warm, Connection::Cold] {
                 for clients in [1, 8, 64] {
-                    compare(setting, report, (ask, connection, clients), &ours, &bare, peer.as_ref()).await?;
+                    compare(setting, report, (ask, connection, clients), &ours, &bare, &peers).await?;
                 }
             }
         }
-        memory(report, &daemon).await?;
+        if setting.filter.is_none() {
+            memory(report, &daemon).await?;
+        }
         drop(echo);
         Ok(())
     })
@@ -158,13 +232,25 @@ struct Measured {
     rate: f64,
 }
 
+impl Measured {
+    fn p50(&self) -> f64 {
+        self.latencies.per_mille(500)
+    }
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "p50 {:.0} µs, p99 {:.0} µs", self.p50() * 1e6, self.latencies.per_mille(990) * 1e6)
+    }
+}
+
 async fn compare(
     setting: &Setting,
     report: &mut Report,
     (ask, connection, number): (Ask, Connection, usize),
     ours: &Server,
     bare: &Server,
-    peer: Option<&Server>,
+    peers: &[Peer],
 ) -> anyhow::Result<()> {
     let what = match ask {
         Ask::Jwt => "FetchJWTSVID",
@@ -175,26 +261,30 @@ async fn compare(
         Connection::Cold => "new connection",
     };
     let clients = if number == 1 { "1 client".to_owned() } else { format!("{number} clients") };
-    say(format_args!("{what}, {state}, {clients}"));
+    let title = format!("{what}, {state}, {clients}");
+    if setting.filter.as_ref().is_some_and(|filter| !title.contains(filter)) {
+        return Ok(());
+    }
+    say(&title);
     let time = setting.times(Duration::from_secs(2), Duration::from_millis(400));
-    let mut of = Vec::new();
-    for server in [Some(bare), Some(ours), peer].into_iter().flatten() {
+    let measured = async |server: &Server| {
         // The first answers collect evidence and fill caches, on every side.
         at_once(server, number, ask, connection, time / 8).await?;
-        of.push((server.name, at_once(server, number, ask, connection, time).await?));
-    }
-    let mut of = of.into_iter();
-    let (Some((_, bare)), Some((_, ours))) = (of.next(), of.next()) else { anyhow::bail!("bug: nothing was measured") };
-    let micros = |measured: &Measured, share| measured.latencies.per_mille(share) * 1e6;
-    let times =
-        |measured: &Measured| format!("p50 {:.0} µs, p99 {:.0} µs", micros(measured, 500), micros(measured, 990));
-    let detail = format!("{:.0} / {:.0} a second; {} / {}", ours.rate, bare.rate, times(&ours), times(&bare));
-    let title = format!("{what}, {state}, {clients}: a second / bare tonic echo");
-    report.row(Row::ratio(title, ours.rate / bare.rate, detail, Budget::None));
-    if let Some((name, peer)) = of.next() {
-        let detail = format!("{:.0} / {:.0} a second; {} / {}", ours.rate, peer.rate, times(&ours), times(&peer));
-        let title = format!("{what}, {state}, {clients}: a second / {name}");
-        report.row(Row::ratio(title, ours.rate / peer.rate, detail, Budget::None));
+        at_once(server, number, ask, connection, time).await
+    };
+    let bare_measured = measured(bare).await?;
+    let our = measured(ours).await?;
+    let mut rows = |other: &Measured, name: &str, rate, p50| {
+        let detail = format!("{:.0} / {:.0} a second; {our} / {other}", our.rate, other.rate);
+        report.row(Row::ratio(format!("{title}: a second / {name}"), our.rate / other.rate, detail, rate));
+        if !matches!(p50, Budget::None) {
+            let detail = format!("{our} / {other}");
+            report.row(Row::ratio(format!("{title}: p50 / {name}"), our.p50() / other.p50(), detail, p50));
+        }
+    };
+    rows(&bare_measured, bare.name, Budget::None, Budget::None);
+    for peer in peers {
+        rows(&measured(&peer.server).await?, peer.server.name, peer.rate, peer.p50);
     }
     Ok(())
 }
@@ -210,6 +300,7 @@ async fn at_once(
     for number in 0..number {
         clients.push(Client::connect(&server.socket, number).await?);
     }
+    let audience = server.audience;
     let began = Instant::now();
     let mut tasks = JoinSet::new();
     for mut client in clients {
@@ -217,7 +308,7 @@ async fn at_once(
             let mut samples = Vec::new();
             while began.elapsed() < time {
                 let asked = Instant::now();
-                client.ask(ask, connection).await?;
+                client.ask((ask, audience), connection).await?;
                 samples.push(asked.elapsed());
             }
             anyhow::Ok(samples)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_ebpf::flags;
@@ -9,7 +10,8 @@ use tokio::sync::Semaphore;
 use super::evidence::{Evidence, Lineage, LineageEntry, fact};
 use super::measure::Measurer;
 use super::proc::{Home, Proc};
-use super::{Failure, binary, cgroup, script, unix};
+use super::starts::Starts;
+use super::{Failure, Peer, binary, cgroup, script, unix};
 use crate::identity::{Entries, Entry, Fact, NearMiss, Provenance, SpiffeId};
 use crate::policy::{EvidenceContext, PreparedPrincipal, Principal, ProgramContext};
 use crate::process::{Ancestor, Ended, ExecId, ExecInstance, History, Records};
@@ -63,6 +65,7 @@ pub struct Attestor {
     records: Arc<dyn Records>,
     history: Arc<History>,
     proc: Proc,
+    starts: Starts,
     measurer: Measurer,
     home: Option<Home>,
     cache: Mutex<HashMap<ExecId, Kept>>,
@@ -73,7 +76,8 @@ impl Attestor {
     /// Over these records.
     pub fn new(records: Arc<dyn Records>, history: Arc<History>, proc: Proc, measurer: Measurer) -> Self {
         let (home, slots) = (Home::own(), Arc::new(Semaphore::new(CONCURRENCY)));
-        Self { records, history, proc, measurer, home, cache: Mutex::default(), slots }
+        let starts = Starts::new(&proc);
+        Self { records, history, proc, starts, measurer, home, cache: Mutex::default(), slots }
     }
 
     /// The kernel's records.
@@ -86,9 +90,12 @@ impl Attestor {
         &self.history
     }
 
-    /// The process file system.
-    pub fn proc(&self) -> &Proc {
-        &self.proc
+    /// The process behind an accepted connection to the socket of this name.
+    ///
+    /// # Errors
+    /// In exactly the ways of [`Failure`]; each is a refusal.
+    pub fn pin(&self, socket: BorrowedFd<'_>, name: &'static str) -> Result<Peer, Failure> {
+        Peer::pin(socket, name, &*self.records, &self.proc, &self.starts)
     }
 
     /// How many attested instances are kept, and how many can be; the same for measurements.

@@ -16,6 +16,7 @@ mod peer;
 mod pidfd;
 mod proc;
 mod script;
+mod starts;
 mod unix;
 
 pub use attestor::{Attested, Attestor};

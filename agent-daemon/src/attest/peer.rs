@@ -10,8 +10,9 @@ use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use nix::sys::socket::{GetSockOpt as _, getsockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::starts::Starts;
 use super::{Failure, Proc, pidfd, unix};
-use crate::process::{ExecId, ExecInstance, ProcessKey, Records};
+use crate::process::{ExecId, ProcessKey, Records};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 /// The ids stand near the top of `/proc/PID/status`; a process in thousands of groups is not read to the end.
@@ -34,9 +35,8 @@ pub struct Peer {
     /// Effective group id at connect.
     pub gid: u32,
     pidfd: OwnedFd,
-    status: File,
-    /// Whether `status` is of the kernel's own process file system.
-    is_live: bool,
+    /// Says its ids where the pidfd does not.
+    status: Option<File>,
     broken: OnceLock<&'static str>,
 }
 
@@ -45,12 +45,13 @@ impl Peer {
     ///
     /// # Errors
     /// In exactly the ways of [`Failure`]; each is a refusal.
-    pub fn pin(
+    pub(super) fn pin(
         socket: impl AsFd,
         name: &'static str,
         records: &dyn Records,
         proc: &Proc,
-    ) -> Result<(Self, ExecInstance), Failure> {
+        starts: &Starts,
+    ) -> Result<Self, Failure> {
         let credentials = getsockopt(&socket, PeerCredentials)
             .map_err(|error| Failure::Io { operation: "read the peer's credentials", source: error.into() })?;
         // Zero: the peer is in a PID namespace that the daemon cannot see into.
@@ -63,32 +64,32 @@ impl Peer {
             records.process(tgid)?.ok_or(Failure::Unresolvable("the kernel has no record of the caller's process"))?;
         // A record of an earlier process with this number would have another start.
         let ticks = rustix::param::clock_ticks_per_second().max(1);
-        let started = proc
-            .start_ticks(tgid)
-            .map_err(|_| Failure::OriginatorGone("the caller's process ended while it was looked up"))?;
-        if instance.process.start_boottime.0 / (NANOSECONDS / ticks) != started {
+        let gone = |_| Failure::OriginatorGone("the caller's process ended while it was looked up");
+        let start = starts.of(&pidfd, tgid, proc).map_err(gone)?;
+        if instance.process.start_boottime.0 / (NANOSECONDS / ticks) != start.ticks {
             return Err(Failure::OriginatorMismatch("the record is of another process with the same number"));
         }
+        let status = match proc.is_live() && pidfd::effective_ids(&pidfd).map_err(gone)?.is_some() {
+            true => None,
+            false => Some(proc.process(tgid).and_then(|process| process.open("status")).map_err(gone)?),
+        };
         let peer = Self {
             socket: name,
             process: instance.process,
             exec_id: instance.id,
             uid: credentials.uid(),
             gid: credentials.gid(),
-            status: proc
-                .process(tgid)
-                .and_then(|process| process.open("status"))
-                .map_err(|_| Failure::OriginatorGone("the caller's process ended while it was looked up"))?,
-            is_live: proc.is_live(),
             pidfd,
+            status,
             broken: OnceLock::new(),
         };
         // Its number belongs to it for as long as it has not been reaped: alive now, it was so all the time.
         peer.is_running()?;
+        starts.keep(start);
         if instance.flags.has(flags::INCOMPLETE) {
             return Err(Failure::Incomplete);
         }
-        Ok((peer, instance))
+        Ok(peer)
     }
 
     /// User, group and process of a connection, as far as the kernel says; for records of refused callers.
@@ -125,15 +126,14 @@ impl Peer {
     /// When the process is gone.
     pub(crate) fn ids(&self) -> Result<(u32, u32), Failure> {
         let gone = |_| Failure::OriginatorGone("the caller's process ended");
-        if self.is_live
-            && let Some(ids) = pidfd::effective_ids(&self.pidfd).map_err(gone)?
-        {
-            return Ok(ids);
-        }
+        let unreadable = || Failure::Unresolvable("the caller's ids cannot be read");
+        let Some(status) = &self.status else {
+            return pidfd::effective_ids(&self.pidfd).map_err(gone)?.ok_or_else(unreadable);
+        };
         let mut buffer = [0; STATUS_BYTES];
-        let length = self.status.read_at(&mut buffer, 0).map_err(gone)?;
+        let length = status.read_at(&mut buffer, 0).map_err(gone)?;
         let ids = unix::parse(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()));
-        let ids = ids.ok_or(Failure::Unresolvable("the caller's ids cannot be read"))?;
+        let ids = ids.ok_or_else(unreadable)?;
         Ok((ids.uid, ids.gid))
     }
 

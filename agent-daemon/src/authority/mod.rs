@@ -9,6 +9,7 @@ mod bundle;
 pub(crate) mod file;
 mod foreign;
 mod generations;
+pub(crate) mod given;
 mod issuing;
 mod jwt;
 mod key;

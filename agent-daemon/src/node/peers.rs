@@ -17,8 +17,8 @@ impl Node {
     /// In the ways of [`Failure`].
     pub fn pin(&self, socket: impl AsFd, name: &'static str) -> Result<Peer, Failure> {
         let socket = socket.as_fd();
-        match Peer::pin(socket, name, self.records(), self.attestor.proc()) {
-            Ok((peer, _)) => Ok(peer),
+        match self.attestor.pin(socket, name) {
+            Ok(peer) => Ok(peer),
             Err(failure) => {
                 let caller = Peer::kernel_word(socket).map_or_else(Caller::default, |(uid, gid, tgid)| Caller {
                     uid,

@@ -3,12 +3,14 @@
 //! Answers, kept for whoever asks the same again.
 //!
 //! Evaluation is pure: the same question to the same policies has the same answer. What a question is made of is kept
-//! whole and compared whole, so an answer can only be given to the very question it was found for. The time is a part
-//! of it where a policy that can match reads the clock, and then only for that second.
+//! whole and compared whole, so an answer can only be given to the very question it was found for. The time and the
+//! audiences of a token, which may be others in every request, are a part of it where a policy that can match reads
+//! them; the time then only to the second.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::load::Reads;
 use super::prepared::DestinationEntity;
 use super::{Action, ConnectionContext, CredentialContext, Decision, Generation, Request};
 
@@ -23,8 +25,9 @@ pub(super) struct Answers(Mutex<VecDeque<Answer>>);
 struct Answer {
     question: Question,
     generation: Generation,
-    /// The only second in which it holds; none where no policy reads the clock.
-    second: Option<i64>,
+    second: i64,
+    /// What of the time and the audiences it holds for alone.
+    reads: Reads,
     decision: Arc<Decision>,
 }
 
@@ -46,23 +49,24 @@ impl Answers {
     pub(super) fn find(&self, request: &Request<'_>, generation: &Generation) -> Option<Arc<Decision>> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |answer: &&Answer| {
-            answer.question.is_of(request)
-                && answer.second.is_none_or(|second| second == request.now.as_second())
+            answer.question.is_of(request, answer.reads)
+                && (!answer.reads.clock || answer.second == request.now.as_second())
                 && answer.generation == *generation
         };
         answers.iter().find(same).map(|answer| Arc::clone(&answer.decision))
     }
 
-    /// Keeps an answer; `reads_clock` says whether it may be another one in another second.
-    pub(super) fn keep(&self, request: &Request<'_>, reads_clock: bool, decision: &Arc<Decision>) {
+    /// Keeps an answer, which may depend on what the policies read.
+    pub(super) fn keep(&self, request: &Request<'_>, reads: Reads, decision: &Arc<Decision>) {
         let answer = Answer {
             question: Question::of(request),
             generation: decision.generation.clone(),
-            second: reads_clock.then(|| request.now.as_second()),
+            second: request.now.as_second(),
+            reads,
             decision: Arc::clone(decision),
         };
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.retain(|kept| !kept.question.is_of(request));
+        answers.retain(|kept| !kept.question.is_of(request, kept.reads));
         if answers.len() >= MAX_ANSWERS {
             answers.pop_front();
         }
@@ -88,7 +92,7 @@ impl Question {
         }
     }
 
-    fn is_of(&self, request: &Request<'_>) -> bool {
+    fn is_of(&self, request: &Request<'_>, reads: Reads) -> bool {
         match (self, request.action) {
             (Self::Attest, Action::Attest) => true,
             (
@@ -102,10 +106,19 @@ impl Question {
             ) => {
                 asked_destination.is(destination)
                     && connection.as_ref() == asked_connection
-                    && credential == asked_credential
+                    && is_same(credential, asked_credential, reads)
                     && *renewal == asked_renewal
             }
             (Self::Attest, Action::Release { .. }) | (Self::Release { .. }, Action::Attest) => false,
         }
     }
+}
+
+fn is_same(one: &CredentialContext, other: &CredentialContext, reads: Reads) -> bool {
+    let CredentialContext { binding, credential_type, delivery, audiences, ttl_seconds } = one;
+    *binding == other.binding
+        && *credential_type == other.credential_type
+        && *delivery == other.delivery
+        && *ttl_seconds == other.ttl_seconds
+        && (!reads.audiences || *audiences == other.audiences)
 }

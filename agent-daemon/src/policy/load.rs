@@ -28,12 +28,34 @@ pub const MAX_POLICY_BYTES: usize = 8 * 1024 * 1024;
 pub(super) struct Loaded {
     pub(super) id: Arc<str>,
     pub(super) policy: Policy,
-    /// Whether its answer may be another one at another time.
-    pub(super) reads_clock: bool,
+    pub(super) reads: Reads,
     file: Arc<str>,
     text: String,
     /// Made when a denial is explained first.
     pub(super) conjuncts: OnceLock<Vec<Conjunct>>,
+}
+
+/// What is another thing in every request, and whether the answer of a policy can depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reads {
+    pub(super) clock: bool,
+    pub(super) audiences: bool,
+}
+
+impl Reads {
+    pub(super) const NOTHING: Self = Self { clock: false, audiences: false };
+    pub(super) const ALL: Self = Self { clock: true, audiences: true };
+
+    /// To get at a value a policy has to spell its name, even in a record that it is compared within, or to hide the name
+    /// behind an escape sequence. More may be found here than the policy does depend on, never less.
+    fn of(text: &str) -> Self {
+        let names = |name| text.contains(name) || text.contains('\\');
+        Self { clock: names("now"), audiences: names("audiences") }
+    }
+
+    pub(super) fn or(self, other: Self) -> Self {
+        Self { clock: self.clock || other.clock, audiences: self.audiences || other.audiences }
+    }
 }
 
 impl Loaded {
@@ -108,7 +130,7 @@ impl<'a> Loader<'a> {
         let mut of_this_file = PolicySet::new();
         for (number, policy) in policies {
             let text = policy.to_cedar();
-            let reads_clock = text.as_deref().is_none_or(reads_clock);
+            let reads = text.as_deref().map_or(Reads::ALL, Reads::of);
             let text = text.unwrap_or_default();
             let rest = file.text.get(offset..).unwrap_or_default();
             let start = offset.saturating_add(rest.find(&text).unwrap_or(0));
@@ -131,7 +153,7 @@ impl<'a> Loader<'a> {
                 self.diagnostics.push(Diagnostic::error_at(file, start, error.to_string()));
             }
             let file = file.name.as_str().into();
-            self.loaded.push(Loaded { id, policy, reads_clock, file, text, conjuncts: OnceLock::new() });
+            self.loaded.push(Loaded { id, policy, reads, file, text, conjuncts: OnceLock::new() });
         }
         let result = self.validator.validate(&of_this_file, ValidationMode::Strict);
         let start = |id: &PolicyId| offsets.get(AsRef::<str>::as_ref(id)).copied().unwrap_or(0);
@@ -164,12 +186,6 @@ impl<'a> Loader<'a> {
         self.seen.insert(Arc::clone(&id), (file, offset));
         Some(id)
     }
-}
-
-/// Whether a policy can depend on `context.now`. To get at its value a policy has to spell its name, or to hide it behind
-/// an escape sequence; more than those that do depend on it may be found here, never fewer.
-fn reads_clock(text: &str) -> bool {
-    text.contains("now") || text.contains('\\')
 }
 
 fn number(id: &PolicyId) -> Option<usize> {

@@ -8,7 +8,7 @@ use cedar_policy::{Authorizer, PolicySet};
 
 use super::{
     Action, Decision, Effect, Error, Generation, Reason, Request,
-    load::{self, Loaded},
+    load::{self, Loaded, Reads},
     prepared::Built,
     schema::vocabulary,
     slice::{Index, Slice, Verb},
@@ -84,22 +84,23 @@ impl Policies {
         if let Some(known) = answers.find(request, &self.generation) {
             return known;
         }
-        let (decision, reads_clock) = self.evaluate_anew(request);
+        let (decision, reads) = self.evaluate_anew(request);
         let decision = Arc::new(decision);
-        answers.keep(request, reads_clock, &decision);
+        answers.keep(request, reads, &decision);
         decision
     }
 
-    /// Decides without looking at what was decided before; says too whether another second may change the answer.
-    pub(super) fn evaluate_anew(&self, request: &Request<'_>) -> (Decision, bool) {
+    /// Decides without looking at what was decided before; says too on what the answer may depend.
+    pub(super) fn evaluate_anew(&self, request: &Request<'_>) -> (Decision, Reads) {
         match self.ask(request) {
-            Ok((slice, built)) => (self.decide(&slice.set, &built), self.reads_clock(&slice)),
-            Err(error) => (self.failed(Vec::new(), vec![with_sources(&error)]), true),
+            Ok((slice, built)) => (self.decide(&slice.set, &built), self.reads(&slice)),
+            Err(error) => (self.failed(Vec::new(), vec![with_sources(&error)]), Reads::ALL),
         }
     }
 
-    fn reads_clock(&self, slice: &Slice) -> bool {
-        slice.places.iter().any(|place| self.loaded.get(*place).is_none_or(|loaded| loaded.reads_clock))
+    fn reads(&self, slice: &Slice) -> Reads {
+        let of = |place: &usize| self.loaded.get(*place).map_or(Reads::ALL, |loaded| loaded.reads);
+        slice.places.iter().map(of).fold(Reads::NOTHING, Reads::or)
     }
 
     /// The policies that can match, and the request in Cedar's form.

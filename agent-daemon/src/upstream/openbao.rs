@@ -4,28 +4,21 @@
 //!
 //! <https://openbao.org/api-docs/secret/pki/#sign-intermediate>.
 
-use std::fs::OpenOptions;
-use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Upstream;
-use crate::authority::{CaRequest, Error, Origin, Signed, file};
+use crate::authority::given::{Given, Kind};
+use crate::authority::{CaRequest, Error, Origin, Signed};
 use crate::diagnostic::{with_sources, words};
 use crate::url::Url;
 use crate::web::{Answer, Client, Trust};
 
-/// A login is smaller.
-const MAX_SECRET_BYTES: u64 = 64 * 1024;
 /// Its words about an error.
 const MAX_ERRORS: usize = 3;
-/// Who else may do what with a login: its group may read it, and nothing more.
-const FORBIDDEN_BITS: u32 = 0o037;
 
 /// Where it is and how to log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,22 +230,8 @@ async fn read_secret(path: &Path) -> Result<Zeroizing<String>, Error> {
 }
 
 fn read_secret_file(path: &Path) -> Result<Zeroizing<String>, String> {
-    // NONBLOCK: a FIFO that somebody put there must not hang the daemon.
-    let file = OpenOptions::new().read(true).custom_flags(file::flags(OFlags::NONBLOCK)).open(path);
-    let file = file.map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
-    }
-    if metadata.mode() & FORBIDDEN_BITS != 0 {
-        return Err(format!("others have too many rights to it (mode {:04o})", metadata.mode() & 0o7777));
-    }
-    // The whole capacity at once: a text that grows leaves copies of a secret behind.
-    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MAX_SECRET_BYTES).unwrap_or_default()));
-    let read = file.take(MAX_SECRET_BYTES).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if u64::try_from(read).is_ok_and(|read| read >= MAX_SECRET_BYTES) {
-        return Err(format!("it has {MAX_SECRET_BYTES} bytes or more"));
-    }
+    let bytes = Given::open(path, Kind::Secret).and_then(Given::read).map_err(|error| error.to_string())?;
+    let text = str::from_utf8(&bytes).map_err(|_| "it is not text".to_owned())?;
     let secret = Zeroizing::new(text.trim().to_owned());
     if secret.is_empty() { Err("it is empty".to_owned()) } else { Ok(secret) }
 }

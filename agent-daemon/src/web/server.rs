@@ -2,8 +2,6 @@
 
 //! What this daemon shows to whoever calls it over TLS, and may be replaced while it serves.
 
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,12 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{CertificateFiles, Error, Identity};
 use crate::authority::file;
-
-const MAX_FILE_BYTES: u64 = 256 * 1024;
-/// Its group may read a key, and nobody else anything.
-const KEY_BITS: u32 = 0o037;
-/// Nobody else may change what is shown.
-const CERTIFICATE_BITS: u32 = 0o022;
+use crate::authority::given::{Given, Kind};
 
 /// The certificate that is shown now; none until there is one.
 #[derive(Debug, Default)]
@@ -67,34 +60,23 @@ pub(crate) type Seen = [file::Seen; 2];
 impl CertificateFiles {
     /// Shows what is in the files, when they are not those that were seen last. Blocks.
     pub(crate) fn show(&self, shown: &Shown, seen: &mut Option<Seen>) -> Result<bool, Error> {
-        let found = [seen_now(&self.certificate, CERTIFICATE_BITS)?, seen_now(&self.key, KEY_BITS)?];
+        let wrong = |path: &Path, error: &dyn std::fmt::Display| Error::Roots(format!("{}: {error}", path.display()));
+        let open = |path: &Path, kind| Given::open(path, kind).map_err(|error| wrong(path, &error));
+        let (certificate, key) = (open(&self.certificate, Kind::Public)?, open(&self.key, Kind::Secret)?);
+        let found = [certificate.seen, key.seen];
         if *seen == Some(found) {
             return Ok(false);
         }
-        let wrong = |path: &Path, error: &dyn std::fmt::Display| Error::Roots(format!("{}: {error}", path.display()));
-        let chain = CertificateDer::pem_file_iter(&self.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let read = |path: &Path, given: Given| given.read().map_err(|error| wrong(path, &error));
+        let (chain, key) = (read(&self.certificate, certificate)?, read(&self.key, key)?);
+        let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|error| wrong(&self.certificate, &error))?;
         if chain.is_empty() {
             return Err(wrong(&self.certificate, &"it holds no certificate"));
         }
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| wrong(&self.key, &error))?;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(&self.key, &error))?;
         shown.set(chain, key)?;
         *seen = Some(found);
         Ok(true)
     }
-}
-
-fn seen_now(path: &Path, forbidden: u32) -> Result<file::Seen, Error> {
-    let wrong = |error: io::Error| Error::Roots(format!("{}: {error}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(wrong)?;
-    let why = if !metadata.is_file() {
-        "it is not a file"
-    } else if metadata.mode() & forbidden != 0 {
-        "others have too many rights to it"
-    } else if metadata.len() > MAX_FILE_BYTES {
-        "it is too large"
-    } else {
-        return Ok(file::Seen::of(&metadata));
-    };
-    Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, why)))
 }

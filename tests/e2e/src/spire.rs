@@ -28,6 +28,15 @@ pub struct Spire {
     pub version: String,
 }
 
+/// What an agent looks at when it attests a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attests {
+    /// User and group, as it comes.
+    User,
+    /// The program's path and its hash, too, again at every call (`discover_workload_path`).
+    Program,
+}
+
 #[derive(Debug)]
 struct Process(Child);
 
@@ -50,7 +59,7 @@ impl Spire {
     ///
     /// # Errors
     /// When one is missing or does not come up.
-    pub fn start(bin: &Path, folder: PathBuf, trust_domain: &str) -> Result<Self> {
+    pub fn start(bin: &Path, folder: PathBuf, trust_domain: &str, attests: Attests) -> Result<Self> {
         for name in ["server", "agent"] {
             fs::create_dir_all(folder.join(name))?;
         }
@@ -62,7 +71,7 @@ impl Spire {
         let (api, socket) = (folder.join("server/api.sock"), folder.join("agent/api.sock"));
         let port = free_port()?;
         fs::write(folder.join("server.conf"), server_conf(&folder.join("server"), &api, port, trust_domain))?;
-        fs::write(folder.join("agent.conf"), agent_conf(&folder.join("agent"), &socket, port, trust_domain))?;
+        fs::write(folder.join("agent.conf"), agent_conf(&folder.join("agent"), &socket, port, trust_domain, attests))?;
         let version = said(Command::new(agent).arg("--version"))?.trim().to_owned();
         let running = Process(run(server, &folder.join("server.conf"), &folder.join("server.log"), &[])?);
         let of_server = |arguments: &[&str]| said(Command::new(server).args(arguments).arg("-socketPath").arg(&api));
@@ -163,8 +172,9 @@ plugins {{
     )
 }
 
-fn agent_conf(folder: &Path, socket: &Path, port: u16, trust_domain: &str) -> String {
+fn agent_conf(folder: &Path, socket: &Path, port: u16, trust_domain: &str, attests: Attests) -> String {
     let (folder, socket) = (folder.display(), socket.display());
+    let discovers = attests == Attests::Program;
     format!(
         r#"agent {{
   data_dir = "{folder}"
@@ -178,7 +188,7 @@ fn agent_conf(folder: &Path, socket: &Path, port: u16, trust_domain: &str) -> St
 plugins {{
   KeyManager "memory" {{ plugin_data {{}} }}
   NodeAttestor "join_token" {{ plugin_data {{}} }}
-  WorkloadAttestor "unix" {{ plugin_data {{}} }}
+  WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = {discovers} }} }}
 }}
 "#
     )

@@ -8,9 +8,9 @@
 //!
 //! The first request of a connection decides: where its name can be taken, nothing is touched from there on.
 
-use std::io;
+mod block;
 
-use loona_hpack::{Decoder, Encoder};
+use std::io;
 
 /// What every client begins with.
 const PREFACE: usize = 24;
@@ -19,9 +19,6 @@ const HEADER: usize = 9;
 const MAX_FRAME: usize = 16_384;
 /// A block of headers, over all of its frames; the server above takes as much.
 const MAX_BLOCK: usize = 64 * 1024;
-/// The headers in a block, which its references can make much larger than it is.
-const MAX_HEADERS: usize = 64 * 1024;
-const NAME: &[u8] = b"localhost";
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -48,11 +45,12 @@ pub(super) struct Renamer {
     taken: usize,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// No request was seen yet.
-    Deciding(Box<Decoder<'static>>),
+    Deciding,
     /// Every request has another name.
-    Renaming(Box<(Decoder<'static>, Encoder<'static>)>),
+    Renaming,
     /// Nothing is looked at any more.
     Off,
 }
@@ -74,7 +72,7 @@ impl Renamer {
     pub(super) fn new() -> Self {
         Self {
             at: At::Pass { left: PREFACE },
-            mode: Mode::Deciding(Box::new(Decoder::new())),
+            mode: Mode::Deciding,
             header: Vec::with_capacity(HEADER),
             raw: Vec::new(),
             block: Vec::new(),
@@ -196,42 +194,22 @@ impl Renamer {
             is_first = false;
             frames = rest;
         }
-        let mode = std::mem::replace(&mut self.mode, Mode::Off);
-        self.mode = match mode {
-            Mode::Off => Mode::Off,
-            Mode::Deciding(mut decoder) => {
-                let headers = decode(&mut decoder, &self.block)?;
-                if headers.iter().all(|(name, value)| !is_refused(name, value)) {
-                    self.ready.append(&mut self.raw);
-                    return Ok(());
-                }
-                let mut codec = Box::new((*decoder, Encoder::new()));
-                self.rename(headers, &mut codec.1, first, stream)?;
-                Mode::Renaming(codec)
-            }
-            Mode::Renaming(mut codec) => {
-                let headers = decode(&mut codec.0, &self.block)?;
-                self.rename(headers, &mut codec.1, first, stream)?;
-                Mode::Renaming(codec)
-            }
-        };
+        if self.mode == Mode::Deciding {
+            self.mode = match block::names(&self.block)?.iter().all(block::Name::is_taken) {
+                true => Mode::Off,
+                false => Mode::Renaming,
+            };
+        }
+        match self.mode {
+            Mode::Renaming => self.rename(first, stream)?,
+            Mode::Deciding | Mode::Off => self.ready.append(&mut self.raw),
+        }
         self.raw.clear();
         Ok(())
     }
 
-    fn rename(
-        &mut self,
-        mut headers: Vec<(Vec<u8>, Vec<u8>)>,
-        encoder: &mut Encoder<'static>,
-        first: u8,
-        stream: [u8; 4],
-    ) -> io::Result<()> {
-        for (name, value) in &mut headers {
-            if is_refused(name, value) {
-                *value = NAME.to_vec();
-            }
-        }
-        let block = encoder.encode(headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice())));
+    fn rename(&mut self, first: u8, stream: [u8; 4]) -> io::Result<()> {
+        let block = block::renamed(&self.block)?;
         let mut rest = block.as_slice();
         let (mut kind, mut flags) = (HEADERS, first & END_STREAM);
         loop {
@@ -251,26 +229,6 @@ impl Renamer {
             (rest, kind, flags) = (after, CONTINUATION, 0);
         }
     }
-}
-
-/// As the server above reads it.
-fn is_refused(name: &[u8], value: &[u8]) -> bool {
-    name == b":authority" && http::uri::Authority::try_from(value).is_err()
-}
-
-fn decode(decoder: &mut Decoder<'static>, block: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let mut headers = Vec::new();
-    let mut size = 0_usize;
-    let decoded = decoder.decode_with_cb(block, |name, value| {
-        size = size.saturating_add(name.len()).saturating_add(value.len());
-        if size <= MAX_HEADERS {
-            headers.push((name.into_owned(), value.into_owned()));
-        }
-    });
-    if decoded.is_err() || size > MAX_HEADERS {
-        return Err(malformed());
-    }
-    Ok(headers)
 }
 
 /// The part of the first frame that is headers.

@@ -30,11 +30,19 @@ pub(in crate::api) struct Workload {
     cancel: CancellationToken,
 }
 
-/// What an X.509 stream said last.
+/// What a stream of SVIDs said last.
 struct Given {
     leases: Vec<Arc<Lease>>,
     rotate_at: Timestamp,
     ends_at: Timestamp,
+}
+
+impl Given {
+    fn of(svids: &Svids) -> Self {
+        let leases: Vec<Arc<Lease>> = svids.svids.iter().map(|(_, svid)| Arc::clone(&svid.lease)).collect();
+        let ends_at = leases.iter().map(|lease| lease.expires_at).min().unwrap_or(svids.rotate_at);
+        Self { leases, rotate_at: svids.rotate_at, ends_at }
+    }
 }
 
 impl Workload {
@@ -73,6 +81,23 @@ enum Step<S, R> {
     First(Box<(Open<S>, R)>),
     Next(Box<Open<S>>),
     End,
+}
+
+/// What a stream says, and where it is then; none at its end.
+type Said<S, R> = Option<(Result<R, Status>, Step<S, R>)>;
+
+impl<S, R> Step<S, R> {
+    /// The open stream when there is something to wait for, or else what is said at once.
+    fn resume(self) -> Result<Box<Open<S>>, Said<S, R>> {
+        match self {
+            Self::First(first) => {
+                let (open, answer) = *first;
+                Err(Some((Ok(answer), Self::Next(Box::new(open)))))
+            }
+            Self::Next(open) => Ok(open),
+            Self::End => Err(None),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -203,17 +228,10 @@ impl<R: Send + 'static> Profile<R> {
     }
 }
 
-async fn next_svids<R: Send + 'static>(
-    step: Step<Given, R>,
-    kind: Profile<R>,
-) -> Option<(Result<R, Status>, Step<Given, R>)> {
-    let mut open = match step {
-        Step::First(first) => {
-            let (open, answer) = *first;
-            return Some((Ok(answer), Step::Next(Box::new(open))));
-        }
-        Step::Next(open) => open,
-        Step::End => return None,
+async fn next_svids<R: Send + 'static>(step: Step<Given, R>, kind: Profile<R>) -> Said<Given, R> {
+    let mut open = match step.resume() {
+        Ok(open) => open,
+        Err(said) => return said,
     };
     let mut rotate_at = open.said.rotate_at;
     loop {
@@ -236,18 +254,10 @@ async fn next_svids<R: Send + 'static>(
     }
 }
 
-async fn next_bundles<R>(
-    step: Step<(), R>,
-    part: Part,
-    answer: fn(&Bundles) -> R,
-) -> Option<(Result<R, Status>, Step<(), R>)> {
-    let mut open = match step {
-        Step::First(first) => {
-            let (open, answer) = *first;
-            return Some((Ok(answer), Step::Next(Box::new(open))));
-        }
-        Step::Next(open) => open,
-        Step::End => return None,
+async fn next_bundles<R>(step: Step<(), R>, part: Part, answer: fn(&Bundles) -> R) -> Said<(), R> {
+    let mut open = match step.resume() {
+        Ok(open) => open,
+        Err(said) => return said,
     };
     let mut again_at = None;
     loop {
@@ -266,11 +276,9 @@ async fn next_bundles<R>(
 }
 
 fn wit_answer(svids: Svids) -> (WitsvidResponse, Given) {
-    let Svids { svids, rotate_at, .. } = svids;
-    let leases: Vec<Arc<Lease>> = svids.iter().map(|(_, svid)| Arc::clone(&svid.lease)).collect();
-    let ends_at = leases.iter().map(|lease| lease.expires_at).min().unwrap_or(rotate_at);
+    let given = Given::of(&svids);
     let mut hints = Vec::new();
-    let svids = svids.into_iter().map(|(entry, svid)| {
+    let svids = svids.svids.into_iter().map(|(entry, svid)| {
         let Released { mut secret, chain, lease, .. } = svid;
         Witsvid {
             spiffe_id: lease.spiffe_id.to_string(),
@@ -280,17 +288,16 @@ fn wit_answer(svids: Svids) -> (WitsvidResponse, Given) {
             hint: unique(&entry, &mut hints),
         }
     });
-    (WitsvidResponse { svids: svids.collect() }, Given { leases, rotate_at, ends_at })
+    (WitsvidResponse { svids: svids.collect() }, given)
 }
 
 fn x509_answer(svids: Svids) -> (X509svidResponse, Given) {
-    let Svids { svids, bundles, rotate_at, .. } = svids;
-    let leases: Vec<Arc<Lease>> = svids.iter().map(|(_, svid)| Arc::clone(&svid.lease)).collect();
-    let ends_at = leases.iter().map(|lease| lease.expires_at).min().unwrap_or(rotate_at);
+    let given = Given::of(&svids);
+    let Svids { svids, bundles, .. } = svids;
     let foreign = bundles.foreign.iter().map(|bundle| (key_of(bundle), bundle.x509.to_vec())).collect();
     let mut hints = Vec::new();
     let svids = svids.into_iter().map(|(entry, svid)| x509_svid(&entry, svid, &bundles.own, &mut hints)).collect();
-    (X509svidResponse { svids, crl: Vec::new(), federated_bundles: foreign }, Given { leases, rotate_at, ends_at })
+    (X509svidResponse { svids, crl: Vec::new(), federated_bundles: foreign }, given)
 }
 
 fn x509_svid(entry: &Entry, svid: Released, own: &TrustBundle, hints: &mut Vec<Arc<str>>) -> X509svid {

@@ -2,18 +2,16 @@
 
 //! A CA that an operator keeps in files, and may replace at any time.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{KeyPair, PKCS_ED25519};
-use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
+use super::super::Error;
+use super::super::file;
+use super::super::given::{Given, Kind};
 use super::super::schedule::Life;
-use super::super::{Error, file};
 use super::Origin;
 use super::adopt::{self, Signed};
 use super::ca::Ca;
@@ -21,11 +19,6 @@ use crate::identity::TrustDomain;
 
 /// How often the files are looked at.
 pub(super) const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(5);
-const MAX_FILE_BYTES: u64 = 256 * 1024;
-/// Who else may do what with a key: its group may read it, and nothing more.
-const KEY_BITS: u32 = 0o037;
-/// Nobody else may change what is trusted.
-const CERTIFICATE_BITS: u32 = 0o022;
 
 /// Where they are; PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,15 +46,15 @@ impl CaFiles {
         trust_domain: &TrustDomain,
         now: Timestamp,
     ) -> Result<Option<(Ca, Seen)>, Error> {
-        let mut files = vec![open(&self.key, KEY_BITS)?, open(&self.certificate, CERTIFICATE_BITS)?];
+        let mut files = vec![open(&self.key, Kind::Secret)?, open(&self.certificate, Kind::Public)?];
         if let Some(bundle) = &self.bundle {
-            files.push(open(bundle, CERTIFICATE_BITS)?);
+            files.push(open(bundle, Kind::Public)?);
         }
-        let found: Seen = files.iter().map(|file| file.seen).collect();
+        let found: Seen = files.iter().map(|(_, given)| given.seen).collect();
         if seen == Some(&found) {
             return Ok(None);
         }
-        let mut contents = files.into_iter().map(Opened::read).collect::<Result<Vec<_>, _>>()?.into_iter();
+        let mut contents = files.into_iter().map(read).collect::<Result<Vec<_>, _>>()?.into_iter();
         let (key, certificate, bundle) = (contents.next(), contents.next(), contents.next());
         let ca = self.parse(
             key.as_deref().map_or(&[], Vec::as_slice),
@@ -103,39 +96,13 @@ impl CaFiles {
     }
 }
 
-struct Opened {
-    file: File,
-    path: PathBuf,
-    seen: file::Seen,
+fn open(path: &Path, kind: Kind) -> Result<(&Path, Given), Error> {
+    let given = Given::open(path, kind).map_err(Error::io("read the CA from", path))?;
+    Ok((path, given))
 }
 
-/// Links are followed: a folder that Kubernetes mounts is full of them.
-fn open(path: &Path, forbidden: u32) -> Result<Opened, Error> {
-    let io = |error: io::Error| Error::Io { operation: "read the CA from", path: path.to_owned(), source: error };
-    // NONBLOCK: a FIFO that somebody put there must not hang the daemon.
-    let file = OpenOptions::new().read(true).custom_flags(file::flags(OFlags::NONBLOCK)).open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
-    }
-    if metadata.mode() & forbidden != 0 {
-        let words = format!("others have too many rights to it (mode {:04o})", metadata.mode() & 0o7777);
-        return Err(io(io::Error::new(io::ErrorKind::PermissionDenied, words)));
-    }
-    if metadata.len() > MAX_FILE_BYTES {
-        return Err(io(io::Error::new(io::ErrorKind::FileTooLarge, "larger than a CA can be")));
-    }
-    Ok(Opened { file, path: path.to_owned(), seen: file::Seen::of(&metadata) })
-}
-
-impl Opened {
-    fn read(self) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let capacity = usize::try_from(MAX_FILE_BYTES).unwrap_or_default();
-        let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-        let read = self.file.take(MAX_FILE_BYTES).read_to_end(&mut bytes);
-        read.map_err(Error::io("read the CA from", self.path))?;
-        Ok(bytes)
-    }
+fn read((path, given): (&Path, Given)) -> Result<Zeroizing<Vec<u8>>, Error> {
+    given.read().map_err(Error::io("read the CA from", path))
 }
 
 /// PKCS#8, DER.

@@ -247,6 +247,42 @@ fn an_answer_holds_at_any_time_only_where_no_policy_can_tell_the_time() {
 }
 
 #[test]
+fn an_answer_holds_for_any_audience_only_where_no_policy_can_tell_them_apart() {
+    let literal = "{binding: \"b\", type: \"jwt-svid\", delivery: \"release\", audiences: [\"https://a\"], \
+                   ttl_seconds: 120}";
+    for (condition, expected) in [
+        ("resource.audience == \"https://a\"".to_owned(), true),
+        ("context.credential == context.credential".to_owned(), true),
+        ("context.credential.audiences == [\"https://a\"]".to_owned(), false),
+        ("context.credential[\"audiences\"].contains(\"https://a\")".to_owned(), false),
+        ("context.credential[\"audi\\u{65}nces\"].contains(\"https://a\")".to_owned(), false),
+        (format!("context.credential == {literal}"), false),
+        (format!("[{literal}].contains(context.credential)"), false),
+    ] {
+        let set = policies(&permit_when(&condition));
+        let prepared = PreparedPrincipal::new(&principal(AGENT, &[]), &evidence()).unwrap();
+        let destination = destination("a", &[]);
+        let of = |audience: &str| CredentialContext {
+            binding: "b".into(),
+            delivery: "release".into(),
+            audiences: vec![audience.into()],
+            ..credential()
+        };
+        let ask = |credential: &CredentialContext| {
+            let action = Action::Release { destination: &destination, connection: None, credential, renewal: false };
+            set.evaluate(&Request { principal: &prepared, action, now: now() })
+        };
+        let (one, other) = (of("https://a"), of("https://b"));
+        let first = ask(&one);
+        assert!(first.is_allow(), "{condition}: {first:?}");
+        assert!(Arc::ptr_eq(&first, &ask(&one)), "{condition}: asked again");
+        assert_eq!(Arc::ptr_eq(&first, &ask(&other)), expected, "{condition}: for another");
+        assert_eq!(ask(&other).is_allow(), expected, "{condition}: for another");
+        assert!(ask(&one).is_allow(), "{condition}: for the first one again");
+    }
+}
+
+#[test]
 fn an_answer_is_of_the_policies_that_gave_it() {
     let prepared = PreparedPrincipal::new(&principal(AGENT, &[]), &evidence()).unwrap();
     let request = Request { principal: &prepared, action: Action::Attest, now: now() };
