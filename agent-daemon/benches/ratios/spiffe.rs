@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -28,11 +29,11 @@ const PLAN: Plan = Plan { name: "spiffe", durability: "written", policies: 10 };
 const STREAMS: u32 = 2048;
 const STREAMS_PER_CONNECTION: u32 = 16;
 
-/// Tokens a second, to SPIRE where it does the same work.
-const EQUAL_WORK: Budget = Budget::AtLeast(10.0);
-/// To SPIRE where it looks an answer up that it gave before.
-const LESS_WORK: Budget = Budget::AtLeast(3.0);
-const LESS_WORK_P50: Budget = Budget::AtMost(0.4);
+/// A second, to SPIRE where it signs, or looks at the caller's program.
+const WORKING: Budget = Budget::AtLeast(10.0);
+/// To SPIRE where it looks up an answer that it gave before, for a caller of which it asks the user alone.
+const LOOKING_UP: Budget = Budget::AtLeast(3.0);
+const LOOKING_UP_P50: Budget = Budget::AtMost(0.4);
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,14 +63,14 @@ enum Audience {
 /// Who is asked.
 #[derive(Debug, Clone)]
 struct Server {
-    name: &'static str,
+    name: String,
     socket: PathBuf,
     audience: Audience,
 }
 
 impl Server {
-    fn new(name: &'static str, socket: &Path, audience: Audience) -> Self {
-        Self { name, socket: socket.to_owned(), audience }
+    fn new(name: impl Into<String>, socket: &Path, audience: Audience) -> Self {
+        Self { name: name.into(), socket: socket.to_owned(), audience }
     }
 }
 
@@ -81,27 +82,28 @@ struct Peer {
     p50: Budget,
 }
 
+/// No round asks for what another asked for.
+static ASKED: AtomicU64 = AtomicU64::new(1);
+
 struct Client {
     socket: PathBuf,
     api: SpiffeWorkloadApiClient<Channel>,
     number: usize,
-    asked: usize,
 }
 
 impl Client {
     async fn connect(socket: &Path, number: usize) -> anyhow::Result<Self> {
-        Ok(Self { socket: socket.to_owned(), api: connect(socket).await?, number, asked: 0 })
+        Ok(Self { socket: socket.to_owned(), api: connect(socket).await?, number })
     }
 
     async fn ask(&mut self, (ask, audience): (Ask, Audience), connection: Connection) -> anyhow::Result<()> {
         if connection == Connection::Cold {
             self.api = connect(&self.socket).await?;
         }
-        self.asked = self.asked.wrapping_add(1);
         match ask {
             Ask::Jwt => {
                 let asked = match audience {
-                    Audience::New => self.asked,
+                    Audience::New => ASKED.fetch_add(1, Ordering::Relaxed),
                     Audience::Same => 0,
                 };
                 let audience = vec![format!("https://{}-{asked}.example", self.number)];
@@ -145,10 +147,12 @@ fn refused(status: &tonic::Status) -> anyhow::Error {
     anyhow!("refused: {:?} {}", status.code(), status.message())
 }
 
-/// Real SPIREs that know this program: one as it comes, one that measures its callers' programs as we do.
+/// Real SPIREs that know this program: one that asks for the user alone, one that hashes the program at each call.
 struct Spires {
     plain: Spire,
     measuring: Spire,
+    /// Of this program.
+    megabytes: u64,
 }
 
 impl Spires {
@@ -159,29 +163,31 @@ impl Spires {
             spire.wait_for_identity()?;
             anyhow::Ok(spire)
         };
-        Ok(Self { plain: start("spire", Attests::User)?, measuring: start("spire-measuring", Attests::Program)? })
+        let (plain, measuring) = (start("spire", Attests::User)?, start("spire-measuring", Attests::Program)?);
+        let megabytes = fs::metadata(std::env::current_exe()?)?.len() / 1_000_000;
+        Ok(Self { plain, measuring, megabytes })
     }
 
-    /// Whoever is asked beside us. Equal work is a token that has to be signed, or a caller that has to be measured.
+    /// Whoever is asked beside us.
     fn peers(&self, ask: Ask) -> Vec<Peer> {
-        let peer = |name, spire: &Spire, audience, rate, p50| {
+        let peer = |name: String, spire: &Spire, audience, rate, p50| {
             let server = Server::new(name, &spire.socket, audience);
             Peer { server, rate, p50 }
         };
-        let measures = match ask {
-            Ask::Jwt => "SPIRE that measures, token kept",
-            Ask::X509 => "SPIRE that measures, certificate kept",
+        let what = match ask {
+            Ask::Jwt => "token",
+            Ask::X509 => "certificate",
         };
-        let measures = peer(measures, &self.measuring, Audience::Same, EQUAL_WORK, Budget::None);
+        let kept = format!("SPIRE, {what} kept");
+        let measuring = format!("SPIRE that hashes {} MB, {what} kept", self.megabytes);
+        let measuring = peer(measuring, &self.measuring, Audience::Same, WORKING, Budget::None);
         match ask {
             Ask::Jwt => vec![
-                peer("SPIRE, signing", &self.plain, Audience::New, EQUAL_WORK, Budget::None),
-                measures,
-                peer("SPIRE, token kept", &self.plain, Audience::Same, LESS_WORK, LESS_WORK_P50),
+                peer("SPIRE that signs".to_owned(), &self.plain, Audience::New, WORKING, Budget::None),
+                measuring,
+                peer(kept, &self.plain, Audience::Same, LOOKING_UP, LOOKING_UP_P50),
             ],
-            Ask::X509 => {
-                vec![measures, peer("SPIRE, certificate kept", &self.plain, Audience::Same, Budget::None, Budget::None)]
-            }
+            Ask::X509 => vec![measuring, peer(kept, &self.plain, Audience::Same, Budget::None, Budget::None)],
         }
     }
 }
@@ -204,11 +210,7 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
         let ours = Server::new("agent-daemon", &daemon.spiffe, Audience::New);
         let bare = Server::new("bare tonic echo", &echo_socket, Audience::New);
         if let Some(spires) = &spires {
-            let client = fs::metadata(std::env::current_exe()?)?.len() / 1_000_000;
-            report.note(format!(
-                "The peer is {}; the client's program, which one of its agents hashes at each call, has {client} MB.",
-                spires.plain.version
-            ));
+            report.note(format!("The peer is SPIRE {}.", spires.plain.version));
         }
         for ask in [Ask::Jwt, Ask::X509] {
             let peers = spires.as_ref().map(|spires| spires.peers(ask)).unwrap_or_default();
@@ -282,9 +284,9 @@ async fn compare(
             report.row(Row::ratio(format!("{title}: p50 / {name}"), our.p50() / other.p50(), detail, p50));
         }
     };
-    rows(&bare_measured, bare.name, Budget::None, Budget::None);
+    rows(&bare_measured, &bare.name, Budget::None, Budget::None);
     for peer in peers {
-        rows(&measured(&peer.server).await?, peer.server.name, peer.rate, peer.p50);
+        rows(&measured(&peer.server).await?, &peer.server.name, peer.rate, peer.p50);
     }
     Ok(())
 }

@@ -55,7 +55,21 @@ pub enum Failure {
     },
 }
 
+/// Whether an error of `/proc` or of a pidfd says that the process is gone, and not that something else is wrong.
+pub(crate) fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
 impl Failure {
+    /// A fact of the caller's process could not be read.
+    fn unread(operation: &'static str, source: std::io::Error) -> Self {
+        if is_gone(&source) {
+            Self::OriginatorGone("the caller's process ended while it was looked up")
+        } else {
+            Self::Io { operation, source }
+        }
+    }
+
     /// A stable word for audit records.
     pub fn reason(&self) -> &'static str {
         match self {

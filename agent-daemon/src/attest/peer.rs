@@ -64,14 +64,14 @@ impl Peer {
             records.process(tgid)?.ok_or(Failure::Unresolvable("the kernel has no record of the caller's process"))?;
         // A record of an earlier process with this number would have another start.
         let ticks = rustix::param::clock_ticks_per_second().max(1);
-        let gone = |_| Failure::OriginatorGone("the caller's process ended while it was looked up");
-        let start = starts.of(&pidfd, tgid, proc).map_err(gone)?;
+        let start = starts.of(&pidfd, tgid, proc).map_err(|error| Failure::unread("read the caller's start", error))?;
         if instance.process.start_boottime.0 / (NANOSECONDS / ticks) != start.ticks {
             return Err(Failure::OriginatorMismatch("the record is of another process with the same number"));
         }
-        let status = match proc.is_live() && pidfd::effective_ids(&pidfd).map_err(gone)?.is_some() {
+        let unread = |error| Failure::unread("read the caller's ids", error);
+        let status = match proc.is_live() && pidfd::effective_ids(&pidfd).map_err(unread)?.is_some() {
             true => None,
-            false => Some(proc.process(tgid).and_then(|process| process.open("status")).map_err(gone)?),
+            false => Some(proc.process(tgid).and_then(|process| process.open("status")).map_err(unread)?),
         };
         let peer = Self {
             socket: name,
@@ -125,13 +125,13 @@ impl Peer {
     /// # Errors
     /// When the process is gone.
     pub(crate) fn ids(&self) -> Result<(u32, u32), Failure> {
-        let gone = |_| Failure::OriginatorGone("the caller's process ended");
+        let unread = |error| Failure::unread("read the caller's ids", error);
         let unreadable = || Failure::Unresolvable("the caller's ids cannot be read");
         let Some(status) = &self.status else {
-            return pidfd::effective_ids(&self.pidfd).map_err(gone)?.ok_or_else(unreadable);
+            return pidfd::effective_ids(&self.pidfd).map_err(unread)?.ok_or_else(unreadable);
         };
         let mut buffer = [0; STATUS_BYTES];
-        let length = status.read_at(&mut buffer, 0).map_err(gone)?;
+        let length = status.read_at(&mut buffer, 0).map_err(unread)?;
         let ids = unix::parse(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()));
         let ids = ids.ok_or_else(unreadable)?;
         Ok((ids.uid, ids.gid))

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Happening, Node, bump};
+use crate::attest::is_gone;
 use crate::audit::{Caller, GrantedLease, LeaseEndedRecord, Record, RevokeRecord};
 use crate::credential::introspect::Liveness;
 use crate::credential::lease::{Ended, State};
@@ -264,10 +265,6 @@ impl Node {
         self.sweep_holders();
         taken
     }
-}
-
-fn is_gone(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn lease_of(granted: GrantedLease) -> Option<Lease> {

@@ -182,13 +182,12 @@ impl Node {
     fn first_to_make_room(&self, exec_id: ExecId, binding: &Binding) -> Option<LeaseId> {
         let snapshot = self.snapshot();
         let bindings = snapshot.catalog.bindings();
-        let is_of_workload_api = |lease: &Lease| {
-            bindings.iter().any(|one| one.name == lease.binding && one.delivery == Delivery::WorkloadApi)
-        };
+        let is_of_workload_api =
+            |name: &str| bindings.iter().any(|one| *one.name == *name && one.delivery == Delivery::WorkloadApi);
         let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_held = |lease: &Lease| !in_flight.contains(&lease.id);
-        let same = self.leases.first_to_end(exec_id, |lease| lease.binding == binding.name && is_held(lease));
-        same.or_else(|| self.leases.first_to_end(exec_id, |lease| is_of_workload_api(lease) && is_held(lease)))
+        let is_held = |id: &LeaseId| !in_flight.contains(id);
+        let same = self.leases.first_to_end(exec_id, |name| *name == *binding.name, is_held);
+        same.or_else(|| self.leases.first_to_end(exec_id, is_of_workload_api, is_held))
     }
 
     /// The last look before the answer leaves: same process, same image, same connection, and not revoked.

@@ -162,6 +162,8 @@ fn server_conf(folder: &Path, api: &Path, port: u16, trust_domain: &str) -> Stri
   trust_domain = "{trust_domain}"
   data_dir = "{folder}"
   log_level = "WARN"
+  # It would let an agent have 500 a second.
+  ratelimit {{ signing = false }}
 }}
 plugins {{
   DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{folder}/datastore.sqlite3" }} }}

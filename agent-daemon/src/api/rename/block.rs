@@ -3,9 +3,11 @@
 //! Finds the name in a block of headers without decoding the block.
 //!
 //! What stands where is told by the representations alone (<https://www.rfc-editor.org/rfc/rfc7541#section-6>). The
-//! tables of both sides stay in step without our keeping one: a name that is put in place of a longer one only makes the
-//! server's entry smaller, so it forgets nothing that the client still counts on.
+//! tables of both sides stay in step without our keeping their contents: a name that is put in place of a longer one makes
+//! the server's entry smaller, so the server forgets nothing that the client still counts on. Only an empty name grows,
+//! by a byte; a client that fills its table to the last byte with one loses its connection.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 
@@ -18,6 +20,11 @@ const AUTHORITY: &[u8] = b":authority";
 const AUTHORITY_CODED: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
 /// Its place in the static table, where its value is empty.
 const AUTHORITY_INDEX: usize = 1;
+/// The first place of the table that the client fills; the newest entry has it.
+/// <https://www.rfc-editor.org/rfc/rfc7541#section-2.3.3>
+const FIRST_DYNAMIC: u64 = 62;
+/// More entries of that name do not fit into a table of 4,096 bytes, each of 32 and its texts.
+const MAX_REMEMBERED: usize = 97;
 /// `localhost`, as most clients send it.
 const LOCALHOST_CODED: &[u8] = &[0xa0, 0xe4, 0x1d, 0x13, 0x9d, 0x09];
 const CODED: u8 = 0x80;
@@ -45,9 +52,37 @@ impl Name {
     }
 }
 
-/// The names in a block.
-pub(super) fn names(block: &[u8]) -> io::Result<Vec<Name>> {
-    let mut names = Vec::new();
+/// What of the client's table has to be known: which of its entries have the name.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    inserted: u64,
+    /// By number, the newest last.
+    names: VecDeque<u64>,
+}
+
+impl Table {
+    fn insert(&mut self, is_name: bool) {
+        self.inserted = self.inserted.saturating_add(1);
+        if is_name {
+            if self.names.len() == MAX_REMEMBERED {
+                self.names.pop_front();
+            }
+            self.names.push_back(self.inserted);
+        }
+    }
+
+    fn is_name(&self, index: usize) -> bool {
+        if index == AUTHORITY_INDEX {
+            return true;
+        }
+        let back = u64::try_from(index).ok().and_then(|index| index.checked_sub(FIRST_DYNAMIC));
+        back.and_then(|back| self.inserted.checked_sub(back)).is_some_and(|number| self.names.contains(&number))
+    }
+}
+
+/// The name in a block. More than one is no request, and the server would refuse it too.
+pub(super) fn name(block: &[u8], table: &mut Table) -> io::Result<Option<Name>> {
+    let mut found = None;
     let mut rest = Rest { block, at: 0 };
     while let Some(first) = rest.peek() {
         let begins = rest.at;
@@ -59,49 +94,52 @@ pub(super) fn names(block: &[u8]) -> io::Result<Vec<Name>> {
             _ => (4, true),
         };
         let index = rest.integer(prefix)?;
-        if !is_literal {
-            if first >= 0x80 && index == AUTHORITY_INDEX {
-                names.push(Name { at: begins..rest.at, kind: NameKind::Field });
-            }
-            continue;
-        }
-        let is_name = match index {
-            0 => match rest.text()? {
-                (false, name) => name == AUTHORITY,
-                (true, name) => name == AUTHORITY_CODED,
-            },
-            index => index == AUTHORITY_INDEX,
-        };
-        let begins = rest.at;
-        let (is_coded, value) = rest.text()?;
-        if is_name {
-            let is_taken = match is_coded {
-                true => value == LOCALHOST_CODED,
-                // As the server above reads it.
-                false => http::uri::Authority::try_from(value).is_ok(),
+        let name = if !is_literal {
+            let is_empty_name = first >= 0x80 && index == AUTHORITY_INDEX;
+            is_empty_name.then_some(Name { at: begins..rest.at, kind: NameKind::Field })
+        } else {
+            let is_name = match index {
+                0 => match rest.text()? {
+                    (false, name) => name == AUTHORITY,
+                    (true, name) => name == AUTHORITY_CODED,
+                },
+                index => table.is_name(index),
             };
-            names.push(Name { at: begins..rest.at, kind: NameKind::Value { is_taken } });
+            let begins = rest.at;
+            let (is_coded, value) = rest.text()?;
+            if first >= 0x40 {
+                table.insert(is_name);
+            }
+            is_name.then(|| {
+                let is_taken = match is_coded {
+                    true => value == LOCALHOST_CODED,
+                    // As the server above reads it.
+                    false => http::uri::Authority::try_from(value).is_ok(),
+                };
+                Name { at: begins..rest.at, kind: NameKind::Value { is_taken } }
+            })
+        };
+        if name.is_some() && found.is_some() {
+            return Err(malformed());
         }
+        found = found.or(name);
     }
-    Ok(names)
+    Ok(found)
 }
 
 /// The block with another name.
-pub(super) fn renamed(block: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn renamed(block: &[u8], name: Option<Name>) -> Vec<u8> {
+    let Some(Name { at, kind }) = name else { return block.to_vec() };
     let mut out = Vec::with_capacity(block.len());
-    let mut copied = 0;
-    for Name { at, kind } in names(block)? {
-        out.extend_from_slice(block.get(copied..at.start).unwrap_or_default());
-        if kind == NameKind::Field {
-            // A literal that no table remembers.
-            out.push(0x01);
-        }
-        out.push(u8::try_from(NAME.len()).unwrap_or_default());
-        out.extend_from_slice(NAME);
-        copied = at.end;
+    out.extend_from_slice(block.get(..at.start).unwrap_or_default());
+    if kind == NameKind::Field {
+        // A literal that no table remembers.
+        out.push(0x01);
     }
-    out.extend_from_slice(block.get(copied..).unwrap_or_default());
-    Ok(out)
+    out.push(u8::try_from(NAME.len()).unwrap_or_default());
+    out.extend_from_slice(NAME);
+    out.extend_from_slice(block.get(at.end..).unwrap_or_default());
+    out
 }
 
 struct Rest<'a> {

@@ -12,6 +12,8 @@ mod block;
 
 use std::io;
 
+use self::block::{Name, Table};
+
 /// What every client begins with.
 const PREFACE: usize = 24;
 const HEADER: usize = 9;
@@ -32,6 +34,7 @@ const PRIORITY_BYTES: usize = 5;
 pub(super) struct Renamer {
     at: At,
     mode: Mode,
+    table: Table,
     /// Of the frame that begins.
     header: Vec<u8>,
     /// The frames of the block that is being gathered, as they came.
@@ -73,6 +76,7 @@ impl Renamer {
         Self {
             at: At::Pass { left: PREFACE },
             mode: Mode::Deciding,
+            table: Table::default(),
             header: Vec::with_capacity(HEADER),
             raw: Vec::new(),
             block: Vec::new(),
@@ -153,9 +157,9 @@ impl Renamer {
 
     fn begin_frame(&mut self) -> io::Result<()> {
         let header = std::mem::replace(&mut self.header, Vec::with_capacity(HEADER));
-        let [_, _, _, kind, flags, stream @ ..] = header.as_slice() else { return Err(malformed()) };
-        let (kind, flags, size) = (*kind, *flags, length(&header));
-        let stream: [u8; 4] = stream.try_into().map_err(|_| malformed())?;
+        let [_, _, _, kind, flags, s, t, u, v] = *header.as_slice() else { return Err(malformed()) };
+        // The first bit of a stream's number means nothing.
+        let (size, stream) = (length(&header), [s & 0x7f, t, u, v]);
         let is_part = match (kind, self.first) {
             (HEADERS, None) => {
                 self.first = Some((flags, stream));
@@ -194,22 +198,20 @@ impl Renamer {
             is_first = false;
             frames = rest;
         }
+        let name = block::name(&self.block, &mut self.table)?;
         if self.mode == Mode::Deciding {
-            self.mode = match block::names(&self.block)?.iter().all(block::Name::is_taken) {
-                true => Mode::Off,
-                false => Mode::Renaming,
-            };
+            self.mode = if name.as_ref().is_none_or(Name::is_taken) { Mode::Off } else { Mode::Renaming };
         }
         match self.mode {
-            Mode::Renaming => self.rename(first, stream)?,
+            Mode::Renaming => self.rename(name, first, stream)?,
             Mode::Deciding | Mode::Off => self.ready.append(&mut self.raw),
         }
         self.raw.clear();
         Ok(())
     }
 
-    fn rename(&mut self, first: u8, stream: [u8; 4]) -> io::Result<()> {
-        let block = block::renamed(&self.block)?;
+    fn rename(&mut self, name: Option<Name>, first: u8, stream: [u8; 4]) -> io::Result<()> {
+        let block = block::renamed(&self.block, name);
         let mut rest = block.as_slice();
         let (mut kind, mut flags) = (HEADERS, first & END_STREAM);
         loop {

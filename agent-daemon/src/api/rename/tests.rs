@@ -147,6 +147,25 @@ fn a_name_is_found_however_it_is_written_and_what_was_remembered_of_it_stays_in_
 }
 
 #[test]
+fn a_name_that_is_told_by_the_place_of_an_earlier_one_is_found() {
+    let escaped = ESCAPED.as_bytes();
+    let x = literal((false, b"x"), (false, b"1"));
+    // The earlier one is 62, and 63 after one more field; the later one takes 62 itself.
+    let first = [&literal((false, b":authority"), (false, escaped))[..], &x].concat();
+    let second = [&[0x7f, 0x00, 35][..], escaped, &x].concat();
+    let third = [&[0x0f, 0x30, 35][..], escaped].concat();
+    let not_it = [&[0x0f, 0x2f, 35][..], escaped].concat();
+    let frames = [&first, &second, &third, &not_it].map(|block| frame(HEADERS, END_HEADERS, 1, block)).concat();
+    let (blocks, _) = read(&through(&[preface(), frames].concat(), 1000).unwrap());
+    let field = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+    let named = field(":authority", "a");
+    assert_eq!(blocks[0], [named.clone(), field("x", "1")]);
+    assert_eq!(blocks[1], [named.clone(), field("x", "1")]);
+    assert_eq!(blocks[2], [named]);
+    assert_eq!(blocks[3], [field("x", ESCAPED)]);
+}
+
+#[test]
 fn the_usual_name_is_known_when_it_is_coded() {
     let block = literal((false, b":authority"), (true, &[0xa0, 0xe4, 0x1d, 0x13, 0x9d, 0x09]));
     assert_eq!(Decoder::new().decode(&block).unwrap(), [(b":authority".to_vec(), b"localhost".to_vec())]);
@@ -188,6 +207,7 @@ fn what_is_no_block_of_headers_or_grows_beyond_bounds_ends_the_connection() {
         ("nothing padded", frame(HEADERS, END_HEADERS | PADDED, 1, &[])),
         ("a frame in between", [frame(HEADERS, 0, 1, &good), frame(0, 0, 1, b"x")].concat()),
         ("of another stream", [frame(HEADERS, 0, 1, &good), frame(CONTINUATION, END_HEADERS, 3, b"")].concat()),
+        ("two names", frame(HEADERS, END_HEADERS, 1, &[0x41, 1, b'a', 0x41, 1, b'b'])),
         ("a frame too large", frame(HEADERS, END_HEADERS, 1, &vec![0; MAX_FRAME + 1])),
         ("no end", endless),
     ] {

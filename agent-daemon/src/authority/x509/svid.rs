@@ -9,7 +9,6 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
 use super::super::Error;
@@ -20,6 +19,10 @@ use crate::identity::SpiffeId;
 
 /// A verifier whose clock is a little behind must not refuse what was issued a moment ago.
 const BACKDATE: SignedDuration = SignedDuration::from_secs(10);
+
+/// <https://www.secg.org/sec1-v2.pdf> section 2.3.3
+const POINT_BYTES: usize = 65;
+const NOT_COMPRESSED: u8 = 4;
 
 /// For whom a certificate is.
 #[derive(Debug, Clone, Copy)]
@@ -74,11 +77,18 @@ pub(super) fn issue(
         return Err(Error::Outlives { ends_at: life.ends_at });
     }
     let key = generate_pkcs8(&SystemRandom::new())?;
-    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &key, &SystemRandom::new())
-        .map_err(|_| Error::Crypto { operation: "read a key that was just made" })?;
-    let public = PublicKey(pair.public_key().as_ref().to_vec());
+    let public = PublicKey(public_half(&key)?.to_vec());
     let certificate = params(subject)?.signed_by(&public, issuer).map_err(Error::Certificate)?;
     Ok(X509Svid { chain: [certificate.der(), presented].concat(), key })
+}
+
+/// The public half of a P-256 key that was just made. It stands at the end, as a point that is not compressed; to read
+/// the key would derive it a second time.
+///
+/// <https://www.rfc-editor.org/rfc/rfc5915#section-3>
+fn public_half(pkcs8: &[u8]) -> Result<&[u8; POINT_BYTES], Error> {
+    let point = pkcs8.last_chunk().filter(|point: &&[u8; POINT_BYTES]| point.first() == Some(&NOT_COMPRESSED));
+    point.ok_or(Error::Crypto { operation: "read a key that was just made" })
 }
 
 fn params(subject: &Subject<'_>) -> Result<CertificateParams, Error> {

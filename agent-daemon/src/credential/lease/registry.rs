@@ -73,9 +73,6 @@ impl Drop for Reservation {
     }
 }
 
-/// How many of one exec instance are looked at, those that end first, to find one that makes room.
-const LOOKED_AT: usize = 256;
-
 impl Leases {
     /// None yet.
     pub fn new(limits: Limits) -> Self {
@@ -194,7 +191,7 @@ impl Leases {
         let mut table = self.shared.table();
         let Some(of_exec) = table.by_exec.get_mut(&exec_id) else { return Vec::new() };
         of_exec.over = of_exec.reserved > 0;
-        let ids: Vec<_> = of_exec.leases.iter().map(|(_, id)| id.clone()).collect();
+        let ids: Vec<_> = of_exec.leases.ids().cloned().collect();
         let kept = self.shared.limits.ended_kept;
         ids.iter().filter_map(|id| table.end(id, cause, now, kept)).collect()
     }
@@ -244,17 +241,19 @@ impl Leases {
     /// The active leases of an exec instance.
     pub fn of_exec(&self, exec_id: ExecId) -> Vec<Arc<Lease>> {
         let table = self.shared.table();
-        let ids = table.by_exec.get(&exec_id).into_iter().flat_map(|of_exec| &of_exec.leases);
-        ids.filter_map(|(_, id)| table.active.get(id).cloned()).collect()
+        let ids = table.by_exec.get(&exec_id).into_iter().flat_map(|of_exec| of_exec.leases.ids());
+        ids.filter_map(|id| table.active.get(id).cloned()).collect()
     }
 
-    /// The active lease of an exec instance that would end first of those that are wanted.
-    pub fn first_to_end(&self, exec_id: ExecId, wanted: impl Fn(&Lease) -> bool) -> Option<LeaseId> {
-        let table = self.shared.table();
-        let ids = table.by_exec.get(&exec_id).into_iter().flat_map(|of_exec| &of_exec.leases);
-        // Whoever holds more than that must not hold up everybody else at each further one.
-        let mut leases = ids.take(LOOKED_AT).filter_map(|(_, id)| table.active.get(id));
-        leases.find(|lease| wanted(lease)).map(|lease| lease.id.clone())
+    /// The active lease of an exec instance that would end first, of those of wanted bindings that are wanted. Costs as
+    /// much as the bindings and the leases that are not wanted, however many leases there are.
+    pub fn first_to_end(
+        &self,
+        exec_id: ExecId,
+        binding: impl Fn(&str) -> bool,
+        wanted: impl Fn(&LeaseId) -> bool,
+    ) -> Option<LeaseId> {
+        self.shared.table().by_exec.get(&exec_id)?.leases.first(binding, wanted).cloned()
     }
 
     /// Whether an exec instance has an active lease.

@@ -32,11 +32,53 @@ pub(super) struct Table {
 /// What one exec instance has. Gone from the map when it has nothing.
 #[derive(Debug, Default)]
 pub(super) struct OfExec {
-    /// By expiry, so that the one that would end first comes first.
-    pub(super) leases: BTreeSet<(Timestamp, LeaseId)>,
+    pub(super) leases: Held,
     pub(super) reserved: usize,
     /// Ended while rooms were reserved: nothing may be granted any more.
     pub(super) over: bool,
+}
+
+/// Leases by binding, and of each binding by expiry, so that the one that would end first is found without a search.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    by_binding: BTreeMap<Arc<str>, BTreeSet<(Timestamp, LeaseId)>>,
+    count: usize,
+}
+
+impl Held {
+    fn insert(&mut self, lease: &Lease) {
+        let of_binding = self.by_binding.entry(Arc::clone(&lease.binding)).or_default();
+        let is_new = of_binding.insert((lease.expires_at, lease.id.clone()));
+        self.count = self.count.saturating_add(usize::from(is_new));
+    }
+
+    fn remove(&mut self, lease: &Lease) {
+        let Some(of_binding) = self.by_binding.get_mut(&lease.binding) else { return };
+        let was_there = of_binding.remove(&(lease.expires_at, lease.id.clone()));
+        self.count = self.count.saturating_sub(usize::from(was_there));
+        if of_binding.is_empty() {
+            self.by_binding.remove(&lease.binding);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = &LeaseId> {
+        self.by_binding.values().flatten().map(|(_, id)| id)
+    }
+
+    /// The one that would end first of those that are wanted, of each binding that is.
+    pub(super) fn first(&self, binding: impl Fn(&str) -> bool, wanted: impl Fn(&LeaseId) -> bool) -> Option<&LeaseId> {
+        let of_bindings = self.by_binding.iter().filter(|(name, _)| binding(name));
+        let firsts = of_bindings.filter_map(|(_, leases)| leases.iter().find(|(_, id)| wanted(id)));
+        firsts.min().map(|(_, id)| id)
+    }
 }
 
 /// What was released on one connection. Gone from the map when there is nothing.
@@ -68,7 +110,7 @@ impl Table {
         let lease = Arc::new(lease);
         let of_exec = self.by_exec.entry(lease.exec_id).or_default();
         let first = of_exec.leases.is_empty();
-        of_exec.leases.insert((lease.expires_at, lease.id.clone()));
+        of_exec.leases.insert(&lease);
         if let Some(cookie) = lease.cookie {
             let on_cookie = self.by_cookie.entry(cookie).or_default();
             on_cookie.leases.insert(lease.id.clone());
@@ -84,7 +126,7 @@ impl Table {
         let lease = self.active.remove(id)?;
         let mut last = true;
         self.leave_exec(lease.exec_id, |of_exec| {
-            of_exec.leases.remove(&(lease.expires_at, id.clone()));
+            of_exec.leases.remove(&lease);
             last = of_exec.leases.is_empty();
         });
         if let Some(cookie) = lease.cookie {

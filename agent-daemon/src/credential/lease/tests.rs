@@ -57,20 +57,37 @@ fn grant(leases: &Leases, lease: Lease) -> Result<Granted, Error> {
 }
 
 #[test]
-fn a_process_with_many_leases_is_not_searched_through_for_one_that_makes_room() {
+fn what_ends_first_is_found_by_binding_and_not_by_looking_at_every_lease() {
     let leases = Leases::new(Limits { total: 1000, per_exec: 1000, ended_kept: 10 });
     let exec_id = lease(1, 7).exec_id;
-    for minute in 1..=300_u32 {
-        let mut one = lease(minute.into(), 7);
-        one.expires_at = one.issued_at + SignedDuration::from_mins(minute.into());
-        leases.grant(leases.reserve(exec_id, None).unwrap(), one).unwrap();
+    let mut next = 0;
+    let mut add = |binding: &str, minutes: i64| {
+        next += 1;
+        let mut one = lease(next, 7);
+        one.binding = binding.into();
+        one.expires_at = one.issued_at + SignedDuration::from_mins(minutes);
+        leases.grant(leases.reserve(exec_id, None).unwrap(), one).unwrap().lease.id.clone()
+    };
+    for minutes in 1..=300 {
+        add("tokens", minutes);
     }
-    let mut looked_at = std::cell::Cell::new(0);
-    let none = leases.first_to_end(exec_id, |_| {
-        looked_at.set(looked_at.get() + 1);
-        false
-    });
-    assert_eq!((none, *looked_at.get_mut()), (None, 256));
+    let (second, first) = (add("certificates", 502), add("certificates", 501));
+    let looked_at = std::cell::Cell::new(0);
+    let find = |binding: &str, but: &[&LeaseId]| {
+        looked_at.set(0);
+        let is_wanted = |id: &LeaseId| {
+            looked_at.set(looked_at.get() + 1);
+            !but.contains(&id)
+        };
+        leases.first_to_end(exec_id, |name| binding == "all" || name == binding, is_wanted)
+    };
+    assert_eq!((find("certificates", &[]), looked_at.get()), (Some(first.clone()), 1));
+    assert_eq!((find("certificates", &[&first]), looked_at.get()), (Some(second.clone()), 2));
+    assert_eq!((find("certificates", &[&first, &second]), looked_at.get()), (None, 2));
+    let token = find("tokens", &[]).unwrap();
+    assert_eq!(leases.lease(&token).unwrap().expires_at, start() + SignedDuration::from_mins(1));
+    assert_eq!((find("all", &[]), looked_at.get()), (Some(token), 2));
+    assert_eq!((find("others", &[]), looked_at.get()), (None, 0));
 }
 
 #[test]
@@ -393,11 +410,11 @@ fn of_many_who_ask_at_once_only_as_many_as_fit_get_in() {
 /// The indexes say what the leases say, and hold nothing else.
 fn consistent(leases: &Leases) {
     leases.with_table(|table| {
-        let mut of_exec: BTreeMap<ExecId, BTreeSet<(Timestamp, LeaseId)>> = BTreeMap::new();
+        let mut of_exec: BTreeMap<ExecId, BTreeSet<LeaseId>> = BTreeMap::new();
         let mut on_cookie: BTreeMap<(u64, Arc<str>), u32> = BTreeMap::new();
         for lease in table.active.values() {
             assert_eq!(lease.state, State::Active);
-            of_exec.entry(lease.exec_id).or_default().insert((lease.expires_at, lease.id.clone()));
+            of_exec.entry(lease.exec_id).or_default().insert(lease.id.clone());
             if let Some(cookie) = lease.cookie {
                 *on_cookie.entry((cookie, Arc::clone(&lease.binding))).or_default() += 1;
                 assert!(table.by_cookie[&cookie].leases.contains(&lease.id));
@@ -409,7 +426,9 @@ fn consistent(leases: &Leases) {
         for (exec_id, slot) in &table.by_exec {
             assert!(!slot.leases.is_empty() || slot.reserved > 0, "an empty slot of {exec_id}");
             assert!(slot.reserved > 0 || !slot.over);
-            assert!(slot.leases.iter().eq(of_exec.remove(exec_id).unwrap_or_default().iter()));
+            let held: BTreeSet<LeaseId> = slot.leases.ids().cloned().collect();
+            assert_eq!(held.len(), slot.leases.len());
+            assert_eq!(held, of_exec.remove(exec_id).unwrap_or_default());
             reserved += slot.reserved;
         }
         assert!(of_exec.is_empty());

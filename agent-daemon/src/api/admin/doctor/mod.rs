@@ -8,6 +8,7 @@
 mod daemon;
 mod host;
 mod kernel;
+mod trust;
 
 use std::time::{Duration, Instant};
 
@@ -112,6 +113,10 @@ pub(super) fn examine(admin: &Admin) -> DoctorResponse {
     checks.extend(daemon::files(facts));
     checks.push(daemon::key_source(&facts.key_source));
     checks.push(daemon::core_dumps());
+    let (authority, time) = (&node.authority, node.clock.now());
+    checks.push(trust::tokens(authority.jwt.signer(time).map(|signer| signer.ends_at)));
+    checks.push(trust::certificates(authority.x509.ends_at(time), authority.x509.origin()));
+    checks.push(trust::bundles(&node.snapshot().entries, |domain| node.foreign.bundle(domain).is_some()));
     let passed = Instant::now().saturating_duration_since(began.1);
     checks.push(daemon::clock(began.0, node.clock.now(), passed));
     checks.extend(host::settings());
