@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{Setting, cleanup};
 
 pub(crate) const DESTINATIONS: [&str; 4] = ["bench-0", "bench-1", "bench-2", "bench-3"];
+/// As many as there may be.
+pub(crate) const ALL_LEASES: u32 = 65_536;
 const STOP: Duration = Duration::from_secs(15);
 
 /// How a daemon is set up.
@@ -25,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) name: &'static str,
     pub(crate) durability: &'static str,
     pub(crate) policies: usize,
+    /// Of one process.
+    pub(crate) leases: u32,
 }
 
 /// What a [`Plan`] became on disk.
@@ -151,7 +155,7 @@ pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
 
 /// Limits out of the way, everything else as it comes.
 fn config(plan: &Plan, pin_dir: &Path) -> String {
-    let (durability, pin_dir) = (plan.durability, pin_dir.display());
+    let (durability, leases, pin_dir) = (plan.durability, plan.leases, pin_dir.display());
     format!(
         r#"trust_domain = "bench.example"
 state_dir = "state"
@@ -169,7 +173,7 @@ socket = "spiffe.sock"
 listen = "unix:authority.sock"
 [credentials]
 max_leases = 65536
-max_leases_per_process = 65536
+max_leases_per_process = {leases}
 [audit]
 durability = "{durability}"
 "#

@@ -6,15 +6,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::client::{self, Client};
-use crate::daemon::{self, Daemon, Installed, Plan};
+use crate::daemon::{self, ALL_LEASES, Daemon, Installed, Plan};
 use crate::echo::{Echo, Shape};
 use crate::report::{Budget, Report, Row};
 use crate::statistics::{Sorted, ratios};
 use crate::{Setting, say, scale};
 
-const FEW: Plan = Plan { name: "few", durability: "written", policies: 10 };
-const MANY: Plan = Plan { name: "many", durability: "written", policies: 1000 };
-const SYNCED: Plan = Plan { name: "synced", durability: "synced", policies: 10 };
+const FEW: Plan = Plan { name: "few", durability: "written", policies: 10, leases: ALL_LEASES };
+const MANY: Plan = Plan { name: "many", durability: "written", policies: 1000, leases: ALL_LEASES };
+const SYNCED: Plan = Plan { name: "synced", durability: "synced", policies: 10, leases: ALL_LEASES };
 
 /// One server and what was measured of it, round by round.
 struct Contender {

@@ -24,7 +24,9 @@ use crate::report::{Budget, Report, Row};
 use crate::statistics::Sorted;
 use crate::{Setting, say};
 
-const PLAN: Plan = Plan { name: "spiffe", durability: "written", policies: 10 };
+/// Room for the streams that are held open, and full a moment after the start, as it is of any process that asks often:
+/// from then on each answer ends an older one.
+const PLAN: Plan = Plan { name: "spiffe", durability: "written", policies: 10, leases: 4096 };
 /// Streams that are held open to see what one costs; within the bounds of connections and of calls on one.
 const STREAMS: u32 = 2048;
 const STREAMS_PER_CONNECTION: u32 = 16;

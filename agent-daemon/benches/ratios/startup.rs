@@ -6,7 +6,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use crate::daemon::{Installed, Plan};
+use crate::daemon::{ALL_LEASES, Installed, Plan};
 use crate::program::Waiting;
 use crate::report::{Budget, Report, Row};
 use crate::statistics::Sorted;
@@ -18,7 +18,8 @@ const MB: f64 = 1e6;
 pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<()> {
     let starts = setting.times(7, 3);
     say(format_args!("size, memory, {starts} first starts and {starts} restarts with {PROCESSES} live processes"));
-    let installed = Installed::new(setting, &Plan { name: "startup", durability: "written", policies: 10 })?;
+    let installed =
+        Installed::new(setting, &Plan { name: "startup", durability: "written", policies: 10, leases: ALL_LEASES })?;
     let waiting = Waiting::spawn(&setting.program, PROCESSES)?;
     let (mut first, mut again) = (Vec::new(), Vec::new());
     for _ in 0..starts {
