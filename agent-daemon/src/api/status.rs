@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use crate::attest::Failure;
 use crate::audit;
+use crate::authority;
 use crate::node::Refusal;
 
 /// What an agent is told.
@@ -17,6 +18,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
         Refusal::Denied { .. } | Refusal::Unavailable { .. } | Refusal::RateLimited { .. } => refusal.to_string(),
         Refusal::Leases(_) => "no room for another lease".to_owned(),
         Refusal::Audit(_) => "the audit log takes no record now".to_owned(),
+        Refusal::Authority(authority::Error::NoSigner { .. }) => "nothing can sign it now".to_owned(),
         Refusal::Authority(_) | Refusal::Bug(_) => "internal error".to_owned(),
     };
     Status::new(code(refusal), message)
@@ -28,7 +30,8 @@ fn code(refusal: &Refusal) -> Code {
             Code::Unauthenticated
         }
         Refusal::Caller(Failure::Incomplete | Failure::Records(_) | Failure::Io { .. })
-        | Refusal::Unavailable { .. } => Code::Unavailable,
+        | Refusal::Unavailable { .. }
+        | Refusal::Authority(authority::Error::NoSigner { .. }) => Code::Unavailable,
         Refusal::Denied { .. } => Code::PermissionDenied,
         Refusal::RateLimited { .. } | Refusal::Leases(_) | Refusal::Audit(audit::Error::Full { .. }) => {
             Code::ResourceExhausted
@@ -64,6 +67,8 @@ mod tests {
             (Refusal::Unavailable { decision_id: "d2".into() }, Code::Unavailable, "d2"),
             (Refusal::Audit(audit::Error::Full { limit: 1 }), Code::ResourceExhausted, "audit"),
             (Refusal::Audit(audit::Error::Unwritable(io())), Code::Unavailable, "audit"),
+            (Refusal::Authority(authority::Error::NoSigner { what: "detail" }), Code::Unavailable, "sign"),
+            (Refusal::Authority(authority::Error::Crypto { operation: "detail" }), Code::Internal, "internal error"),
             (Refusal::Bug("bug: detail"), Code::Internal, "internal error"),
         ] {
             let status = status(&refusal);

@@ -58,6 +58,13 @@ impl CallerInfo {
     }
 }
 
+/// Records that a request is not as it has to be; its caller need not have shown that it is there.
+pub(super) fn refuse<T>(request: &Request<T>, action: &str, reason: &'static str, detail: &str) {
+    if let Some(caller) = request.extensions().get::<CallerInfo>() {
+        caller.node.refuse_request(action, reason, detail, &caller.peer);
+    }
+}
+
 /// The caller of a request, once it has shown that it is there itself.
 pub(super) async fn present<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
     let caller = request.extensions().get::<CallerInfo>();

@@ -27,7 +27,7 @@ pub enum Record {
     Reload(ReloadRecord),
     /// An operator revoked leases.
     Revoke(RevokeRecord),
-    /// A caller could not be tied to a live exec instance, or broke a limit.
+    /// A caller could not be tied to a live exec instance, broke a limit, or showed what is not good.
     CallerRefused(CallerRefusedRecord),
     /// A static secret was put or removed.
     Secret(SecretRecord),
@@ -154,7 +154,7 @@ pub struct DecisionRecord {
     /// Of the credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
-    /// `jwt-svid` or `static`.
+    /// `jwt-svid`, `x509-svid`, `wit-svid` or `static`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential_type: Option<String>,
     /// For a JWT-SVID also its `jti`.
@@ -314,7 +314,7 @@ pub struct LeaseEndedRecord {
     pub spiffe_id: String,
     /// What it was for.
     pub destination: String,
-    /// `expired`, `exited`, `exec`, `uid_changed`, `revoked`, `given_back`, `renewed`.
+    /// `expired`, `exited`, `exec`, `uid_changed`, `revoked`, `given_back`, `renewed`, `superseded`.
     pub cause: String,
     /// The decision that granted it.
     pub decision_id: String,
@@ -388,7 +388,8 @@ pub struct CallerRefusedRecord {
     /// What it asked for, when it came so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
-    /// A stable word: `unresolvable`, `originator_gone`, `originator_mismatch`, `incomplete`, `rate`, …
+    /// A stable word: `unresolvable`, `originator_gone`, `originator_mismatch`, `incomplete`, `connection_limit`,
+    /// `bad_request`, `invalid_token`, …
     pub reason: String,
     /// One sentence for people.
     pub detail: String,

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::SystemRandom;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::generations::{Generation, Generations, MAX_GENERATIONS};
 use super::key::generate_pkcs8;
@@ -19,6 +20,8 @@ use super::{Claims, Error, Jwk, Sealer, SigningKey, file, is_name, verifying};
 /// A sealed P-256 PKCS#8 document is under 200 bytes.
 const MAX_KEY_FILE_BYTES: usize = 1024;
 const SUFFIX: &str = ".sealed";
+/// Seconds since the epoch at which a key ends stand before it.
+const END_BYTES: usize = 8;
 
 /// What the keys sign. Keys of one kind never sign another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +131,8 @@ impl JwtAuthority {
         }
         if schedule::plan(&lives(&held), now).is_due {
             let number = held.last().map_or(0, |newest| newest.number).saturating_add(1);
-            self.generations.add(number, now, &generate_pkcs8(&SystemRandom::new())?)?;
+            let ends_at = now.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX);
+            self.generations.add(number, now, &stored(ends_at, &generate_pkcs8(&SystemRandom::new())?))?;
             held.clear();
             for generation in self.generations.read_all()? {
                 held.push(self.held(&generation)?);
@@ -163,10 +167,11 @@ impl JwtAuthority {
     }
 
     fn held(&self, generation: &Generation) -> Result<Held, Error> {
-        let begins_at = generation.created_at;
-        let ends_at = begins_at.saturating_add(self.lifetime).unwrap_or(Timestamp::MAX);
-        let key = SigningKey::from_pkcs8(&generation.content)?;
-        Ok(Held { number: generation.number, key, life: Life { begins_at, ends_at } })
+        let damaged = || Error::Unseal { name: format!("the key {}", generation.number) };
+        let (seconds, pkcs8) = generation.content.split_first_chunk::<END_BYTES>().ok_or_else(damaged)?;
+        let ends_at = Timestamp::from_second(i64::from_be_bytes(*seconds)).map_err(|_| damaged())?;
+        let key = SigningKey::from_pkcs8(pkcs8)?;
+        Ok(Held { number: generation.number, key, life: Life { begins_at: generation.created_at, ends_at } })
     }
 
     /// The key that signs now.
@@ -217,6 +222,14 @@ impl JwtAuthority {
         }
         Ok(jws.claims()?)
     }
+}
+
+/// A key with its end: whoever shortens the lifetimes must not take the keys of tokens that are out.
+fn stored(ends_at: Timestamp, pkcs8: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut content = Zeroizing::new(Vec::with_capacity(pkcs8.len().saturating_add(END_BYTES)));
+    content.extend_from_slice(&ends_at.as_second().to_be_bytes());
+    content.extend_from_slice(pkcs8);
+    content
 }
 
 fn lives(held: &[Held]) -> Vec<Life> {
@@ -301,6 +314,25 @@ mod tests {
         }
         assert!(authority.rotate(at(600)).unwrap(), "the first is forgotten, the third is published");
         assert_eq!((authority.verify_jwt(&first).is_ok(), authority.verify_jwt(&second).is_ok()), (false, true));
+    }
+
+    #[test]
+    fn a_key_lives_as_long_as_it_was_made_for_whatever_the_configuration_says_later() {
+        let directory = private_tempdir();
+        let open = |lifetime: u64, now| {
+            let sealer = Sealer::from_bytes(&[7; 32]).unwrap();
+            JwtAuthority::open(directory.path(), &sealer, TokenKind::Jwt, Duration::from_secs(lifetime), at(now))
+                .unwrap()
+        };
+        let token = sign(&open(600, 0), 0, &json!({"sub": "a"}));
+        let shorter = open(60, 100);
+        assert!(shorter.verify_jwt(&token).is_ok(), "what it signed lives on");
+        assert_eq!(shorter.signer(at(100)).unwrap().ends_at, at(600));
+        let longer = open(6000, 599);
+        assert!(longer.verify_jwt(&token).is_ok());
+        longer.rotate(at(600)).unwrap();
+        assert!(longer.verify_jwt(&token).is_err(), "nor does it live longer than it said");
+        assert_eq!(longer.public_keys().len(), 1);
     }
 
     #[test]

@@ -37,6 +37,17 @@ impl Node {
         self.refuse(peer.socket, Some(action), failure, caller_of(peer));
     }
 
+    /// Records that a pinned caller asked for what nobody gets: what is wrong is in the request, and nothing is decided.
+    pub fn refuse_request(&self, action: &str, reason: &'static str, detail: &str, peer: &Peer) {
+        self.write_refused(CallerRefusedRecord {
+            socket: peer.socket.to_owned(),
+            action: Some(action.to_owned()),
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
+            caller: caller_of(peer),
+        });
+    }
+
     /// Records that a caller was turned away at the door.
     pub fn refuse_connection(&self, name: &'static str, reason: &'static str, detail: String, caller: Caller) {
         self.write_refused(CallerRefusedRecord {

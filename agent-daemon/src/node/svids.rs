@@ -245,6 +245,9 @@ impl Node {
         }
         let validated = self.validated(&attested, token, audience);
         self.answer_only_if_same(peer, "validate_jwt_svid")?;
+        if let Err(Invalid::Token(why)) = &validated {
+            self.refuse_request("validate_jwt_svid", "invalid_token", why, peer);
+        }
         Ok(validated)
     }
 

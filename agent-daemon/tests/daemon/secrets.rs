@@ -6,8 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use agent_daemon::audit::Caller;
-use agent_daemon::node::{Ask, Doomed};
+use agent_daemon::node::{Ask, Doomed, Wanted};
 use agent_daemon::testing::{Setup, TestNode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use super::{release, token};
 
@@ -62,6 +64,38 @@ async fn a_token_is_nowhere_but_in_the_answer() {
     assert_kept(&t, &token);
     let signature = token.rsplit('.').next().unwrap();
     assert_kept(&t, signature);
+}
+
+#[tokio::test]
+async fn the_key_of_a_certificate_is_nowhere_but_in_the_answer() {
+    let t = super::spiffe::setup(1).build();
+    let svids = t.node.x509_svids(&t.peer(), &Wanted::All, &[]).await.unwrap();
+    let key = &svids.svids[0].1.secret;
+    let scalar = private_scalar(key);
+    for text in [format!("{svids:?}"), format!("{t:#?}")] {
+        assert_absent(&STANDARD.encode(scalar), &text, "a Debug");
+        assert_absent(&hex(scalar), &text, "a Debug");
+        let numbers: Vec<String> = scalar.iter().take(8).map(u8::to_string).collect();
+        assert!(!text.contains(&numbers.join(", ")), "a Debug holds the key in numbers");
+    }
+    let mut found = Vec::new();
+    files(t.directory.path(), &mut found);
+    assert!(found.len() > 3);
+    for bytes in found {
+        assert!(!bytes.windows(scalar.len()).any(|window| window == scalar), "a file holds the key");
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains(&STANDARD.encode(key)) && !text.contains(&hex(scalar)), "a file holds the key");
+    }
+}
+
+/// The 32 bytes that are secret in a PKCS#8 key of P-256: the only octet string of this length.
+fn private_scalar(pkcs8: &[u8]) -> &[u8] {
+    let at = pkcs8.windows(2).position(|two| two == [0x04, 0x20]).unwrap();
+    &pkcs8[at + 2..at + 34]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]

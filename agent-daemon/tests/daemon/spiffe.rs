@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_daemon::audit::Slot;
 use agent_daemon::clock::Clock as _;
+use agent_daemon::node::Wanted;
 use agent_daemon::testing::{FakeProc, Setup};
 use agent_proto::spiffe::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
@@ -233,6 +234,10 @@ async fn a_token_is_for_the_audience_that_was_asked_and_validates_until_its_hold
         let refused = client.validate_jwtsvid(ask(audience, svid)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{audience} {svid}");
     }
+    let records = served.t.records_of("caller_refused");
+    let reasons: Vec<&str> = records.iter().map(|record| record["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["invalid_token", "invalid_token", "bad_request", "bad_request"]);
+    assert_eq!(records[0]["detail"], "it is for another audience");
     let lease = served.t.last("decision")["lease_id"].as_str().unwrap().to_owned();
     let doomed = agent_daemon::node::Doomed::Lease(agent_daemon::credential::LeaseId::parse(&lease).unwrap());
     served.t.node.revoke(&doomed, "test".to_owned(), agent_daemon::audit::Caller::default()).unwrap();
@@ -275,8 +280,91 @@ async fn what_the_specification_forbids_gets_its_code() {
         assert_eq!(refused.code(), code, "{case}: {refused:?}");
     }
     assert!(served.t.node.leases.is_empty());
+    let refused = served.t.records_of("caller_refused");
+    assert_eq!(refused.len(), 8, "each that was not decided");
+    for record in &refused {
+        let said = [&record["socket"], &record["action"], &record["reason"]];
+        assert_eq!(said, ["spiffe", "fetch_jwt_svid", "bad_request"], "{record}");
+        assert_eq!(record["caller"]["tgid"], served.t.tgid);
+    }
+    assert!(refused[0]["detail"].as_str().unwrap().contains("metadata"));
+    assert!(refused[6]["detail"].as_str().unwrap().starts_with("audience: "));
     let bare = served.spiffe().await.fetch_x509svid(Request::new(X509svidRequest {})).await.unwrap_err();
     assert_eq!(bare.code(), Code::InvalidArgument);
+    assert_eq!(served.t.last("caller_refused")["action"], "fetch_x509_svid");
+    let huge = with_metadata(JwtsvidRequest { audience: vec!["a".repeat(100_000)], spiffe_id: String::new() });
+    let refused = client.fetch_jwtsvid(huge).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_exit_ends_the_stream_although_somebody_else_keeps_the_connection() {
+    let served = Served::new(setup(1));
+    let mut stream = svids(&served).await.unwrap();
+    next(&mut stream).await.unwrap();
+    // The connection of this test stays open, as that of a child that inherited it would.
+    let event = served.t.kernel.exit(served.t.tgid);
+    served.t.node.apply(event);
+    assert_eq!(next(&mut stream).await.unwrap_err().code(), Code::Unauthenticated);
+    until("the leases ended", || served.t.node.leases.is_empty()).await;
+    assert_eq!(served.t.last("lease_ended")["cause"], "exited");
+}
+
+#[tokio::test]
+async fn the_bundles_are_what_verifies_and_those_who_came_together_do_not_come_back_together() {
+    let served = Served::new(setup(2));
+    let mut bundles =
+        served.spiffe().await.fetch_x509_bundles(with_metadata(X509BundlesRequest {})).await.unwrap().into_inner();
+    let answer = next(&mut bundles).await.unwrap();
+    assert_eq!(answer.bundles.keys().collect::<Vec<_>>(), ["spiffe://example.org"]);
+    let (rest, root) = parse_x509_certificate(&answer.bundles["spiffe://example.org"]).unwrap();
+    assert!(rest.is_empty(), "one root");
+    let mut names = Vec::new();
+    let mut turns = std::collections::BTreeSet::new();
+    for _ in 0..12 {
+        let svids = served.t.node.x509_svids(&served.t.peer(), &Wanted::All, &[]).await.unwrap();
+        for (entry, svid) in &svids.svids {
+            let (_, leaf) = parse_x509_certificate(&svid.chain).unwrap();
+            leaf.verify_signature(Some(root.public_key())).unwrap();
+            let names_of = |extension: &SubjectAlternativeName<'_>| {
+                let dns = extension.general_names.iter().filter(|name| matches!(name, GeneralName::DNSName(_)));
+                dns.map(ToString::to_string).collect::<Vec<_>>()
+            };
+            names.push((entry.id.to_string(), names_of(leaf.subject_alternative_name().unwrap().unwrap().value)));
+            let life = svid.lease.expires_at.duration_since(svid.lease.issued_at).as_millis_f64();
+            let part = svids.rotate_at.duration_since(svid.lease.issued_at).as_millis_f64() / life;
+            assert!((0.4..=0.6).contains(&part), "{part}");
+            turns.insert(svids.rotate_at);
+        }
+    }
+    assert!(turns.len() > 1, "all would come back at {turns:?}");
+    let of = |id: &str| names.iter().find(|(entry, _)| entry == id).map(|(_, names)| names.clone()).unwrap();
+    assert!(of("agent").is_empty());
+    assert_eq!(of("second"), ["DNSName(b.example)"]);
+}
+
+#[tokio::test]
+async fn a_hint_that_two_have_picks_the_first_alone() {
+    let mut both = setup(2);
+    both.entries = both.entries.replace("dns_names = [\"b.example\"]", "hint = \"internal\"");
+    let served = Served::new(both);
+    let answer = next(&mut svids(&served).await.unwrap()).await.unwrap();
+    let hints: Vec<&str> = answer.svids.iter().map(|svid| svid.hint.as_str()).collect();
+    assert_eq!(hints, ["internal", ""]);
+}
+
+#[tokio::test]
+async fn while_nothing_can_sign_the_answer_says_so_and_is_recorded() {
+    let served = Served::new(Setup { key_lifetime: Duration::from_secs(600), ..setup(1) });
+    // Further than any key lives, before anybody makes the next.
+    served.t.clock.advance(Duration::from_secs(100_000_000));
+    for code in [
+        served.spiffe().await.fetch_jwtsvid(token_for(AUDIENCE)).await.unwrap_err().code(),
+        svids(&served).await.unwrap_err().code(),
+    ] {
+        assert_eq!(code, Code::Unavailable);
+        assert_eq!(served.t.last("decision")["reason"], "authority_error");
+    }
 }
 
 #[tokio::test]

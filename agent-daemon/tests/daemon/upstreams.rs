@@ -359,6 +359,27 @@ async fn a_ca_in_files_signs_and_is_replaced_when_they_are() {
 }
 
 #[tokio::test]
+async fn files_that_are_replaced_are_noticed_without_being_told() {
+    let files = Files::new();
+    files.write("roots.pem", &files.root_pem);
+    files.write_ca(&KeyPair::generate().unwrap(), &ca_params("one", BasicConstraints::Constrained(0)));
+    let t = on_disk(&files);
+    let before = svid(&t).await.unwrap().0;
+    let noticed = async {
+        // It has looked once, and looks again by itself.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        files.write_ca(&KeyPair::generate().unwrap(), &ca_params("two", BasicConstraints::Constrained(0)));
+        while svid(&t).await.unwrap().0[1] == before[1] {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        () = t.node.rotate_keys(CancellationToken::new()) => {}
+        noticed = tokio::time::timeout(Duration::from_secs(30), noticed) => noticed.expect("the files are noticed"),
+    }
+}
+
+#[tokio::test]
 async fn files_that_are_of_no_use_are_refused_and_the_last_good_ca_goes_on() {
     let files = Files::new();
     files.write("roots.pem", &files.root_pem);

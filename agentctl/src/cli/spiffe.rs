@@ -37,6 +37,9 @@ pub(crate) enum SpiffeCommand {
     Bundle(BundleCommand),
     /// Registration entries of SPIRE as entries for this daemon; exit 1 when something is left out
     Import {
+        /// Only entries of this parent (repeatable): the ids of this node there
+        #[arg(long = "parent", value_name = "SPIFFE-ID")]
+        parents: Vec<String>,
         /// What `spire-server entry show -output json` printed; - for standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,

@@ -420,6 +420,10 @@ fn the_documentation_names_every_schema_and_every_field() {
     let cases = daemon.directory().join("cases.toml");
     std::fs::write(&cases, "good").unwrap();
     let test = format!("policy test {}", cases.display());
+    let shown = daemon.directory().join("spire.json");
+    let entry = r#"{"id":"a","spiffe_id":{"trust_domain":"e","path":"/a"},"selectors":[{"type":"k8s","value":"x"}]}"#;
+    std::fs::write(&shown, format!(r#"{{"entries":[{entry}]}}"#)).unwrap();
+    let import = format!("spiffe import {}", shown.display());
     for line in [
         "status",
         "doctor",
@@ -437,6 +441,10 @@ fn the_documentation_names_every_schema_and_every_field() {
         "reload",
         "secret list",
         "secret remove x",
+        "spiffe bundle show",
+        "spiffe bundle show --trust-domain late.example",
+        "spiffe bundle remove x.example",
+        &import,
         "watch -n 4",
     ] {
         let ran = run(&daemon.socket(), &format!("{line} --output json"));

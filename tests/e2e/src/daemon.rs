@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::wait_for;
@@ -72,14 +72,21 @@ impl Daemon {
                 drop(sender.try_send(line));
             }
         });
+        let mut endpoints = Vec::new();
         for _ in 0..ENDPOINTS {
             match lines.recv_timeout(READY) {
-                Ok(_) => {}
+                Ok(line) => endpoints.push(line),
                 Err(RecvTimeoutError::Timeout) => {
                     bail!("the daemon is not ready after {READY:?}\n{}", self.complaint())
                 }
                 Err(RecvTimeoutError::Disconnected) => bail!("the daemon did not come up\n{}", self.complaint()),
             }
+        }
+        // People paste these, so they have to lead somewhere as they stand.
+        for name in ["AGENT_SOCKET", "AGENT_ADMIN_SOCKET", "SPIFFE_ENDPOINT_SOCKET"] {
+            let path = endpoints.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix("=unix:"));
+            let leads = path.is_some_and(|path| Path::new(path).is_absolute() && Path::new(path).exists());
+            ensure!(leads, "no line of {name} leads to a socket: {endpoints:?}");
         }
         Ok(())
     }

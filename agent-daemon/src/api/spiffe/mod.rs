@@ -19,9 +19,12 @@ pub(super) use self::sds::Sds;
 pub(super) use self::workload::Workload;
 
 use super::status;
-use super::stream::present;
+use super::stream::{present, refuse};
 use crate::attest::Peer;
 use crate::node::{Bundles, Changes, Node, Part, Refusal, Stream};
+
+/// The reason of a record: what is wrong is in the request.
+const MALFORMED: &str = "bad_request";
 
 /// As for agents, but a denial begins with the words by which SPIFFE's libraries know that there is no identity.
 fn status(refusal: &Refusal) -> Status {
@@ -94,12 +97,21 @@ impl<S> Open<S> {
 
 /// The caller, who must have said that it means this API: a request that a program was tricked into sending elsewhere
 /// does not carry the metadata.
-async fn caller<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
+async fn caller<T>(request: &Request<T>, operation: &str) -> Result<Arc<Peer>, Status> {
     let mut said = request.metadata().get_all("workload.spiffe.io").iter();
     if !(said.next().is_some_and(|value| value == "true") && said.next().is_none()) {
-        return Err(Status::invalid_argument("the metadata workload.spiffe.io: true is missing"));
+        let detail = "the metadata workload.spiffe.io: true is missing";
+        refuse(request, operation, MALFORMED, detail);
+        return Err(Status::invalid_argument(detail));
     }
     present(request).await
+}
+
+/// Records a request that nobody gets an answer to, and says why.
+fn malformed(node: &Node, peer: &Peer, operation: &str, detail: impl Into<String>) -> Status {
+    let detail = detail.into();
+    node.refuse_request(operation, MALFORMED, &detail, peer);
+    Status::invalid_argument(detail)
 }
 
 /// Whether a stream may go on with what it sent before, because what is missing may be there in a moment.

@@ -15,7 +15,7 @@ use prost_types::value::Kind;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{Open, Updates, caller, is_passing, status};
+use super::{Open, Updates, caller, is_passing, malformed, status};
 use crate::attest::Peer;
 use crate::authority::{MAX_TOKEN_BYTES, TrustBundle};
 use crate::credential::Lease;
@@ -51,8 +51,8 @@ impl Workload {
         Self { node, cancel }
     }
 
-    async fn open<T>(&self, request: Request<T>) -> Result<Open<()>, Status> {
-        let peer = caller(&request).await?;
+    async fn open<T>(&self, request: Request<T>, operation: &str) -> Result<Open<()>, Status> {
+        let peer = caller(&request, operation).await?;
         Open::new(&self.node, peer, &self.cancel)
     }
 
@@ -68,7 +68,12 @@ impl Workload {
         part: Part,
         answer: fn(&Bundles) -> R,
     ) -> Result<Response<Updates<R>>, Status> {
-        let mut open = self.open(request).await?;
+        let operation = match part {
+            Part::X509 => "fetch_x509_bundles",
+            Part::Jwt => "fetch_jwt_bundles",
+            Part::Wit => "fetch_wit_bundles",
+        };
+        let mut open = self.open(request, operation).await?;
         let bundles = self.node.bundles(&open.peer).await.map_err(|refusal| status(&refusal))?;
         open.told(&bundles, part);
         let state = Step::First(Box::new((open, answer(&bundles))));
@@ -112,7 +117,7 @@ impl SpiffeWorkloadApi for Workload {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        X509.stream(self.open(request).await?).await
+        X509.stream(self.open(request, "fetch_x509_svid").await?).await
     }
 
     async fn fetch_x509_bundles(
@@ -124,11 +129,13 @@ impl SpiffeWorkloadApi for Workload {
     }
 
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
-        let peer = caller(&request).await?;
+        let operation = "fetch_jwt_svid";
+        let peer = caller(&request, operation).await?;
         let request = request.into_inner();
-        self.node.check_audiences(&request.audience).map_err(Status::invalid_argument)?;
+        let refused = |detail: String| malformed(&self.node, &peer, operation, detail);
+        self.node.check_audiences(&request.audience).map_err(refused)?;
         if request.spiffe_id.len() > MAX_SPIFFE_ID_BYTES || request.spiffe_id.chars().any(char::is_control) {
-            return Err(Status::invalid_argument("spiffe_id: not a SPIFFE ID"));
+            return Err(refused("spiffe_id: not a SPIFFE ID".to_owned()));
         }
         let audiences: Vec<Arc<str>> = request.audience.into_iter().map(Into::into).collect();
         let spiffe_id = (!request.spiffe_id.is_empty()).then_some(request.spiffe_id.as_str());
@@ -151,13 +158,14 @@ impl SpiffeWorkloadApi for Workload {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let peer = caller(&request).await?;
+        let operation = "validate_jwt_svid";
+        let peer = caller(&request, operation).await?;
         let request = request.into_inner();
         for (field, length, limit) in
             [("audience", request.audience.len(), MAX_AUDIENCE_BYTES), ("svid", request.svid.len(), MAX_TOKEN_BYTES)]
         {
             if !(1..=limit).contains(&length) {
-                return Err(Status::invalid_argument(format!("{field}: from 1 to {limit} bytes")));
+                return Err(malformed(&self.node, &peer, operation, format!("{field}: from 1 to {limit} bytes")));
             }
         }
         let valid = self.node.validate(&peer, &request.svid, &request.audience).await;
@@ -175,7 +183,7 @@ impl SpiffeWorkloadApi for Workload {
         &self,
         request: Request<WitsvidRequest>,
     ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
-        let open = self.open(request).await?;
+        let open = self.open(request, "fetch_wit_svid").await?;
         self.wants_wit()?;
         WIT.stream(open).await
     }

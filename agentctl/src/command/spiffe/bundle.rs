@@ -44,19 +44,12 @@ struct Shown<'a> {
     own: bool,
     x509_authorities: u32,
     jwt_authorities: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
     sequence: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     refresh_hint_seconds: Option<u64>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    url: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
     fetched_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     next_fetch_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    error: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
     bundle: Option<serde_json::Value>,
 }
 
@@ -170,10 +163,10 @@ fn shown(bundle: &BundleView) -> Shown<'_> {
         jwt_authorities: bundle.jwt_authorities,
         sequence: bundle.sequence,
         refresh_hint_seconds: bundle.refresh_hint_seconds,
-        url: &bundle.url,
+        url: Some(bundle.url.as_str()).filter(|url| !url.is_empty()),
         fetched_at: time::from_proto(bundle.fetched_at.as_ref()),
         next_fetch_at: time::from_proto(bundle.next_fetch_at.as_ref()),
-        error: &bundle.error,
+        error: Some(bundle.error.as_str()).filter(|error| !error.is_empty()),
         bundle: serde_json::from_slice(&bundle.document).ok(),
     }
 }

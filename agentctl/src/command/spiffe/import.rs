@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Registration entries of SPIRE (`spire-server entry show -output json`) as entries of ours. An entry is carried over
-//! only if it gives its identity to nobody but those to whom it gave it there; what is not carried over is listed.
+//! only if on this node it gives its identity to nobody but those to whom it gave it there; what is not carried over is
+//! listed.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,6 +19,11 @@ const SCHEMA: &str = "agentctl.spiffe.import/v1";
 const MAX_BYTES: usize = 16 << 20;
 /// Selectors that mean the same here. All others speak of things this daemon does not look at.
 const SAME: [&str; 7] = ["uid", "gid", "user", "group", "supplementary_gid", "path", "sha256"];
+/// What the daemon takes; a whole-program test reloads it with what is written here.
+const MAX_DNS_NAMES: usize = 16;
+const MAX_FEDERATES_WITH: usize = 32;
+const MAX_HINT_BYTES: usize = 128;
+const RESERVED_PATH: &str = "/agent-daemon/";
 /// So that policies can speak of them.
 const GROUP: &str = "spire";
 
@@ -109,11 +115,11 @@ struct Document {
     left_out: Vec<LeftOut>,
 }
 
-pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<Verdict, Error> {
+pub(super) fn run(parents: &[String], file: &Path, output: &mut Output<'_>) -> Result<Verdict, Error> {
     let what = file.display().to_string();
     let bytes = file_or_standard_input(file, MAX_BYTES)?;
     let shown: Shown = serde_json::from_slice(&bytes).map_err(|source| Error::NotEntries { what, source })?;
-    let document = convert(&shown.entries);
+    let document = convert(&shown.entries, parents);
     let verdict = Verdict::ok_if(document.left_out.is_empty());
     if output.is_json() {
         output.document(SCHEMA, &document)?;
@@ -124,38 +130,114 @@ pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<Verdict, Error
     Ok(verdict)
 }
 
-fn convert(entries: &[SpireEntry]) -> Document {
+fn convert(entries: &[SpireEntry], parents: &[String]) -> Document {
     let (mut toml, mut left_out, mut count) = (String::new(), Vec::new(), 0);
     for (number, entry) in entries.iter().enumerate() {
         let spiffe_id = uri(&entry.spiffe_id);
         let mut leave = |whole: bool, what: String| {
             left_out.push(LeftOut { entry: entry.id.clone(), spiffe_id: spiffe_id.clone(), whole, what });
         };
-        if let Some(reason) = obstacle(entry) {
+        if let Some(reason) = obstacle(entry, parents) {
             leave(true, reason);
             continue;
         }
-        for (is_there, what) in [
-            (
-                entry.x509_svid_ttl.is_set() || entry.jwt_svid_ttl.is_set(),
-                "its lifetimes: a binding says how long an SVID lives",
-            ),
-            (entry.admin, "admin: no identity administers this daemon"),
-            (entry.store_svid, "store_svid: SVIDs are only given to whoever asks"),
-        ] {
-            if is_there {
-                leave(false, what.to_owned());
-            }
+        let kept = Kept::of(entry);
+        for what in lost(entry, parents).into_iter().chain(kept.lost(entry)) {
+            leave(false, what);
         }
         count += 1;
         let id = if entry.id.is_empty() { format!("spire-{number}") } else { entry.id.clone() };
-        toml.push_str(&table(entry, &id, &spiffe_id));
+        toml.push_str(&table(entry, &kept, &id, &spiffe_id));
     }
     Document { entries: count, toml, left_out }
 }
 
+/// What an entry says there and cannot say here, although it gives its identity to the same.
+fn lost(entry: &SpireEntry, parents: &[String]) -> Vec<String> {
+    let parent = entry.parent_id.as_ref().map(uri).filter(|_| parents.is_empty());
+    let parent = parent.map(|id| format!("its parent {id}: it holds on every node that takes it (--parent picks)"));
+    let others = [
+        (
+            entry.x509_svid_ttl.is_set() || entry.jwt_svid_ttl.is_set(),
+            "its lifetimes: a binding says how long an SVID lives",
+        ),
+        (entry.admin, "admin: no identity administers this daemon"),
+        (entry.store_svid, "store_svid: SVIDs are only given to whoever asks"),
+    ];
+    let others = others.into_iter().filter(|(is_there, _)| *is_there).map(|(_, what)| what.to_owned());
+    parent.into_iter().chain(others).collect()
+}
+
+/// What the daemon takes of the parts that give nothing to anybody else when they are missing.
+struct Kept {
+    hint: Option<String>,
+    dns_names: Vec<String>,
+    federates_with: Vec<String>,
+}
+
+impl Kept {
+    fn of(entry: &SpireEntry) -> Self {
+        let hint = Some(entry.hint.clone()).filter(|hint| is_hint(hint));
+        let names = entry.dns_names.iter().filter(|name| is_host_name(name));
+        let own = &entry.spiffe_id.trust_domain;
+        let domains = entry.federates_with.iter().map(|name| domain(name)).filter(|name| *name != own.as_str());
+        Self {
+            hint,
+            dns_names: names.take(MAX_DNS_NAMES).cloned().collect(),
+            federates_with: domains.take(MAX_FEDERATES_WITH).map(str::to_owned).collect(),
+        }
+    }
+
+    fn lost(&self, entry: &SpireEntry) -> Vec<String> {
+        let mut lost = Vec::new();
+        if self.hint.is_none() && !entry.hint.is_empty() {
+            lost.push(format!("its hint: at most {MAX_HINT_BYTES} bytes without control characters"));
+        }
+        for name in entry.dns_names.iter().filter(|name| !self.dns_names.contains(name)) {
+            lost.push(format!(
+                "the DNS name {name}: at most {MAX_DNS_NAMES}, in lower case, without wildcard and dot at the end"
+            ));
+        }
+        for name in entry.federates_with.iter().map(|name| domain(name)) {
+            if !self.federates_with.iter().any(|kept| kept == name) {
+                lost.push(format!("federates_with {name}: at most {MAX_FEDERATES_WITH}, and not the own trust domain"));
+            }
+        }
+        lost
+    }
+}
+
+fn domain(name: &str) -> &str {
+    name.strip_prefix("spiffe://").unwrap_or(name)
+}
+
+fn is_hint(hint: &str) -> bool {
+    (1..=MAX_HINT_BYTES).contains(&hint.len()) && !hint.chars().any(char::is_control)
+}
+
+/// As the daemon reads it.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
+    };
+    let last_is_number = text.rsplit('.').next().is_some_and(|label| label.starts_with(|c: char| c.is_ascii_digit()));
+    text.len() <= 253 && text.split('.').all(is_label) && !last_is_number
+}
+
 /// Why an entry cannot be carried over as it is.
-fn obstacle(entry: &SpireEntry) -> Option<String> {
+fn obstacle(entry: &SpireEntry, parents: &[String]) -> Option<String> {
+    let parent = entry.parent_id.as_ref().map(uri);
+    if !parents.is_empty() && !parent.as_ref().is_some_and(|id| parents.contains(id)) {
+        let parent = parent.unwrap_or_else(|| "not said".to_owned());
+        return Some(format!("its parent is {parent}"));
+    }
+    let path = &entry.spiffe_id.path;
+    if path.is_empty() || path == RESERVED_PATH.trim_end_matches('/') || path.starts_with(RESERVED_PATH) {
+        return Some(format!("its SPIFFE ID has no path, or one below {RESERVED_PATH}, which is the daemon's own"));
+    }
     if entry.downstream {
         return Some("downstream: this daemon gives no authority to other servers".to_owned());
     }
@@ -184,12 +266,10 @@ fn uri(id: &SpireId) -> String {
     format!("spiffe://{}{}", id.trust_domain, id.path)
 }
 
-fn table(entry: &SpireEntry, id: &str, spiffe_id: &str) -> String {
+fn table(entry: &SpireEntry, kept: &Kept, id: &str, spiffe_id: &str) -> String {
     let mut text = String::from("[[entry]]\n");
     let selectors: Vec<String> =
         entry.selectors.iter().map(|selector| format!("{}:{}", selector.r#type, selector.value)).collect();
-    let domain = |name: &String| name.strip_prefix("spiffe://").unwrap_or(name).to_owned();
-    let federates_with: Vec<String> = entry.federates_with.iter().map(domain).collect();
     let mut line = |key: &str, value: String| {
         // Writing to a text does not fail.
         let _written = writeln!(text, "{key} = {value}");
@@ -199,10 +279,10 @@ fn table(entry: &SpireEntry, id: &str, spiffe_id: &str) -> String {
     line("kind", quoted("workload"));
     line("selectors", list(&selectors));
     line("groups", list(&[GROUP.to_owned()]));
-    if !entry.hint.is_empty() {
-        line("hint", quoted(&entry.hint));
+    if let Some(hint) = &kept.hint {
+        line("hint", quoted(hint));
     }
-    for (key, values) in [("dns_names", &entry.dns_names), ("federates_with", &federates_with)] {
+    for (key, values) in [("dns_names", &kept.dns_names), ("federates_with", &kept.federates_with)] {
         if !values.is_empty() {
             line(key, list(values));
         }
@@ -252,7 +332,7 @@ mod tests {
 
     fn converted() -> Document {
         let shown: Shown = serde_json::from_str(SHOWN).unwrap();
-        convert(&shown.entries)
+        convert(&shown.entries, &[])
     }
 
     #[test]
@@ -280,6 +360,7 @@ federates_with = ["other.example"]
         let left: Vec<(&str, bool)> = document.left_out.iter().map(|left| (left.entry.as_str(), left.whole)).collect();
         let expected = [
             ("9f7a", false),
+            ("9f7a", false),
             ("46bc", true),
             ("web", false),
             ("k8s", true),
@@ -292,10 +373,24 @@ federates_with = ["other.example"]
     }
 
     #[test]
+    fn only_entries_of_the_parents_that_were_named_are_carried_over_and_then_no_parent_is_missed() {
+        let shown: Shown = serde_json::from_str(SHOWN).unwrap();
+        let document = convert(&shown.entries, &["spiffe://example.org/host".to_owned()]);
+        assert_eq!(document.entries, 1);
+        let lost = |id: &str| {
+            let of = document.left_out.iter().filter(|left| left.entry == id);
+            of.map(|left| (left.whole, left.what.as_str())).collect::<Vec<_>>()
+        };
+        assert_eq!(lost("9f7a"), [(false, "admin: no identity administers this daemon")]);
+        assert_eq!(lost("web"), [(true, "its parent is not said")]);
+        assert_eq!(lost("node"), [(true, "its parent is spiffe://example.org/spire/server")]);
+    }
+
+    #[test]
     fn a_hostile_name_cannot_leave_its_comment() {
         let text = SHOWN.replace("\"k8s\",\"value\":\"ns:prod\"", "\"k8s\",\"value\":\"ns\\n[[entry]]\\u001b[2J\"");
         let shown: Shown = serde_json::from_str(&text).unwrap();
-        let written = comments(&convert(&shown.entries));
+        let written = comments(&convert(&shown.entries, &[]));
         assert!(written.lines().all(|line| line.starts_with("# ")), "{written}");
         assert!(!written.contains('\u{1b}'));
     }

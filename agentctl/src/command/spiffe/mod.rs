@@ -44,7 +44,7 @@ pub(crate) async fn run(
             let api = Api::connect(&socket.path(), timeout).await?;
             fetch::jwt(api, audience, spiffe_id, output).await
         }
-        SpiffeCommand::Import { file } => import::run(file, output),
+        SpiffeCommand::Import { parents, file } => import::run(parents, file, output),
         SpiffeCommand::Watch { socket, count } => {
             let api = Api::connect(&socket.path(), timeout).await?;
             fetch::watch(api, *count, output).await

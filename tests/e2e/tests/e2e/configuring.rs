@@ -5,10 +5,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::{Setup, World, with_daemon};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::calls::{denied, release_loose, released};
 
@@ -154,4 +154,47 @@ fn a_kernel_that_lacks_something_is_refused_with_the_guarantee_that_is_lost() ->
     drop(std::fs::remove_dir("/var/lib/agent-e2e-pins"));
     ensure!(code == Some(69) || code == Some(64), "pins outside bpffs: exit {code:?}: {said}");
     Ok(())
+}
+
+#[test]
+fn whatever_is_imported_from_spire_is_taken_and_what_would_be_refused_is_listed() -> Result<()> {
+    let names: Vec<String> = (0..20).map(|number| format!("n{number}.example")).collect();
+    let domains: Vec<String> = (0..40).map(|number| format!("spiffe://d{number}.example")).collect();
+    let long = "a".repeat(64);
+    let strange = ["*.example", "Web.example", "end.", "", "-a", "a.1", "a b", &long];
+    let entry = |id: &str, path: &str, key: &str, value: Value| {
+        let selectors = json!([{"type": "unix", "value": "uid:1"}]);
+        let id_there = json!({"trust_domain": "example.org", "path": path});
+        let mut entry = json!({"id": id, "spiffe_id": id_there, "selectors": selectors});
+        entry[key] = value;
+        entry
+    };
+    let parent = json!({"trust_domain": "example.org", "path": "/host"});
+    let shown = json!({"entries": [
+        entry("names", "/a", "dns_names", json!(names)),
+        entry("domains", "/b", "federates_with", json!(domains)),
+        entry("strange", "/c", "dns_names", json!(strange)),
+        entry("own", "/d", "federates_with", json!(["spiffe://example.org", "one.example"])),
+        entry("hint", "/e", "hint", json!("x".repeat(129))),
+        entry("control", "/f", "hint", json!("a\u{7}b")),
+        entry("parent", "/g", "parent_id", parent),
+        entry("reserved", "/agent-daemon/x", "hint", json!("")),
+        entry("root", "", "hint", json!("")),
+    ]});
+    with_daemon(Setup::default(), |world| {
+        world.write("spire.json", &shown.to_string())?;
+        let imported = world.ctl(&["spiffe", "import", &world.text("spire.json")])?;
+        assert_eq!((imported.code, &imported.said["entries"]), (1, &json!(7)), "{}", imported.complaint);
+        let left = imported.said["left_out"].as_array().context("nothing is left out")?;
+        let lost = |id: &str| left.iter().filter(|left| left["entry"] == id).count();
+        let ids = ["names", "domains", "strange", "own", "hint", "control", "parent", "reserved", "root"];
+        assert_eq!(ids.map(lost), [4, 8, 8, 1, 1, 1, 1, 1, 1]);
+        world.write("config/entries.toml", imported.said["toml"].as_str().context("no entries")?)?;
+        let reloaded = world.ctl(&["reload"])?;
+        assert_eq!((reloaded.code, &reloaded.said["entries"]), (0, &json!(7)), "{}", reloaded.said);
+        let picked =
+            world.ctl(&["spiffe", "import", "--parent", "spiffe://example.org/host", &world.text("spire.json")])?;
+        assert_eq!(picked.said["entries"], 1, "{}", picked.said);
+        Ok(())
+    })
 }

@@ -131,6 +131,31 @@ policy = x509.verification.PolicyBuilder().store(x509.verification.Store(bundle)
 policy.build_client_verifier().verify(svid[0], svid[1:])
 "#;
 
+/// `examples/run` as it stands.
+#[test]
+fn the_children_of_a_plain_shell_have_the_identity_of_the_example() -> Result<()> {
+    let mut setup = Setup::default();
+    setup.entries = include_str!("../../../../examples/run/entries.toml").to_owned();
+    setup.destinations = include_str!("../../../../examples/run/destinations.toml").to_owned();
+    setup.policies = include_str!("../../../../examples/run/policies/playground.cedar").to_owned();
+    with_daemon(setup, |world| {
+        let ctl = e2e::binaries()?.join("agentctl").canonicalize()?;
+        let endpoint = format!("unix:{}", world.text("sockets/spiffe.sock"));
+        let fetch = |program: &str, arguments: &[&str]| {
+            let mut command = std::process::Command::new(program);
+            command.args(arguments).env_clear().env("SPIFFE_ENDPOINT_SOCKET", &endpoint).env("CTL", &ctl);
+            command.output().context("cannot run it")
+        };
+        // The second command keeps the shell from becoming the first one.
+        let line = "\"$CTL\" spiffe fetch x509 --output json; exit $?";
+        let below = fetch("/bin/bash", &["-c", line])?;
+        ensure!(below.status.success(), "{}", String::from_utf8_lossy(&below.stderr));
+        let said: Value = serde_json::from_slice(&below.stdout)?;
+        assert_eq!(said["svids"][0]["spiffe_id"], "spiffe://example.org/agent/playground", "{said}");
+        Ok(())
+    })
+}
+
 #[test]
 fn agentctl_speaks_spiffe_as_itself() -> Result<()> {
     let entry = r#"

@@ -35,7 +35,7 @@ pub(super) fn certificates(ends_at: Result<Timestamp, Error>, origin: Origin) ->
         title: "A CA signs X509-SVIDs",
         fix: match origin {
             Origin::Embedded => "see the daemon's log for what keeps the CA from rotating",
-            Origin::Disk => "mend the files that authority.ca names; the daemon's log says what is wrong with them",
+            Origin::Disk => "mend the files of [disk]; the daemon's log says what is wrong with them",
             Origin::OpenBao | Origin::Spire => {
                 "mend the upstream, or the way to it; the daemon's log says what is wrong"
             }
