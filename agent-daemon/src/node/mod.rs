@@ -151,6 +151,8 @@ pub struct Node {
     in_flight: Mutex<HashSet<LeaseId>>,
     /// A CA came from the upstream.
     adopted: Notify,
+    /// Somebody asked for what nothing can sign.
+    signer_missed: Notify,
     snapshot: ArcSwap<Snapshot>,
     load: Box<dyn Load>,
     reloads: Mutex<reload::Reloads>,
@@ -203,6 +205,7 @@ impl Node {
             federations: federate::Federations::new(parts.fetching),
             in_flight: Mutex::default(),
             adopted: Notify::new(),
+            signer_missed: Notify::new(),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             load: parts.load,
             rates: parts.rates,

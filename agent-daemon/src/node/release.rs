@@ -120,6 +120,9 @@ impl Node {
                 return Err(self.denied(slot, verdicted).await);
             }
             Err(error) => {
+                if matches!(error, authority::Error::NoSigner { .. }) {
+                    self.signer_missed.notify_one();
+                }
                 verdicted.record.detail = error.to_string();
                 verdicted.record.reason = "authority_error".to_owned();
                 self.commit_denied(slot, verdicted.record).await?;

@@ -11,6 +11,7 @@ use agent_daemon::testing::{FakeProc, Setup};
 use agent_proto::spiffe::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, Streaming};
 use x509_parser::prelude::*;
 
@@ -365,6 +366,22 @@ async fn while_nothing_can_sign_the_answer_says_so_and_is_recorded() {
         assert_eq!(code, Code::Unavailable);
         assert_eq!(served.t.last("decision")["reason"], "authority_error");
     }
+    // Whoever looks after the keys is told, and does not wait for his next look.
+    let answered = async {
+        while svids(&served).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let looks_again = async {
+        served.t.node.rotate_once().await.unwrap();
+        served.t.clock.advance(Duration::from_secs(100_000_000));
+        tokio::time::timeout(Duration::from_secs(20), answered).await.expect("a new CA signs");
+    };
+    tokio::select! {
+        () = served.t.node.rotate_keys(CancellationToken::new()) => {}
+        () = looks_again => {}
+    }
+    served.spiffe().await.fetch_jwtsvid(token_for(AUDIENCE)).await.unwrap();
 }
 
 #[tokio::test]
