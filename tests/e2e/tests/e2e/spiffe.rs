@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::{NOBODY, Setup, Talker, World, wait_for, with_daemon};
 use serde_json::Value;
 
+use crate::calls::{release_loose, released};
+
 /// Nothing here takes longer unless it is broken.
 const SOON: Duration = Duration::from_secs(20);
 const ID: &str = "spiffe://example.org/workload/client";
@@ -191,6 +193,19 @@ groups = ["agents"]
         // The process that fetched it has ended.
         assert_eq!((told.code, &told.said["valid"]), (1, &false.into()), "{}", told.said);
         assert_eq!(told.said["reason"], "the token is not valid: it is over");
+        // That of an agent which lives, and still holds it.
+        let mut agent = world.agent_with_channel()?;
+        world.write("token", &released(&mut agent, &release_loose())?.token)?;
+        let told = world.ask(&asked)?;
+        assert_eq!(told["spiffe_id"], "spiffe://example.org/agent/one", "{told}");
+        assert_eq!(told["claims"]["aud"], serde_json::json!([e2e::AUDIENCE]), "{told}");
+        let watched = world.ask(&["spiffe", "watch", "-n", "1", "--spiffe-socket", &socket])?;
+        assert_eq!(watched["schema"], "agentctl.spiffe.watch/v1", "{watched}");
+        assert_eq!(watched["svids"][0]["spiffe_id"], "spiffe://example.org/workload/agentctl", "{watched}");
+        let mut shown = std::process::Command::new(&ctl);
+        shown.args(["spiffe", "bundle", "show", "--trust-domain", "example.org", "--format", "pem"]);
+        let shown = shown.args(["--admin-socket", &world.text("sockets/admin.sock")]).output()?;
+        assert_eq!(String::from_utf8(shown.stdout)?, std::fs::read_to_string(world.path("svids/bundle.0.pem"))?);
         let told = world.ctl(&["spiffe", "fetch", "jwt", "--audience", "nobody", "--spiffe-socket", &socket])?;
         assert_eq!(told.code, 2);
         ensure!(
