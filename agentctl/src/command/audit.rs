@@ -113,9 +113,12 @@ fn row(record: &str) -> Vec<Cell> {
         cells.push(Cell::new(record.chars().take(120).collect::<String>()));
         return cells;
     };
-    // A fact about the process stands in `exec`, or beside the rest in records that have no more of it.
+    // A fact about the process stands in `exec`, in `caller` where nothing more was found out about it, or beside the
+    // rest. Elsewhere the caller is an operator.
+    let is_refused = fields.get("kind").is_some_and(|kind| kind == "caller_refused");
+    let whole = if is_refused { "caller" } else { "exec" };
     let of_exec = |name: &str| {
-        let value = fields.get("exec").and_then(|exec| exec.get(name)).or_else(|| fields.get(name));
+        let value = fields.get(whole).and_then(|exec| exec.get(name)).or_else(|| fields.get(name));
         value.map(plain).unwrap_or_default()
     };
     let field = |name: &str| fields.get(name).map(plain).unwrap_or_default();
@@ -232,14 +235,16 @@ mod tests {
     #[test]
     fn a_record_becomes_one_row_whatever_it_holds() {
         let ended = r#"{"seq":8,"kind":"lease_ended","exec_id":"42","cause":"exited\u001b[2J\n"}"#;
-        let text = printed(&[DECISION, ended, "not json \x1b[2J", "[1]", "{}"]);
-        assert_eq!(text.lines().count(), 6, "{text}");
+        let refused = r#"{"seq":9,"kind":"caller_refused","reason":"bad_request","caller":{"exec_id":43,"tgid":12}}"#;
+        let text = printed(&[DECISION, ended, "not json \x1b[2J", "[1]", "{}", refused]);
+        assert_eq!(text.lines().count(), 7, "{text}");
         assert!(!text.contains('\x1b'));
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].contains("2026-01-31 12:00:00Z") && lines[1].contains("x42") && lines[1].contains("deny"));
         assert!(lines[1].ends_with("reason=no_identity policy_ids=a,b"), "{text}");
         assert!(lines[2].contains("x42") && lines[2].contains("cause=exited\\u{1b}[2J"), "{text}");
         assert!(lines[3].contains("unreadable"));
+        assert!(lines[6].contains("x43") && lines[6].contains(" 12 "), "{text}");
     }
 
     #[test]
