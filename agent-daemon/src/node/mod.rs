@@ -65,6 +65,9 @@ const WATCH_BUFFER: usize = 1024;
 /// Records of refused callers that one user causes in a burst, and how long one more takes.
 const REFUSED_BURST: u32 = 500;
 const REFUSED_REFILL: std::time::Duration = std::time::Duration::from_millis(50);
+/// The same for requests that are no good: others may make a service show theirs, so they hide no refused caller.
+const BAD_REQUEST_BURST: u32 = 50;
+const BAD_REQUEST_REFILL: std::time::Duration = std::time::Duration::from_secs(1);
 /// The same for denials: beyond it the user's requests are refused as too many, and counted.
 const DENIED_BURST: u32 = 1000;
 const DENIED_REFILL: std::time::Duration = std::time::Duration::from_millis(50);
@@ -163,6 +166,7 @@ pub struct Node {
     streams: streams::Streams,
     snapshots: watch::Sender<u64>,
     refused: Budget,
+    bad_requests: Budget,
     denials: Budget,
     counters: Counters,
 }
@@ -174,6 +178,8 @@ struct Counters {
     denied: AtomicU64,
     refused_callers: AtomicU64,
     refused_unrecorded: AtomicU64,
+    bad_requests: AtomicU64,
+    bad_requests_unrecorded: AtomicU64,
     rate_limited: AtomicU64,
     denials_unrecorded: AtomicU64,
     audit_refused: AtomicU64,
@@ -215,6 +221,7 @@ impl Node {
             streams: streams::Streams::default(),
             snapshots: watch::Sender::new(0),
             refused: Budget::new(REFUSED_BURST, REFUSED_REFILL),
+            bad_requests: Budget::new(BAD_REQUEST_BURST, BAD_REQUEST_REFILL),
             denials: Budget::new(DENIED_BURST, DENIED_REFILL),
             counters: Counters::default(),
         }
@@ -244,6 +251,8 @@ impl Node {
             of("decisions_denied", &counters.denied),
             of("callers_refused", &counters.refused_callers),
             of("callers_refused_unrecorded", &counters.refused_unrecorded),
+            of("bad_requests", &counters.bad_requests),
+            of("bad_requests_unrecorded", &counters.bad_requests_unrecorded),
             of("requests_rate_limited", &counters.rate_limited),
             of("denials_unrecorded", &counters.denials_unrecorded),
             of("requests_refused_by_audit", &counters.audit_refused),

@@ -39,7 +39,15 @@ impl Node {
 
     /// Records that a pinned caller asked for what nobody gets: what is wrong is in the request, and nothing is decided.
     pub fn refuse_request(&self, action: &str, reason: &'static str, detail: &str, peer: &Peer) {
-        self.write_refused(CallerRefusedRecord {
+        // An image that is gone did not ask for it.
+        if let Err(failure) = peer.recheck(self.records()) {
+            return self.refuse_peer(action, &failure, peer);
+        }
+        bump(&self.counters.bad_requests);
+        if !self.bad_requests.take(peer.uid, Instant::now()) {
+            return bump(&self.counters.bad_requests_unrecorded);
+        }
+        self.append_refused(CallerRefusedRecord {
             socket: peer.socket.to_owned(),
             action: Some(action.to_owned()),
             reason: reason.to_owned(),
@@ -75,6 +83,10 @@ impl Node {
             bump(&self.counters.refused_unrecorded);
             return;
         }
+        self.append_refused(record);
+    }
+
+    fn append_refused(&self, record: CallerRefusedRecord) {
         tracing::info!(reason = %record.reason, detail = %record.detail, uid = record.caller.uid, "caller refused");
         if let Err(error) = self.log.append(&Record::CallerRefused(record)) {
             bump(&self.counters.audit_refused);

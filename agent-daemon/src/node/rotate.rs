@@ -23,8 +23,8 @@ const FOLLOW: Duration = Duration::from_secs(30);
 /// After a failure; what signs now goes on signing. Doubled with every further one.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(60);
-/// Between two looks for a signer that somebody missed.
-const AFTER_MISSED: Duration = Duration::from_secs(1);
+/// From when somebody missed a signer to the look for one.
+const AFTER_MISSED: Duration = Duration::from_secs(5);
 /// What is in files costs nothing to look at.
 const AFTER_FILES: Duration = Duration::from_secs(5);
 /// An upstream that signs what cannot be used keeps a certificate each time, so it is not asked all the time as long as
@@ -74,7 +74,6 @@ impl Node {
         let mut snapshots = self.snapshots.subscribe();
         loop {
             let rotated = self.blocking(|node| node.authority.rotate(node.clock.now())).await;
-            let looked = tokio::time::Instant::now();
             self.record_new();
             let longest = match &rotated {
                 // Whoever mends a file waits for it; nobody is burdened by looking again.
@@ -83,10 +82,11 @@ impl Node {
             };
             self.note(&mut failing, rotated);
             let longest = if failing.times > 0 { failing.wait(longest) } else { Duration::MAX };
-            // The clock was set: who asks need not wait until it is looked at anyway, nor can he make this look all the time.
+            // The clock was set: who asks need not wait until it is looked at anyway. A clock that is set back in a moment
+            // finds its keys again, and nobody makes this look all the time.
             let missed = async {
-                tokio::time::sleep_until(looked + AFTER_MISSED).await;
                 self.signer_missed.notified().await;
+                tokio::time::sleep(AFTER_MISSED).await;
             };
             // Each arm is cancel-safe: a permit and a reload stay until they were seen.
             tokio::select! {

@@ -299,6 +299,27 @@ async fn what_the_specification_forbids_gets_its_code() {
 }
 
 #[tokio::test]
+async fn bad_tokens_that_others_made_a_service_show_hide_no_refused_caller_and_fill_no_log() {
+    let served = Served::new(setup(1));
+    let mut client = served.spiffe().await;
+    for _ in 0..150 {
+        let ask = ValidateJwtsvidRequest { audience: AUDIENCE.into(), svid: "a.b.c".into() };
+        client.validate_jwtsvid(with_metadata(ask)).await.unwrap_err();
+    }
+    let recorded = served.t.records_of("caller_refused").len();
+    assert!((50..60).contains(&recorded), "{recorded}");
+    let counters = served.t.node.counts();
+    let count = |name: &str| counters.iter().find(|counter| counter.name == name).unwrap().value;
+    assert_eq!((count("bad_requests"), count("callers_refused")), (150, 0));
+    assert_eq!(usize::try_from(count("bad_requests_unrecorded")).unwrap(), 150 - recorded);
+    // What the next image of the process writes is not put down to the one that is gone.
+    let peer = served.t.peer();
+    served.t.kernel.exec(served.t.tgid, |_| {});
+    served.t.node.refuse_request("fetch_jwt_svid", "bad_request", "x", &peer);
+    assert_eq!(served.t.last("caller_refused")["reason"], "originator_gone");
+}
+
+#[tokio::test]
 async fn an_exit_ends_the_stream_although_somebody_else_keeps_the_connection() {
     let served = Served::new(setup(1));
     let mut stream = svids(&served).await.unwrap();

@@ -73,6 +73,14 @@ impl Held {
         self.by_binding.values().flatten().map(|(_, id)| id)
     }
 
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = (Arc<str>, Timestamp, LeaseId)> {
+        let of = |(name, leases): (&Arc<str>, &BTreeSet<(Timestamp, LeaseId)>)| {
+            leases.iter().map(|(at, id)| (Arc::clone(name), *at, id.clone())).collect::<Vec<_>>()
+        };
+        self.by_binding.iter().flat_map(of)
+    }
+
     /// The one that would end first of those that are wanted, of each binding that is.
     pub(super) fn first(&self, binding: impl Fn(&str) -> bool, wanted: impl Fn(&LeaseId) -> bool) -> Option<&LeaseId> {
         let of_bindings = self.by_binding.iter().filter(|(name, _)| binding(name));

@@ -410,11 +410,12 @@ fn of_many_who_ask_at_once_only_as_many_as_fit_get_in() {
 /// The indexes say what the leases say, and hold nothing else.
 fn consistent(leases: &Leases) {
     leases.with_table(|table| {
-        let mut of_exec: BTreeMap<ExecId, BTreeSet<LeaseId>> = BTreeMap::new();
+        let mut of_exec: BTreeMap<ExecId, BTreeSet<(Arc<str>, Timestamp, LeaseId)>> = BTreeMap::new();
         let mut on_cookie: BTreeMap<(u64, Arc<str>), u32> = BTreeMap::new();
         for lease in table.active.values() {
             assert_eq!(lease.state, State::Active);
-            of_exec.entry(lease.exec_id).or_default().insert(lease.id.clone());
+            let held = (Arc::clone(&lease.binding), lease.expires_at, lease.id.clone());
+            of_exec.entry(lease.exec_id).or_default().insert(held);
             if let Some(cookie) = lease.cookie {
                 *on_cookie.entry((cookie, Arc::clone(&lease.binding))).or_default() += 1;
                 assert!(table.by_cookie[&cookie].leases.contains(&lease.id));
@@ -426,7 +427,7 @@ fn consistent(leases: &Leases) {
         for (exec_id, slot) in &table.by_exec {
             assert!(!slot.leases.is_empty() || slot.reserved > 0, "an empty slot of {exec_id}");
             assert!(slot.reserved > 0 || !slot.over);
-            let held: BTreeSet<LeaseId> = slot.leases.ids().cloned().collect();
+            let held: BTreeSet<_> = slot.leases.all().collect();
             assert_eq!(held.len(), slot.leases.len());
             assert_eq!(held, of_exec.remove(exec_id).unwrap_or_default());
             reserved += slot.reserved;

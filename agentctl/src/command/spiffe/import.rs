@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Registration entries of SPIRE (`spire-server entry show -output json`) as entries of ours. An entry is carried over
-//! only if on this node it gives its identity to nobody but those to whom it gave it there; what is not carried over is
-//! listed.
+//! only if it gives its identity to nobody but those to whom SPIRE gives it on a node of its parent; which nodes those are
+//! only `--parent` can say. What is not carried over is listed.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,10 +19,11 @@ const SCHEMA: &str = "agentctl.spiffe.import/v1";
 const MAX_BYTES: usize = 16 << 20;
 /// Selectors that mean the same here. All others speak of things this daemon does not look at.
 const SAME: [&str; 7] = ["uid", "gid", "user", "group", "supplementary_gid", "path", "sha256"];
-/// What the daemon takes; a whole-program test reloads it with what is written here.
+/// What the daemon takes of names; a whole-program test reloads it with what is written here.
 const MAX_DNS_NAMES: usize = 16;
 const MAX_FEDERATES_WITH: usize = 32;
 const MAX_HINT_BYTES: usize = 128;
+const MAX_ID_BYTES: usize = 128;
 const RESERVED_PATH: &str = "/agent-daemon/";
 /// So that policies can speak of them.
 const GROUP: &str = "spire";
@@ -146,7 +147,8 @@ fn convert(entries: &[SpireEntry], parents: &[String]) -> Document {
             leave(false, what);
         }
         count += 1;
-        let id = if entry.id.is_empty() { format!("spire-{number}") } else { entry.id.clone() };
+        let is_used = entries.iter().take(number).any(|other| other.id == entry.id);
+        let id = if is_id(&entry.id) && !is_used { entry.id.clone() } else { format!("imported#{number}") };
         toml.push_str(&table(entry, &kept, &id, &spiffe_id));
     }
     Document { entries: count, toml, left_out }
@@ -154,15 +156,15 @@ fn convert(entries: &[SpireEntry], parents: &[String]) -> Document {
 
 /// What an entry says there and cannot say here, although it gives its identity to the same.
 fn lost(entry: &SpireEntry, parents: &[String]) -> Vec<String> {
-    let parent = entry.parent_id.as_ref().map(uri).filter(|_| parents.is_empty());
-    let parent = parent.map(|id| format!("its parent {id}: it holds on every node that takes it (--parent picks)"));
+    let parent = entry.parent_id.as_ref().map_or_else(|| "that is not said".to_owned(), uri);
+    let parent = format!("its parent {parent}: it holds on every node that takes it (--parent picks)");
+    let parent = parents.is_empty().then_some(parent);
     let others = [
         (
             entry.x509_svid_ttl.is_set() || entry.jwt_svid_ttl.is_set(),
             "its lifetimes: a binding says how long an SVID lives",
         ),
         (entry.admin, "admin: no identity administers this daemon"),
-        (entry.store_svid, "store_svid: SVIDs are only given to whoever asks"),
     ];
     let others = others.into_iter().filter(|(is_there, _)| *is_there).map(|(_, what)| what.to_owned());
     parent.into_iter().chain(others).collect()
@@ -207,6 +209,12 @@ impl Kept {
     }
 }
 
+/// SPIRE's ids have no `#`, so none is that of a number.
+fn is_id(id: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte))
+}
+
 fn domain(name: &str) -> &str {
     name.strip_prefix("spiffe://").unwrap_or(name)
 }
@@ -237,6 +245,9 @@ fn obstacle(entry: &SpireEntry, parents: &[String]) -> Option<String> {
     let path = &entry.spiffe_id.path;
     if path.is_empty() || path == RESERVED_PATH.trim_end_matches('/') || path.starts_with(RESERVED_PATH) {
         return Some(format!("its SPIFFE ID has no path, or one below {RESERVED_PATH}, which is the daemon's own"));
+    }
+    if entry.store_svid {
+        return Some("store_svid: SPIRE gives this identity to no process".to_owned());
     }
     if entry.downstream {
         return Some("downstream: this daemon gives no authority to other servers".to_owned());
@@ -295,9 +306,9 @@ fn list(values: &[String]) -> String {
     format!("[{}]", values.iter().map(|value| quoted(value)).collect::<Vec<_>>().join(", "))
 }
 
-/// A string of JSON is one of TOML.
+/// A string of JSON is one of TOML, but for one character.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn comments(document: &Document) -> String {
@@ -326,6 +337,7 @@ mod tests {
         {"dns_names":["web.example.org","web"],"downstream":false,"expires_at":"0","federates_with":["spiffe://other.example"],"hint":"ex\"ternal","id":"web","jwt_svid_ttl":120,"selectors":[{"type":"unix","value":"path:/usr/bin/web"},{"type":"unix","value":"uid:1000"}],"spiffe_id":{"path":"/web","trust_domain":"example.org"},"x509_svid_ttl":1800},
         {"id":"k8s","selectors":[{"type":"unix","value":"uid:1"},{"type":"k8s","value":"ns:prod"}],"spiffe_id":{"path":"/k","trust_domain":"example.org"}},
         {"id":"old","expires_at":"1893456000","selectors":[{"type":"unix","value":"uid:1"}],"spiffe_id":{"path":"/o","trust_domain":"example.org"}},
+        {"id":"stored","store_svid":true,"selectors":[{"type":"unix","value":"uid:1"}],"spiffe_id":{"path":"/s","trust_domain":"example.org"}},
         {"id":"path","selectors":[{"type":"unix","value":"path:/bin/x"}],"spiffe_id":{"path":"/p","trust_domain":"example.org"}},
         {"id":"node","parent_id":{"path":"/spire/server","trust_domain":"example.org"},"selectors":[{"type":"unix","value":"uid:1"}],"spiffe_id":{"path":"/n","trust_domain":"example.org"}}
     ],"next_page_token":""}"#;
@@ -363,8 +375,10 @@ federates_with = ["other.example"]
             ("9f7a", false),
             ("46bc", true),
             ("web", false),
+            ("web", false),
             ("k8s", true),
             ("old", true),
+            ("stored", true),
             ("path", true),
             ("node", true),
         ];

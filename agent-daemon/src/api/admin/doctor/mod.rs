@@ -115,6 +115,7 @@ pub(super) fn examine(admin: &Admin) -> DoctorResponse {
     checks.push(daemon::core_dumps());
     let (authority, time) = (&node.authority, node.clock.now());
     checks.push(trust::tokens(authority.jwt.signer(time).map(|signer| signer.ends_at)));
+    checks.extend(authority.wit.iter().map(|wit| trust::wit(wit.signer(time).map(|signer| signer.ends_at))));
     checks.push(trust::certificates(authority.x509.ends_at(time), authority.x509.origin()));
     checks.push(trust::bundles(&node.snapshot().entries, |domain| node.foreign.bundle(domain).is_some()));
     let passed = Instant::now().saturating_duration_since(began.1);

@@ -28,6 +28,13 @@ pub(super) fn tokens(ends_at: Result<Timestamp, Error>) -> Check {
     })
 }
 
+/// Whether tokens that need a proof can be signed, where they are given.
+pub(super) fn wit(ends_at: Result<Timestamp, Error>) -> Check {
+    let Check { fix, outcome, reason, .. } = tokens(ends_at);
+    let (id, title) = ("authority.wit".to_owned(), "A key signs WIT-SVIDs".to_owned());
+    Check { id, title, outcome, reason, fix, guarantee: "WIT-SVIDs are issued".to_owned() }
+}
+
 /// Whether certificates can be signed.
 pub(super) fn certificates(ends_at: Result<Timestamp, Error>, origin: Origin) -> Check {
     Subject {
@@ -82,6 +89,7 @@ mod tests {
         let nobody = || Err(Error::NoSigner { what: "tokens" });
         assert_eq!(tokens(Ok(ends_at)).outcome, Outcome::Pass);
         assert_eq!(tokens(nobody()).outcome, Outcome::Fail);
+        assert_eq!((wit(nobody()).id.as_str(), wit(nobody()).outcome), ("authority.wit", Outcome::Fail));
         assert_eq!(certificates(Ok(ends_at), Origin::Embedded).outcome, Outcome::Pass);
         let check = certificates(nobody(), Origin::Spire);
         assert_eq!(check.outcome, Outcome::Fail);
