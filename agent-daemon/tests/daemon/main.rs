@@ -11,6 +11,7 @@
 mod admin_api;
 mod agent_api;
 mod audit_log;
+mod bad_requests;
 mod callers;
 mod ending;
 mod ends;
