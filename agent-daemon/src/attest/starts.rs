@@ -15,8 +15,8 @@ const PIDFS_MAGIC: u64 = 0x5049_4446;
 /// Processes kept.
 const CACHE: usize = 4096;
 
-/// When processes started. It never changes, and reading it costs as much as the rest of pinning a caller: so it is
-/// read once a process, where the kernel gives processes numbers that are never used again.
+/// When processes started. It never changes, and to read it the kernel writes a whole file of the process: so it is read
+/// once a process, where the kernel gives processes numbers that are never used again.
 #[derive(Debug)]
 pub(super) struct Starts {
     /// Whether the inode of a pidfd is such a number: since 6.9, on machines of 64 bits.

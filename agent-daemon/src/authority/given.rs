@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use super::file::{self, Seen};
 
-/// Certificates of a chain or a bundle, a key, a token: none is larger.
-const MAX_BYTES: usize = 256 * 1024;
+/// Certificates of a chain or a bundle, and a key: none is larger.
+pub(crate) const MAX_PEM_BYTES: usize = 256 * 1024;
 
 /// What others may do with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +57,14 @@ impl Given {
         Ok(Self { file, seen: Seen::of(&metadata) })
     }
 
-    /// All of it.
-    pub(crate) fn read(self) -> io::Result<Zeroizing<Vec<u8>>> {
+    /// All of it, if it has no more bytes than that.
+    pub(crate) fn read(self, limit: usize) -> io::Result<Zeroizing<Vec<u8>>> {
         // The whole capacity at once: a vector that grows leaves copies of a secret behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BYTES.saturating_add(1)));
-        let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(limit.saturating_add(1)));
+        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
         self.file.take(most).read_to_end(&mut bytes)?;
-        if bytes.len() > MAX_BYTES {
-            let words = format!("it has more than {MAX_BYTES} bytes");
+        if bytes.len() > limit {
+            let words = format!("it has more than {limit} bytes");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, words));
         }
         Ok(bytes)
@@ -102,15 +102,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         assert!(Given::open(folder.path(), Kind::Public).is_err());
-        fs::write(&path, vec![b'x'; MAX_BYTES]).unwrap();
+        fs::write(&path, "12345").unwrap();
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         let given = Given::open(&link, Kind::Public).unwrap();
         let seen = given.seen;
-        assert_eq!(given.read().unwrap().len(), MAX_BYTES);
-        fs::write(&path, vec![b'x'; MAX_BYTES + 1]).unwrap();
+        assert_eq!(given.read(5).unwrap().as_slice(), b"12345");
+        fs::write(&path, "123456").unwrap();
         let given = Given::open(&link, Kind::Public).unwrap();
         assert_ne!(given.seen, seen);
-        assert!(given.read().unwrap_err().to_string().contains("more than"));
+        assert!(given.read(5).unwrap_err().to_string().contains("more than"));
     }
 }

@@ -333,6 +333,9 @@ mod tests {
         longer.rotate(at(600)).unwrap();
         assert!(longer.verify_jwt(&token).is_err(), "nor does it live longer than it said");
         assert_eq!(longer.public_keys().len(), 1);
+        let bare = generate_pkcs8(&SystemRandom::new()).unwrap();
+        longer.generations.add(9, at(600), &bare).unwrap();
+        assert!(matches!(longer.rotate(at(600)), Err(Error::Unseal { .. })), "a key without its end");
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::diagnostic::{with_sources, words};
 use crate::url::Url;
 use crate::web::{Answer, Client, Trust};
 
+/// A login is smaller.
+const MAX_SECRET_BYTES: usize = 64 * 1024;
 /// Its words about an error.
 const MAX_ERRORS: usize = 3;
 
@@ -230,7 +232,8 @@ async fn read_secret(path: &Path) -> Result<Zeroizing<String>, Error> {
 }
 
 fn read_secret_file(path: &Path) -> Result<Zeroizing<String>, String> {
-    let bytes = Given::open(path, Kind::Secret).and_then(Given::read).map_err(|error| error.to_string())?;
+    let bytes = Given::open(path, Kind::Secret).and_then(|given| given.read(MAX_SECRET_BYTES));
+    let bytes = bytes.map_err(|error| error.to_string())?;
     let text = str::from_utf8(&bytes).map_err(|_| "it is not text".to_owned())?;
     let secret = Zeroizing::new(text.trim().to_owned());
     if secret.is_empty() { Err("it is empty".to_owned()) } else { Ok(secret) }

@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{CertificateFiles, Error, Identity};
 use crate::authority::file;
-use crate::authority::given::{Given, Kind};
+use crate::authority::given::{Given, Kind, MAX_PEM_BYTES};
 
 /// The certificate that is shown now; none until there is one.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ impl CertificateFiles {
         if *seen == Some(found) {
             return Ok(false);
         }
-        let read = |path: &Path, given: Given| given.read().map_err(|error| wrong(path, &error));
+        let read = |path: &Path, given: Given| given.read(MAX_PEM_BYTES).map_err(|error| wrong(path, &error));
         let (chain, key) = (read(&self.certificate, certificate)?, read(&self.key, key)?);
         let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|error| wrong(&self.certificate, &error))?;

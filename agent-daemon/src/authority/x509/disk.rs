@@ -8,10 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use rcgen::{KeyPair, PKCS_ED25519};
 use zeroize::Zeroizing;
 
-use super::super::Error;
-use super::super::file;
-use super::super::given::{Given, Kind};
+use super::super::given::{Given, Kind, MAX_PEM_BYTES};
 use super::super::schedule::Life;
+use super::super::{Error, file};
 use super::Origin;
 use super::adopt::{self, Signed};
 use super::ca::Ca;
@@ -102,7 +101,7 @@ fn open(path: &Path, kind: Kind) -> Result<(&Path, Given), Error> {
 }
 
 fn read((path, given): (&Path, Given)) -> Result<Zeroizing<Vec<u8>>, Error> {
-    given.read().map_err(Error::io("read the CA from", path))
+    given.read(MAX_PEM_BYTES).map_err(Error::io("read the CA from", path))
 }
 
 /// PKCS#8, DER.

@@ -4,6 +4,7 @@
 //! only if it gives its identity to nobody but those to whom SPIRE gives it on a node of its parent; which nodes those are
 //! only `--parent` can say. What is not carried over is listed.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -133,6 +134,7 @@ pub(super) fn run(parents: &[String], file: &Path, output: &mut Output<'_>) -> R
 
 fn convert(entries: &[SpireEntry], parents: &[String]) -> Document {
     let (mut toml, mut left_out, mut count) = (String::new(), Vec::new(), 0);
+    let mut used = HashSet::new();
     for (number, entry) in entries.iter().enumerate() {
         let spiffe_id = uri(&entry.spiffe_id);
         let mut leave = |whole: bool, what: String| {
@@ -147,8 +149,8 @@ fn convert(entries: &[SpireEntry], parents: &[String]) -> Document {
             leave(false, what);
         }
         count += 1;
-        let is_used = entries.iter().take(number).any(|other| other.id == entry.id);
-        let id = if is_id(&entry.id) && !is_used { entry.id.clone() } else { format!("imported#{number}") };
+        let id =
+            if is_id(&entry.id) && used.insert(&entry.id) { entry.id.clone() } else { format!("imported#{number}") };
         toml.push_str(&table(entry, &kept, &id, &spiffe_id));
     }
     Document { entries: count, toml, left_out }

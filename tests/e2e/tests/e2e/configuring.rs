@@ -157,7 +157,7 @@ fn a_kernel_that_lacks_something_is_refused_with_the_guarantee_that_is_lost() ->
 }
 
 #[test]
-fn whatever_is_imported_from_spire_is_taken_and_what_would_be_refused_is_listed() -> Result<()> {
+fn names_that_the_daemon_would_refuse_are_left_out_of_an_import_and_listed() -> Result<()> {
     let names: Vec<String> = (0..20).map(|number| format!("n{number}.example")).collect();
     let domains: Vec<String> = (0..40).map(|number| format!("spiffe://d{number}.example")).collect();
     let long = "a".repeat(64);
