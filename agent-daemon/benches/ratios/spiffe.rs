@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use agent_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use agent_proto::spiffe::{JwtsvidRequest, X509svidRequest, X509svidResponse};
 use anyhow::{Context as _, anyhow};
-use e2e::{Attests, Spire};
+use e2e::{Spire, SpireSetup};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -149,9 +149,11 @@ fn refused(status: &tonic::Status) -> anyhow::Error {
     anyhow!("refused: {:?} {}", status.code(), status.message())
 }
 
-/// Real SPIREs that know this program: one that asks for the user alone, one that hashes the program at each call.
+/// Real SPIREs that know this program: two that ask for the user alone, of which one signs without a limit, and one that
+/// hashes the program at each call.
 struct Spires {
-    plain: Spire,
+    as_it_comes: Spire,
+    unlimited: Spire,
     measuring: Spire,
     /// Of this program.
     megabytes: u64,
@@ -159,15 +161,17 @@ struct Spires {
 
 impl Spires {
     fn start(bin: &Path, setting: &Setting) -> anyhow::Result<Self> {
-        let start = |name: &str, attests| {
-            let spire = Spire::start(bin, setting.state.join(name), "peer.example", attests)?;
+        let start = |name: &str, setup| {
+            let spire = Spire::start(bin, setting.state.join(name), "peer.example", setup)?;
             spire.entry("/client", 0, &[])?;
             spire.wait_for_identity()?;
             anyhow::Ok(spire)
         };
-        let (plain, measuring) = (start("spire", Attests::User)?, start("spire-measuring", Attests::Program)?);
+        let as_it_comes = start("spire", SpireSetup::AsItComes)?;
+        let unlimited = start("spire-unlimited", SpireSetup::Unlimited)?;
+        let measuring = start("spire-measuring", SpireSetup::Measuring)?;
         let megabytes = fs::metadata(std::env::current_exe()?)?.len() / 1_000_000;
-        Ok(Self { plain, measuring, megabytes })
+        Ok(Self { as_it_comes, unlimited, measuring, megabytes })
     }
 
     /// Whoever is asked beside us.
@@ -185,11 +189,12 @@ impl Spires {
         let measuring = peer(measuring, &self.measuring, Audience::Same, WORKING, Budget::None);
         match ask {
             Ask::Jwt => vec![
-                peer("SPIRE that signs".to_owned(), &self.plain, Audience::New, WORKING, Budget::None),
+                peer("SPIRE that signs".to_owned(), &self.as_it_comes, Audience::New, WORKING, Budget::None),
+                peer("SPIRE that signs, unlimited".to_owned(), &self.unlimited, Audience::New, WORKING, Budget::None),
                 measuring,
-                peer(kept, &self.plain, Audience::Same, LOOKING_UP, LOOKING_UP_P50),
+                peer(kept, &self.as_it_comes, Audience::Same, LOOKING_UP, LOOKING_UP_P50),
             ],
-            Ask::X509 => vec![measuring, peer(kept, &self.plain, Audience::Same, Budget::None, Budget::None)],
+            Ask::X509 => vec![measuring, peer(kept, &self.as_it_comes, Audience::Same, Budget::None, Budget::None)],
         }
     }
 }
@@ -212,7 +217,7 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
         let ours = Server::new("agent-daemon", &daemon.spiffe, Audience::New);
         let bare = Server::new("bare tonic echo", &echo_socket, Audience::New);
         if let Some(spires) = &spires {
-            report.note(format!("The peer is SPIRE {}.", spires.plain.version));
+            report.note(format!("The peer is SPIRE {}.", spires.as_it_comes.version));
         }
         for ask in [Ask::Jwt, Ask::X509] {
             let peers = spires.as_ref().map(|spires| spires.peers(ask)).unwrap_or_default();

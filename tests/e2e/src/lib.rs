@@ -26,7 +26,7 @@ pub use control::Control;
 pub use daemon::{Daemon, binaries};
 pub use peers::{CLIENT, CLIENT_ID, SERVER, SERVER_ID, SOON, free_port, python, readable, two_workloads};
 pub use setup::{AUDIENCE, Setup, TRUST_DOMAIN};
-pub use spire::{Attests, Spire};
+pub use spire::{Spire, SpireSetup};
 pub use talker::Talker;
 pub use wait::{wait_for, wait_until};
 pub use watcher::Watcher;

@@ -28,13 +28,17 @@ pub struct Spire {
     pub version: String,
 }
 
-/// What an agent looks at when it attests a caller.
+/// How a SPIRE is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attests {
-    /// User and group, as it comes.
-    User,
-    /// The program's path and its hash, too, again at every call (`discover_workload_path`).
-    Program,
+pub enum SpireSetup {
+    /// As it comes: the agent looks at the user and the group of its caller, and the server signs 500 tokens a second
+    /// for it.
+    AsItComes,
+    /// Without that limit.
+    Unlimited,
+    /// Without that limit, and the agent looks at the program's path and its hash, too, again at every call
+    /// (`discover_workload_path`).
+    Measuring,
 }
 
 #[derive(Debug)]
@@ -59,7 +63,7 @@ impl Spire {
     ///
     /// # Errors
     /// When one is missing or does not come up.
-    pub fn start(bin: &Path, folder: PathBuf, trust_domain: &str, attests: Attests) -> Result<Self> {
+    pub fn start(bin: &Path, folder: PathBuf, trust_domain: &str, setup: SpireSetup) -> Result<Self> {
         for name in ["server", "agent"] {
             fs::create_dir_all(folder.join(name))?;
         }
@@ -70,8 +74,8 @@ impl Spire {
         let [server, agent] = &programs;
         let (api, socket) = (folder.join("server/api.sock"), folder.join("agent/api.sock"));
         let port = free_port()?;
-        fs::write(folder.join("server.conf"), server_conf(&folder.join("server"), &api, port, trust_domain))?;
-        fs::write(folder.join("agent.conf"), agent_conf(&folder.join("agent"), &socket, port, trust_domain, attests))?;
+        fs::write(folder.join("server.conf"), server_conf(&folder.join("server"), &api, port, trust_domain, setup))?;
+        fs::write(folder.join("agent.conf"), agent_conf(&folder.join("agent"), &socket, port, trust_domain, setup))?;
         let version = said(Command::new(agent).arg("--version"))?.trim().to_owned();
         let running = Process(run(server, &folder.join("server.conf"), &folder.join("server.log"), &[])?);
         let of_server = |arguments: &[&str]| said(Command::new(server).args(arguments).arg("-socketPath").arg(&api));
@@ -152,8 +156,9 @@ fn until(what: &str, holds: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn server_conf(folder: &Path, api: &Path, port: u16, trust_domain: &str) -> String {
+fn server_conf(folder: &Path, api: &Path, port: u16, trust_domain: &str, setup: SpireSetup) -> String {
     let (folder, api) = (folder.display(), api.display());
+    let is_limited = setup == SpireSetup::AsItComes;
     format!(
         r#"server {{
   bind_address = "127.0.0.1"
@@ -162,8 +167,7 @@ fn server_conf(folder: &Path, api: &Path, port: u16, trust_domain: &str) -> Stri
   trust_domain = "{trust_domain}"
   data_dir = "{folder}"
   log_level = "WARN"
-  # It would let an agent have 500 a second.
-  ratelimit {{ signing = false }}
+  ratelimit {{ signing = {is_limited} }}
 }}
 plugins {{
   DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{folder}/datastore.sqlite3" }} }}
@@ -174,9 +178,9 @@ plugins {{
     )
 }
 
-fn agent_conf(folder: &Path, socket: &Path, port: u16, trust_domain: &str, attests: Attests) -> String {
+fn agent_conf(folder: &Path, socket: &Path, port: u16, trust_domain: &str, setup: SpireSetup) -> String {
     let (folder, socket) = (folder.display(), socket.display());
-    let discovers = attests == Attests::Program;
+    let discovers = setup == SpireSetup::Measuring;
     format!(
         r#"agent {{
   data_dir = "{folder}"

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
-    Attests, CLIENT, CLIENT_ID, OTHER, SERVER, SERVER_ID, SOON, Spire, World, two_workloads, wait_for, wait_until,
+    CLIENT, CLIENT_ID, OTHER, SERVER, SERVER_ID, SOON, Spire, SpireSetup, World, two_workloads, wait_for, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ const THEIRS: &str = "spiffe://example.org/elsewhere/workload";
 
 fn start_spire(world: &World) -> Result<Spire> {
     let bin = std::env::var_os("AGENT_TEST_SPIRE").context("AGENT_TEST_SPIRE is not set: use xtask interop")?;
-    Spire::start(&PathBuf::from(bin), world.path("spire"), DOMAIN, Attests::User)
+    Spire::start(&PathBuf::from(bin), world.path("spire"), DOMAIN, SpireSetup::AsItComes)
 }
 
 fn authority_records(world: &World) -> Result<Vec<Value>> {
