@@ -30,9 +30,10 @@ use crate::credential::resolve::{Limits as ResolverLimits, SystemResolver};
 use crate::credential::{CachingResolver, Leases};
 use crate::diagnostic::{Diagnostic, with_sources};
 use crate::kernel::{self, Kernel, LiveKernel, Proof, Tier};
-use crate::node::{self, Fetching, Node, Parts, SpiffeLimits, oldest_live};
+use crate::node::{self, Fetching, Node, Parts, SessionStore, SpiffeLimits, oldest_live};
 use crate::process::{History, Records};
 use crate::rights;
+use crate::session::Sessions;
 use crate::shutdown::{ProcessSignals, Stage, Supervisor};
 use crate::snapshot::{Snapshot, Sources};
 use crate::web::Serves;
@@ -277,6 +278,8 @@ fn build_node(
         policy_generation: snapshot.policies.generation().as_str().to_owned(),
     }))
     .context("cannot record the start")?;
+    let session_store = SessionStore::open(config.state_dir.join("sessions"), boot_id.clone());
+    let session_store = session_store.context("cannot open the sessions")?;
     let records: Arc<dyn Records> = maps;
     let history = Arc::new(History::new(config.history.ended_processes));
     let measurer = Measurer::new(config.measure.clone());
@@ -289,7 +292,13 @@ fn build_node(
             tiers,
             started_at: clock.now(),
         },
-        attestor: Arc::new(Attestor::new(records, history, Proc::default(), measurer)),
+        attestor: Arc::new(Attestor::new(
+            records,
+            history,
+            Arc::new(Sessions::new(config.sessions)),
+            Proc::default(),
+            measurer,
+        )),
         snapshot,
         load: Box::new(config.sources.clone()),
         leases: Leases::new(config.leases),
@@ -299,12 +308,20 @@ fn build_node(
         upstream,
         foreign,
         fetching: Fetching { web_roots: config.federation.ca_file.clone(), min_refresh: config.federation.min_refresh },
+        session_store,
+        session_lifetimes: config.session_lifetimes,
+        issuer_roots: config.issuer_ca_file.clone(),
         secrets,
         log,
         clock,
         spiffe: SpiffeLimits { max_audiences: config.spiffe.max_audiences },
         recent_decisions: config.history.decisions,
     });
+    // Before the leases: those of a session that nobody knows end.
+    let sessions = node.take_up_sessions().context("cannot read the sessions")?;
+    if sessions > 0 {
+        tracing::info!(sessions, "sessions of an earlier run are taken up");
+    }
     match granted {
         Ok(granted) => {
             let taken = node.take_up(granted.into_iter().flatten());

@@ -23,6 +23,7 @@ pub mod node;
 pub mod policy;
 pub mod process;
 mod rights;
+pub mod session;
 pub mod shutdown;
 pub mod snapshot;
 pub mod telemetry;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::credential::{Catalog, Destination};
 use crate::diagnostic::{Diagnostic, SourceFile};
-use crate::identity::{Entries, Federation, TrustDomain};
+use crate::identity::{Entries, Federation, Issuer, TrustDomain};
 use crate::policy::{self, Policies, PreparedDestination};
 
 /// The files that make a snapshot, read by somebody else.
@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub entries: Entries,
     /// Where the trust bundles of others are fetched.
     pub federations: Vec<Federation>,
+    /// Who says on whose behalf agents act.
+    pub issuers: Vec<Arc<Issuer>>,
     /// Where to, and with what.
     pub catalog: Catalog,
     /// Who may.
@@ -52,10 +54,11 @@ impl Snapshot {
         // What is wrong with a file as a whole was found with the entries in it.
         let federations =
             entries.as_ref().and_then(|_| Federation::parse(&sources.entries, trust_domain).map_err(&mut keep).ok());
+        let issuers = entries.as_ref().and_then(|_| Issuer::parse(&sources.entries).map_err(&mut keep).ok());
         let catalog = Catalog::parse(&sources.catalog, trust_domain).map_err(&mut keep).ok();
         let policies = Policies::parse(&sources.policies).map_err(&mut keep).ok();
-        let (Some(entries), Some(federations), Some(catalog), Some(policies)) =
-            (entries, federations, catalog, policies)
+        let (Some(entries), Some(federations), Some(issuers), Some(catalog), Some(policies)) =
+            (entries, federations, issuers, catalog, policies)
         else {
             return Err(diagnostics);
         };
@@ -76,7 +79,8 @@ impl Snapshot {
             }
         }
         if diagnostics.is_empty() {
-            Ok(Self { number, entries, federations, catalog, policies, destinations })
+            let issuers = issuers.into_iter().map(Arc::new).collect();
+            Ok(Self { number, entries, federations, issuers, catalog, policies, destinations })
         } else {
             Err(diagnostics)
         }

@@ -37,6 +37,8 @@ counters! {
     ConnectionsFull = "connections_full",
     /// Sockets for which map `TUPLES` had no room.
     TuplesFull = "tuples_full",
+    /// Ended exec instances of a session for which map `ENDED` had no room: their descendants get nothing in it.
+    EndedFull = "ended_full",
     /// Forks whose parent has no record.
     ForkParentMissing = "fork_parent_missing",
     /// Execs in a process that has no record: the lineage is unknown, the new record incomplete.

@@ -15,6 +15,9 @@ pub const EVENTS_BYTES: u32 = 1024 * 1024;
 /// Places to mark the exec instances whose end must reach the daemon at once because they hold a lease. Two whose ids
 /// are the same but for a multiple of this share one, and the end of either wakes the daemon.
 pub const WATCHED: u32 = 65_536;
+/// Exec instances of sessions that ended and have descendants, kept so that these can be asked for as whom they act. One
+/// beyond this is forgotten, and its descendants get nothing in their session.
+pub const ENDED: u32 = 16_384;
 /// Ancestors kept in a record, nearest first. Longer lineages are flagged as truncated.
 pub const ANCESTORS: usize = 16;
 /// Bytes of the file name given to `execve`, without a terminator.

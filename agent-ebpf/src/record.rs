@@ -49,6 +49,16 @@ pub mod hook {
     pub const SENDMSG6: u8 = 4;
 }
 
+/// What the program `session_bind` returns.
+pub mod bound {
+    /// The exec instance is in the session now.
+    pub const DONE: u32 = 0;
+    /// There is no such exec instance (any more).
+    pub const GONE: u32 = 1;
+    /// It is in another session than was said.
+    pub const ELSEWHERE: u32 = 2;
+}
+
 /// One exec instance: the value of map `PROCESSES`, whose key is the tgid.
 #[repr(C)]
 #[derive(Clone, Copy)]

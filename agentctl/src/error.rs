@@ -25,6 +25,10 @@ pub(crate) enum Error {
     Daemon(Box<Status>),
     #[error("{}", explain_status(.0))]
     Workload(Box<Status>),
+    #[error("no session: {}", explain_status(.0))]
+    Session(Box<Status>),
+    #[error("cannot start {program}")]
+    Start { program: String, source: io::Error },
     #[error("the daemon gave a certificate that cannot be read")]
     Certificate,
     #[error("cannot write {path}", path = .path.display())]
@@ -60,6 +64,8 @@ pub(crate) enum Socket {
     Admin,
     /// For programs that speak SPIFFE.
     Spiffe,
+    /// For workloads.
+    Agent,
 }
 
 impl Socket {
@@ -67,6 +73,7 @@ impl Socket {
         match self {
             Self::Admin => "admin socket",
             Self::Spiffe => "Workload API",
+            Self::Agent => "agent socket",
         }
     }
 
@@ -75,6 +82,7 @@ impl Socket {
         match self {
             Self::Admin => ("--admin-socket", "AGENT_ADMIN_SOCKET"),
             Self::Spiffe => ("--spiffe-socket", "SPIFFE_ENDPOINT_SOCKET"),
+            Self::Agent => ("--agent-socket", "AGENT_SOCKET"),
         }
     }
 }
@@ -92,6 +100,9 @@ impl Error {
                 }
                 io::ErrorKind::PermissionDenied if *socket == Socket::Spiffe => {
                     "spiffe.socket_mode in the daemon's configuration says who may connect"
+                }
+                io::ErrorKind::PermissionDenied if *socket == Socket::Agent => {
+                    "api.agent_socket_mode in the daemon's configuration says who may connect"
                 }
                 io::ErrorKind::PermissionDenied => {
                     // sudo does not pass the environment on.
@@ -121,6 +132,11 @@ impl Error {
             Self::Protocol { socket, .. } => {
                 return Some(format!("this must be the {}: is the path that of another socket?", socket.name()));
             }
+            Self::Session(status) => return session_hint(status).map(str::to_owned),
+            Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "the session was opened and ends by itself, since nobody is in it"
+            }
+            Self::Start { .. } => return None,
             Self::Workload(status) => return workload_hint(status).map(str::to_owned),
             Self::NotEntries { .. } => "it has to be what `spire-server entry show -output json` printed",
             Self::Certificate => "is the path that of agent-daemon's Workload API?",
@@ -215,6 +231,18 @@ fn workload_hint(status: &Status) -> Option<&'static str> {
         Code::PermissionDenied => Some(
             "this process has no identity, or no binding or policy gives it that: see `agentctl decisions --denied` and `agentctl explain`",
         ),
+        Code::Unimplemented => Some("is the path that of another socket?"),
+        _ => None,
+    }
+}
+
+/// Whoever asks as a workload is told little; an operator finds the rest.
+fn session_hint(status: &Status) -> Option<&'static str> {
+    match status.code() {
+        Code::PermissionDenied => Some(
+            "agentctl has no identity here, no policy permits it to act for this user (action actFor), or the token is not good: an operator sees why with `agentctl decisions --denied`",
+        ),
+        Code::Unauthenticated => Some("agentctl has to be started after the daemon's kernel programs were attached"),
         Code::Unimplemented => Some("is the path that of another socket?"),
         _ => None,
     }

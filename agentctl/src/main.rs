@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::error::Error;
 use crate::output::Output;
 
@@ -44,6 +44,9 @@ impl Verdict {
 
 const EXIT_FINDING: u8 = 1;
 const EXIT_ERROR: u8 = 2;
+const EXIT_NO_SESSION: u8 = 125;
+const EXIT_NOT_STARTED: u8 = 126;
+const EXIT_NOT_THERE: u8 = 127;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -55,16 +58,28 @@ fn main() -> ExitCode {
         }
     };
     match run(&cli) {
-        Ok(Verdict::Ok) => ExitCode::SUCCESS,
+        Ok(Verdict::Ok) => match &cli.command {
+            // The runtime is gone: nothing of agentctl goes along.
+            Command::Run(args) => failed(&cli, &command::run::exec(args)),
+            _ => ExitCode::SUCCESS,
+        },
         Ok(Verdict::Finding) => ExitCode::from(EXIT_FINDING),
-        Err(error) => {
-            let paint = cli.color.allows(&io::stderr());
-            let mut message = Vec::new();
-            error.render(&mut message, paint);
-            drop(io::stderr().write_all(&message));
-            ExitCode::from(EXIT_ERROR)
-        }
+        Err(error) => failed(&cli, &error),
     }
+}
+
+fn failed(cli: &Cli, error: &Error) -> ExitCode {
+    let paint = cli.color.allows(&io::stderr());
+    let mut message = Vec::new();
+    error.render(&mut message, paint);
+    drop(io::stderr().write_all(&message));
+    // As env(1) has it, so that they are told from those of the program.
+    ExitCode::from(match (&cli.command, error) {
+        (Command::Run(_), Error::Start { source, .. }) if source.kind() == io::ErrorKind::NotFound => EXIT_NOT_THERE,
+        (Command::Run(_), Error::Start { .. }) => EXIT_NOT_STARTED,
+        (Command::Run(_), _) => EXIT_NO_SESSION,
+        _ => EXIT_ERROR,
+    })
 }
 
 fn run(cli: &Cli) -> Result<Verdict, Error> {

@@ -13,6 +13,83 @@ impl fmt::Debug for crate::v1::Credential {
     }
 }
 
+impl fmt::Debug for crate::v1::ReleaseRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReleaseRequest")
+            .field("destination", &self.destination)
+            .field("connection", &self.connection)
+            .field("binding", &self.binding)
+            .field("spiffe_id", &self.spiffe_id)
+            .field("traceparent", &self.traceparent)
+            .field("session_handle", &"...")
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::v1::RenewRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RenewRequest")
+            .field("lease_id", &self.lease_id)
+            .field("connection", &self.connection)
+            .field("traceparent", &self.traceparent)
+            .field("session_handle", &"...")
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::v1::OpenSessionRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenSessionRequest")
+            .field("user", &self.user)
+            .field("agent", &self.agent)
+            .field("purpose", &self.purpose)
+            .field("scopes", &self.scopes)
+            .field("lifetime_seconds", &self.lifetime_seconds)
+            .field("binding", &self.binding)
+            .field("parent_handle", &"...")
+            .field("spiffe_id", &self.spiffe_id)
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::v1::open_session_request::User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(local) => local.fmt(f),
+            Self::Token(token) => token.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for crate::v1::OpenSessionResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenSessionResponse")
+            .field("session_id", &self.session_id)
+            .field("session_handle", &"...")
+            .field("user", &self.user)
+            .field("expires_at", &self.expires_at)
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::v1::UserToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UserToken(\"...\")")
+    }
+}
+
+impl fmt::Debug for crate::v1::EnterSessionRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EnterSessionRequest(\"...\")")
+    }
+}
+
+impl fmt::Debug for crate::v1::CloseSessionRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CloseSessionRequest(\"...\")")
+    }
+}
+
 impl fmt::Debug for crate::admin::PutSecretRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PutSecretRequest").field("name", &self.name).field("secret", &"...").finish()

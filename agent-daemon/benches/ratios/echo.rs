@@ -147,6 +147,27 @@ impl AgentService for Bare {
     async fn give_back(&self, _: Request<v1::GiveBackRequest>) -> Result<Response<v1::GiveBackResponse>, Status> {
         Ok(Response::new(v1::GiveBackResponse {}))
     }
+
+    async fn open_session(
+        &self,
+        _: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn enter_session(
+        &self,
+        _: Request<v1::EnterSessionRequest>,
+    ) -> Result<Response<v1::EnterSessionResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn close_session(
+        &self,
+        _: Request<v1::CloseSessionRequest>,
+    ) -> Result<Response<v1::CloseSessionResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
 }
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

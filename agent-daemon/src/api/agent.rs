@@ -4,20 +4,25 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_proto::v1;
 use agent_proto::v1::agent_service_server::AgentService;
 use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
 
 use super::convert;
 use super::status::status;
 use super::stream::present;
+use crate::authority::MAX_TOKEN_BYTES;
 use crate::credential::LeaseId;
-use crate::node::{Ask, ConnectionRef, Node, Released};
+use crate::node::{Ask, ConnectionRef, Node, OnBehalf, OpenAsk, Opened, Released};
+use crate::session::{HandleDigest, MAX_AGENT_BYTES, MAX_HANDLE_BYTES, MAX_PURPOSE_BYTES, MAX_SCOPE_BYTES, MAX_SCOPES};
 
 const NAME_BYTES: usize = 128;
 const SPIFFE_ID_BYTES: usize = 2048;
 const TRACEPARENT_BYTES: usize = 64;
+const NONCE_BYTES: usize = 256;
 
 /// The agents' service.
 #[derive(Debug)]
@@ -63,6 +68,7 @@ impl AgentService for Agent {
             binding: optional("binding", request.binding, NAME_BYTES)?,
             spiffe_id: optional("spiffe_id", request.spiffe_id, SPIFFE_ID_BYTES)?,
             traceparent: optional("traceparent", request.traceparent, TRACEPARENT_BYTES)?,
+            session: handle("session_handle", &request.session_handle)?,
             ..Ask::default()
         };
         let released = self.node.release(&peer, ask).await.map_err(|refusal| status(&refusal))?;
@@ -76,6 +82,7 @@ impl AgentService for Agent {
         let ask = Ask {
             connection: connection_ref(request.connection)?,
             traceparent: optional("traceparent", request.traceparent, TRACEPARENT_BYTES)?,
+            session: handle("session_handle", &request.session_handle)?,
             ..Ask::default()
         };
         let released = self.node.renew(&peer, old, ask).await.map_err(|refusal| status(&refusal))?;
@@ -88,6 +95,96 @@ impl AgentService for Agent {
         self.node.give_back(&peer, &id).await.map_err(|refusal| status(&refusal))?;
         Ok(Response::new(v1::GiveBackResponse {}))
     }
+
+    async fn open_session(
+        &self,
+        request: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        let peer = present(&request).await?;
+        let ask = open_ask(request.into_inner())?;
+        let Opened { session, handle } =
+            self.node.open_session(&peer, ask).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(v1::OpenSessionResponse {
+            session_id: session.id.to_string(),
+            session_handle: handle.reveal().to_owned(),
+            user: session.user.id.to_string(),
+            expires_at: Some(convert::timestamp(session.expires_at)),
+        }))
+    }
+
+    async fn enter_session(
+        &self,
+        request: Request<v1::EnterSessionRequest>,
+    ) -> Result<Response<v1::EnterSessionResponse>, Status> {
+        let peer = present(&request).await?;
+        let named = named_session(&request.into_inner().session_handle)?;
+        let session = self.node.enter_session(&peer, named).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(v1::EnterSessionResponse {
+            session_id: session.id.to_string(),
+            user: session.user.id.to_string(),
+            expires_at: Some(convert::timestamp(session.expires_at)),
+        }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<v1::CloseSessionRequest>,
+    ) -> Result<Response<v1::CloseSessionResponse>, Status> {
+        let peer = present(&request).await?;
+        let named = named_session(&request.into_inner().session_handle)?;
+        self.node.close_session(&peer, named).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(v1::CloseSessionResponse {}))
+    }
+}
+
+fn open_ask(request: v1::OpenSessionRequest) -> Result<OpenAsk, Status> {
+    use v1::open_session_request::{Binding, User};
+    let text = |field, text, limit| Ok::<_, Status>(optional(field, text, limit)?.map(String::into_boxed_str));
+    let user = match request.user {
+        None => OnBehalf::Inherited,
+        Some(User::Local(v1::LocalUser {})) => OnBehalf::Local,
+        Some(User::Token(v1::UserToken { token, nonce })) => {
+            let token = Zeroizing::new(token);
+            if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+                return Err(Status::invalid_argument(format!("token: 1 to {MAX_TOKEN_BYTES} bytes")));
+            }
+            OnBehalf::Token { token, nonce: optional("nonce", nonce, NONCE_BYTES)? }
+        }
+    };
+    let scopes = match request.scopes {
+        None => None,
+        Some(v1::Scopes { names }) if names.len() > MAX_SCOPES => {
+            return Err(Status::invalid_argument(format!("scopes: {} of them, at most {MAX_SCOPES}", names.len())));
+        }
+        Some(v1::Scopes { names }) => {
+            let names = names.into_iter().map(|name| required("scopes", name, MAX_SCOPE_BYTES));
+            Some(names.map(|name| name.map(String::into_boxed_str)).collect::<Result<_, _>>()?)
+        }
+    };
+    let binding = Binding::try_from(request.binding);
+    let binding = binding.map_err(|_| Status::invalid_argument("binding: not one that there is"))?;
+    Ok(OpenAsk {
+        user,
+        agent: text("agent", request.agent, MAX_AGENT_BYTES)?,
+        purpose: text("purpose", request.purpose, MAX_PURPOSE_BYTES)?,
+        scopes,
+        lifetime: Some(Duration::from_secs(request.lifetime_seconds.into())).filter(|asked| !asked.is_zero()),
+        is_bound: binding == Binding::Process,
+        parent: handle("parent_handle", &request.parent_handle)?,
+        spiffe_id: optional("spiffe_id", request.spiffe_id, SPIFFE_ID_BYTES)?,
+    })
+}
+
+fn named_session(shown: &str) -> Result<HandleDigest, Status> {
+    handle("session_handle", shown)?.ok_or_else(|| Status::invalid_argument("session_handle: required"))
+}
+
+/// What is kept of a handle that somebody shows.
+fn handle(field: &str, shown: &str) -> Result<Option<HandleDigest>, Status> {
+    if shown.len() > MAX_HANDLE_BYTES {
+        return Err(Status::invalid_argument(format!("{field}: longer than {MAX_HANDLE_BYTES} bytes")));
+    }
+    Ok((!shown.is_empty()).then(|| HandleDigest::of(shown)))
 }
 
 fn response(released: Released) -> v1::ReleaseResponse {

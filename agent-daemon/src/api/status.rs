@@ -17,6 +17,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
         Refusal::Caller(failure) => caller(failure).to_owned(),
         Refusal::Denied { .. } | Refusal::Unavailable { .. } | Refusal::RateLimited { .. } => refusal.to_string(),
         Refusal::Leases(_) => "no room for another lease".to_owned(),
+        Refusal::Sessions(_) => "no room for another session".to_owned(),
         Refusal::Audit(_) => "the audit log takes no record now".to_owned(),
         Refusal::Authority(authority::Error::NoSigner { .. }) => "nothing can sign it now".to_owned(),
         Refusal::Authority(_) | Refusal::Bug(_) => "internal error".to_owned(),
@@ -33,9 +34,10 @@ fn code(refusal: &Refusal) -> Code {
         | Refusal::Unavailable { .. }
         | Refusal::Authority(authority::Error::NoSigner { .. }) => Code::Unavailable,
         Refusal::Denied { .. } => Code::PermissionDenied,
-        Refusal::RateLimited { .. } | Refusal::Leases(_) | Refusal::Audit(audit::Error::Full { .. }) => {
-            Code::ResourceExhausted
-        }
+        Refusal::RateLimited { .. }
+        | Refusal::Leases(_)
+        | Refusal::Sessions(_)
+        | Refusal::Audit(audit::Error::Full { .. }) => Code::ResourceExhausted,
         Refusal::Audit(_) => Code::Unavailable,
         Refusal::Authority(_) | Refusal::Bug(_) => Code::Internal,
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use agent_ebpf::flags;
 use tokio::sync::Semaphore;
@@ -11,10 +11,11 @@ use super::evidence::{Evidence, Lineage, LineageEntry, fact};
 use super::measure::Measurer;
 use super::proc::{Home, Proc};
 use super::starts::Starts;
-use super::{Failure, Peer, binary, cgroup, script, unix};
+use super::{Ancestry, Failure, Peer, binary, cgroup, script, unix};
 use crate::identity::{Entries, Entry, Fact, NearMiss, Provenance, SpiffeId};
 use crate::policy::{EvidenceContext, PreparedPrincipal, Principal, ProgramContext};
-use crate::process::{Ancestor, Ended, ExecId, ExecInstance, History, Records};
+use crate::process::{Ancestor, Ended, ExecId, ExecInstance, History, Records, SessionId};
+use crate::session::Sessions;
 use crate::snapshot::Snapshot;
 
 /// Attested exec instances kept. It is only a cache: what is not in it is read again.
@@ -35,6 +36,8 @@ pub struct Attested {
     pub entries: Vec<Arc<Entry>>,
     /// Ready for policy, in the order of `entries`.
     pub principals: Vec<Arc<PreparedPrincipal>>,
+    /// As whom its ancestors could have asked, once somebody wanted to know.
+    ancestry: OnceLock<Arc<Ancestry>>,
     /// [`Snapshot::number`] of the entries that were asked.
     pub snapshot: u64,
 }
@@ -67,6 +70,7 @@ pub struct Attestor {
     proc: Proc,
     starts: Starts,
     measurer: Measurer,
+    sessions: Arc<Sessions>,
     home: Option<Home>,
     cache: Mutex<HashMap<ExecId, Kept>>,
     slots: Arc<Semaphore>,
@@ -74,10 +78,16 @@ pub struct Attestor {
 
 impl Attestor {
     /// Over these records.
-    pub fn new(records: Arc<dyn Records>, history: Arc<History>, proc: Proc, measurer: Measurer) -> Self {
+    pub fn new(
+        records: Arc<dyn Records>,
+        history: Arc<History>,
+        sessions: Arc<Sessions>,
+        proc: Proc,
+        measurer: Measurer,
+    ) -> Self {
         let (home, slots) = (Home::own(), Arc::new(Semaphore::new(CONCURRENCY)));
         let starts = Starts::new(&proc);
-        Self { records, history, proc, starts, measurer, home, cache: Mutex::default(), slots }
+        Self { records, history, proc, starts, measurer, sessions, home, cache: Mutex::default(), slots }
     }
 
     /// The kernel's records.
@@ -88,6 +98,41 @@ impl Attestor {
     /// Those that ended.
     pub fn history(&self) -> &Arc<History> {
         &self.history
+    }
+
+    /// The delegated sessions of this node.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    pub(super) fn measurer(&self) -> &Measurer {
+        &self.measurer
+    }
+
+    /// Whether names mean to an exec instance what they mean to us.
+    pub(super) fn is_home(&self, instance: &ExecInstance) -> bool {
+        self.home.is_some_and(|home| home.holds(&instance.namespaces))
+    }
+
+    /// As whom the ancestors of an attested exec instance could have asked.
+    pub async fn ancestry_of(
+        self: &Arc<Self>,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
+    ) -> Result<Arc<Ancestry>, Failure> {
+        if let Some(known) = attested.ancestry.get() {
+            return Ok(Arc::clone(known));
+        }
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let slot = slot.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
+        let (this, snapshot, of) = (Arc::clone(self), Arc::clone(snapshot), Arc::clone(attested));
+        let found = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            Arc::clone(of.ancestry.get_or_init(|| Arc::new(this.ancestry(&snapshot, &of.evidence.instance))))
+        });
+        found
+            .await
+            .map_err(|error| Failure::Io { operation: "look at the ancestors", source: std::io::Error::other(error) })
     }
 
     /// The process behind an accepted connection to the socket of this name.
@@ -115,7 +160,7 @@ impl Attestor {
         instance: ExecInstance,
         ids: Option<(u32, u32)>,
     ) -> Result<Arc<Attested>, Failure> {
-        if let Some(known) = self.cached(instance.id, snapshot.number, ids) {
+        if let Some(known) = self.cached(instance.id, snapshot.number, instance.session_id, ids) {
             return Ok(known);
         }
         let slot = Arc::clone(&self.slots).acquire_owned().await;
@@ -153,9 +198,15 @@ impl Attestor {
         Ok(self.conclude(snapshot, evidence, lineage))
     }
 
-    /// Evidence in the cache, if it is of this snapshot and these effective ids.
-    pub fn known(&self, id: ExecId, snapshot: u64, ids: (u32, u32)) -> Option<Arc<Attested>> {
-        self.cached(id, snapshot, Some(ids))
+    /// Evidence in the cache, if it is of this snapshot, this session and these effective ids.
+    pub fn known(
+        &self,
+        id: ExecId,
+        snapshot: u64,
+        session: Option<SessionId>,
+        ids: (u32, u32),
+    ) -> Option<Arc<Attested>> {
+        self.cached(id, snapshot, session, Some(ids))
     }
 
     /// The effective user and group of a process now.
@@ -165,6 +216,21 @@ impl Attestor {
     pub fn effective_ids(&self, tgid: u32) -> std::io::Result<(u32, u32)> {
         let ids = unix::ids(&self.proc.process(tgid)?)?;
         Ok((ids.uid, ids.gid))
+    }
+
+    /// Who logged in at the beginning of a process's line, whatever it became since; none where nobody did.
+    ///
+    /// # Errors
+    /// When there is no such process, or the kernel keeps no such word.
+    pub fn login_uid(&self, tgid: u32) -> std::io::Result<Option<u32>> {
+        let text = self.proc.process(tgid)?.text("loginuid")?;
+        let number: u32 = text.trim().parse().map_err(|_| std::io::ErrorKind::InvalidData)?;
+        Ok((number != u32::MAX).then_some(number))
+    }
+
+    /// What the name database of this host calls a user.
+    pub fn user_name(&self, uid: u32) -> Option<String> {
+        unix::user_name(uid)
     }
 
     /// The network namespace that a process is in now. The kernel recorded the one at exec; a process may have
@@ -202,7 +268,7 @@ impl Attestor {
             self.lock().iter().map(|(id, kept)| (*id, kept.attested.evidence.instance.process.tgid)).collect();
         for (id, tgid) in kept {
             let Ok(now) = self.records.current(tgid) else { continue };
-            if now.is_some_and(|(now, _)| now == id) {
+            if now.is_some_and(|now| now.id == id) {
                 continue;
             }
             let over = {
@@ -248,7 +314,7 @@ impl Attestor {
             };
         };
         let comm = Some(instance.comm.to_string());
-        let attested = self.cached(ancestor.id, snapshot.number, None).or_else(|| {
+        let attested = self.cached(ancestor.id, snapshot.number, instance.session_id, None).or_else(|| {
             let is_kernel = instance.flags.has(flags::KERNEL_THREAD | flags::INCOMPLETE);
             let evidence = (!is_kernel).then(|| self.collect(instance.clone()).ok()).flatten()?;
             Some(self.conclude(snapshot, evidence, above.clone()))
@@ -281,7 +347,7 @@ impl Attestor {
             None
         });
         match self.records.current(tgid)? {
-            Some((id, start)) if id == instance.id && start == instance.process.start_boottime => {}
+            Some(now) if now.id == instance.id && now.start == instance.process.start_boottime => {}
             Some(_) => return Err(Failure::OriginatorGone("the program image was replaced while its facts were read")),
             None => return Err(gone()),
         }
@@ -291,6 +357,7 @@ impl Attestor {
         facts.extend(script.iter().flat_map(|script| program_facts("script", script)));
         facts.extend(cgroup.iter().filter_map(|path| fact("cgroup:path", path, Provenance::Kernel)));
         facts.extend(instance.flags.names().filter_map(|name| fact("exec", name, Provenance::Kernel)));
+        facts.extend(self.session_facts(&instance));
         Ok(Evidence {
             uid: ids.uid,
             gid: ids.gid,
@@ -305,6 +372,18 @@ impl Attestor {
         })
     }
 
+    /// What the one who opened its session said, whom policy permitted to.
+    fn session_facts(&self, instance: &ExecInstance) -> Vec<Fact> {
+        let session = instance.session_id.and_then(|id| self.sessions.session(id));
+        // A session that is not its lineage's own says nothing about it.
+        let Some(session) = session.filter(|session| session.holds(instance.id, &instance.ancestors)) else {
+            return Vec::new();
+        };
+        let user = fact("session:user", &session.user.id, Provenance::Orchestrator);
+        let agent = session.agent.as_ref().and_then(|agent| fact("session:agent", agent, Provenance::Orchestrator));
+        user.into_iter().chain(agent).collect()
+    }
+
     fn conclude(&self, snapshot: &Snapshot, evidence: Evidence, lineage: Lineage) -> Arc<Attested> {
         let mut facts = evidence.facts.clone();
         facts.extend(lineage.facts());
@@ -313,18 +392,9 @@ impl Attestor {
         let mut kept = Vec::new();
         let mut principals = Vec::new();
         for entry in entries {
-            let principal = Principal {
-                spiffe_id: entry.spiffe_id.clone(),
-                kind: entry.kind,
-                groups: entry.groups.clone(),
-                entry: entry.id.as_str().into(),
-            };
-            match PreparedPrincipal::new(&principal, &context) {
-                Ok(prepared) => {
-                    kept.push(entry);
-                    principals.push(Arc::new(prepared));
-                }
-                Err(error) => tracing::warn!(%error, entry = entry.id.as_str(), "an identity cannot be put to policy"),
+            if let Some(prepared) = prepare(&entry, &context) {
+                kept.push(entry);
+                principals.push(prepared);
             }
         }
         let id = evidence.instance.id;
@@ -334,6 +404,7 @@ impl Attestor {
             facts,
             entries: kept,
             principals,
+            ancestry: OnceLock::new(),
             snapshot: snapshot.number,
         });
         let mut cache = self.lock();
@@ -347,11 +418,19 @@ impl Attestor {
         attested
     }
 
-    fn cached(&self, id: ExecId, snapshot: u64, ids: Option<(u32, u32)>) -> Option<Arc<Attested>> {
+    pub(super) fn cached(
+        &self,
+        id: ExecId,
+        snapshot: u64,
+        session: Option<SessionId>,
+        ids: Option<(u32, u32)>,
+    ) -> Option<Arc<Attested>> {
         let cache = self.lock();
         let known = &cache.get(&id)?.attested;
         let evidence = &known.evidence;
-        let is_current = known.snapshot == snapshot && ids.is_none_or(|ids| ids == (evidence.uid, evidence.gid));
+        let is_of_session = evidence.instance.session_id == session;
+        let is_current =
+            known.snapshot == snapshot && is_of_session && ids.is_none_or(|ids| ids == (evidence.uid, evidence.gid));
         is_current.then(|| Arc::clone(known))
     }
 
@@ -366,7 +445,24 @@ fn program_facts(kind: &str, program: &super::Program) -> impl Iterator<Item = F
     path.into_iter().chain(sha256)
 }
 
-fn evidence_context(evidence: &Evidence, lineage: &Lineage, facts: &[Fact]) -> EvidenceContext {
+/// An identity, ready for policy; none only by a bug.
+pub(super) fn prepare(entry: &Entry, context: &EvidenceContext) -> Option<Arc<PreparedPrincipal>> {
+    let principal = Principal {
+        spiffe_id: entry.spiffe_id.clone(),
+        kind: entry.kind,
+        groups: entry.groups.clone(),
+        entry: entry.id.as_str().into(),
+    };
+    match PreparedPrincipal::new(&principal, context) {
+        Ok(prepared) => Some(Arc::new(prepared)),
+        Err(error) => {
+            tracing::warn!(%error, entry = entry.id.as_str(), "an identity cannot be put to policy");
+            None
+        }
+    }
+}
+
+pub(super) fn evidence_context(evidence: &Evidence, lineage: &Lineage, facts: &[Fact]) -> EvidenceContext {
     let instance = &evidence.instance;
     let program = |program: &super::Program| ProgramContext {
         path: program.path.clone(),

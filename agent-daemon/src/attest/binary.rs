@@ -4,10 +4,15 @@
 //! inode that the kernel recorded at exec; a process with rights in some user namespace can point the link
 //! elsewhere (`PR_SET_MM_EXE_FILE`), also for another that shares its memory.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::os::linux::fs::MetadataExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use agent_ebpf::flags;
+use rustix::fs::{Mode, OFlags};
 
 use super::evidence::Program;
 use super::measure::Measurer;
@@ -54,6 +59,32 @@ pub(super) fn read(
         (Some(_), Some(_)) => Provenance::Claimed,
     };
     Ok(Program { path, sha256, provenance, path_provenance, note: unmeasured.or(weakness).or(path_weakness) })
+}
+
+/// The program of an exec instance that is over, if its file is still where it was and what it was. Unchanged since, a
+/// file with one name has had that name all the time: linking, unlinking and renaming change it.
+pub(super) fn read_ended(instance: &ExecInstance, is_home: bool, measurer: &Measurer) -> Option<Program> {
+    let name = Path::new(OsStr::from_bytes(&instance.filename));
+    let is_script = instance.flags.has(flags::SCRIPT | flags::FILENAME_TRUNCATED);
+    if !is_home || is_script || !name.is_absolute() {
+        return None;
+    }
+    // Not opened before it is known to be the file: opening others can do things.
+    let found = rustix::fs::open(name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let reopened = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let mut file = File::from(found);
+    let is_same = |file: &File| is_recorded(file, None, &instance.exe).is_ok_and(|is| is);
+    if !is_same(&file) || file.metadata().ok()?.st_nlink() != 1 {
+        return None;
+    }
+    let path = std::fs::read_link(&reopened).ok()?.to_str()?.to_owned();
+    file = File::open(&reopened).ok()?;
+    if weakness(instance, &file).is_some() {
+        return None;
+    }
+    let sha256 = measurer.measure(&mut file).ok()?.to_string();
+    let (provenance, path_provenance) = (Provenance::Measured, Provenance::Kernel);
+    is_same(&file).then_some(Program { path, path_provenance, sha256: Some(sha256), provenance, note: None })
 }
 
 /// Why what is read from the file need not be what was executed; none when it is.

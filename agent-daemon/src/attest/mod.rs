@@ -6,6 +6,7 @@
 //! kernel's record says afterwards that the same exec instance was there all the time. A source that fails
 //! contributes nothing; it never guesses.
 
+mod ancestry;
 mod attestor;
 mod binary;
 mod cgroup;
@@ -19,6 +20,7 @@ mod script;
 mod starts;
 mod unix;
 
+pub use ancestry::{Above, Ancestry, Authority, Beyond};
 pub use attestor::{Attested, Attestor};
 pub use evidence::{Evidence, Lineage, LineageEntry, Program};
 pub use measure::{Config as MeasureConfig, Measurer};

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::starts::Starts;
 use super::{Failure, Proc, pidfd, unix};
-use crate::process::{ExecId, ProcessKey, Records};
+use crate::process::{ExecId, ProcessKey, Records, SessionId};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 /// The ids stand near the top of `/proc/PID/status`; a process in thousands of groups is not read to the end.
@@ -99,24 +99,25 @@ impl Peer {
         Some((credentials.uid(), credentials.gid(), tgid))
     }
 
-    /// Asked before every answer: still the same process, the same image, and nobody else on its socket.
+    /// Asked before every answer: still the same process, the same image, and nobody else on its socket. Says in which
+    /// session it is.
     ///
     /// # Errors
     /// In exactly the ways of [`Failure`].
-    pub fn recheck(&self, records: &dyn Records) -> Result<(), Failure> {
+    pub fn recheck(&self, records: &dyn Records) -> Result<Option<SessionId>, Failure> {
         if let Some(why) = self.broken.get() {
             return Err(Failure::OriginatorMismatch(why));
         }
         self.is_running()?;
         match records.current(self.process.tgid)? {
             None => Err(Failure::OriginatorGone("the caller's process ended")),
-            Some((_, start)) if start != self.process.start_boottime => {
+            Some(current) if current.start != self.process.start_boottime => {
                 Err(Failure::OriginatorMismatch("the caller's process number belongs to another process now"))
             }
-            Some((exec_id, _)) if exec_id != self.exec_id => {
+            Some(current) if current.id != self.exec_id => {
                 Err(Failure::OriginatorGone("the caller's program image was replaced since it connected"))
             }
-            Some(_) => Ok(()),
+            Some(current) => Ok(current.session_id),
         }
     }
 

@@ -63,6 +63,10 @@ pub(super) fn facts(ids: &Ids) -> Vec<Fact> {
     .collect()
 }
 
+pub(super) fn user_name(uid: u32) -> Option<String> {
+    name("/etc/passwd", uid)
+}
+
 /// The name of an id in a file of the form `name:password:id:…`.
 fn name(database: &str, id: u32) -> Option<String> {
     if fs::metadata(database).ok()?.len() > DATABASE_LIMIT {

@@ -18,6 +18,7 @@ mod query;
 mod record;
 mod recovery;
 mod segment;
+mod session;
 mod sidecar;
 mod sync;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use self::record::{
     KINDS, LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss, Record, RecoveredRecord, RecoveryCause,
     ReloadRecord, RevokeRecord, SecretOperation, SecretRecord, SegmentRecord, StartRecord, StopRecord, text,
 };
+pub use self::session::{SessionEndedRecord, SessionFacts};
 pub use self::trust::{AuthorityRecord, BundleRecord};
 pub use self::verify::{Problem, Progress, VerifyReport, verify};
 

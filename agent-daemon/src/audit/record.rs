@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::session::{SessionEndedRecord, SessionFacts};
 use super::trust::{AuthorityRecord, BundleRecord};
 
 /// One line, without what the chain adds (`seq`, `prev`, `time`, `boot_id`). The variant is its `kind`.
@@ -23,6 +24,8 @@ pub enum Record {
     Decision(Box<DecisionRecord>),
     /// A lease is no longer good.
     LeaseEnded(LeaseEndedRecord),
+    /// A session is over.
+    SessionEnded(SessionEndedRecord),
     /// Configuration and policies were read anew.
     Reload(ReloadRecord),
     /// An operator revoked leases.
@@ -44,12 +47,13 @@ pub enum Record {
 }
 
 /// Every `kind` there is; a line of another kind is not ours.
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 15] = [
     "start",
     "stop",
     "segment",
     "decision",
     "lease_ended",
+    "session_ended",
     "reload",
     "revoke",
     "caller_refused",
@@ -107,7 +111,7 @@ pub struct SegmentRecord {
 pub struct DecisionRecord {
     /// What the caller was told.
     pub decision_id: String,
-    /// `release`, `renew`, `attest`, `attest_connection`.
+    /// `release`, `renew`, `attest`, `attest_connection`, `act_for` (a session opens), `enter_session`.
     pub action: String,
     /// What became of it.
     pub outcome: Outcome,
@@ -137,6 +141,12 @@ pub struct DecisionRecord {
     /// The delegated subject: the human on whose behalf it acts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// The session it acts in, or opens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// What the session is that it opens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionFacts>,
     /// Who asked.
     pub exec: ExecFacts,
     /// From its parent to the top of its tree.
@@ -216,9 +226,9 @@ pub struct ExecFacts {
     /// Its control group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
-    /// The delegated session it belongs to.
+    /// The session that the kernel has it in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub session_id: Option<u64>,
+    pub session_id: Option<String>,
 }
 
 /// One ancestor.
@@ -314,7 +324,7 @@ pub struct LeaseEndedRecord {
     pub spiffe_id: String,
     /// What it was for.
     pub destination: String,
-    /// `expired`, `exited`, `exec`, `uid_changed`, `revoked`, `given_back`, `renewed`, `superseded`.
+    /// `expired`, `exited`, `exec`, `uid_changed`, `revoked`, `given_back`, `renewed`, `session_ended`, `superseded`.
     pub cause: String,
     /// The decision that granted it.
     pub decision_id: String,

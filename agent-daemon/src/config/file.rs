@@ -68,6 +68,7 @@ section! {
         table oidc: OidcTable;
         table experimental: ExperimentalTable;
         table credentials: CredentialsTable;
+        table sessions: SessionsTable;
         table measure: MeasureTable;
         table audit: AuditTable;
         table history: HistoryTable;
@@ -271,6 +272,24 @@ section! {
 }
 
 section! {
+    /// Sessions: delegated contexts in which agents act on behalf of a user. Issuers of users' tokens stand in the entries.
+    struct SessionsTable {
+        /// Open at once on this node.
+        max_sessions: Count<1, 65_536> = Count(4096);
+        /// Opened by one process image (exec instance) and not over.
+        max_sessions_per_process: Count<1, 65_536> = Count(64);
+        /// How often a session may be delegated from another.
+        max_depth: Count<0, 32> = Count(8);
+        /// How long a session lives whose opener says nothing.
+        lifetime: Period<S, { 30 * 24 * H }> = Period::of_micros(H);
+        /// How long a session may live.
+        max_lifetime: Period<S, { 30 * 24 * H }> = Period::of_micros(12 * H);
+        /// PEM: the roots by which issuers are believed. Not set: those of this machine.
+        issuer_ca_file: Option<FilePath> = None, example "\"/etc/agent-daemon/issuer-roots.pem\"";
+    }
+}
+
+section! {
     /// Hashing of programs and scripts.
     struct MeasureTable {
         /// A larger file is not measured, so no entry that asks for its hash matches.
@@ -312,6 +331,8 @@ section! {
         ended_processes: Count<0, 1_048_576> = Count(4096);
         /// Leases that ended.
         ended_leases: Count<0, 1_048_576> = Count(4096);
+        /// Sessions that ended.
+        ended_sessions: Count<0, 65_536> = Count(256);
         /// Decisions.
         decisions: Count<0, 100_000> = Count(1000);
     }

@@ -34,8 +34,9 @@ use crate::attest::MeasureConfig;
 use crate::credential::{lease, rate};
 use crate::diagnostic::{Diagnostic, Severity, SourceFile};
 use crate::identity::TrustDomain;
+use crate::node::Lifetimes;
 use crate::web::HttpsEndpoint;
-use crate::{audit, kernel, upstream};
+use crate::{audit, kernel, session, upstream};
 
 /// `sun_path` of `unix(7)` without its terminator.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -77,6 +78,12 @@ pub struct Config {
     pub https: Vec<HttpsEndpoint>,
     /// How many leases there may be.
     pub leases: lease::Limits,
+    /// How many sessions there may be.
+    pub sessions: session::Limits,
+    /// How long they live.
+    pub session_lifetimes: Lifetimes,
+    /// The roots by which issuers of users' tokens are believed, if not those of the machine.
+    pub issuer_ca_file: Option<PathBuf>,
     /// For [`crate::attest::Measurer`].
     pub measure: MeasureConfig,
     /// For [`audit::Log`].
@@ -346,6 +353,17 @@ impl ConfigFile {
                 per_exec: self.credentials.max_leases_per_process.usize(),
                 ended_kept: self.history.ended_leases.usize(),
             },
+            sessions: session::Limits {
+                total: self.sessions.max_sessions.usize(),
+                per_opener: self.sessions.max_sessions_per_process.usize(),
+                depth: self.sessions.max_depth.usize(),
+                ended_kept: self.history.ended_sessions.usize(),
+            },
+            session_lifetimes: Lifetimes {
+                usual: self.sessions.lifetime.duration(),
+                longest: self.sessions.max_lifetime.duration(),
+            },
+            issuer_ca_file: self.sessions.issuer_ca_file.as_ref().map(below),
             measure: MeasureConfig {
                 max_file_bytes: self.measure.max_file_bytes.0,
                 cache_entries: self.measure.cache_entries.usize(),

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
 use crate::credential::Catalog;
-use crate::identity::Entries;
+use crate::identity::{Entries, Issuer};
 use crate::policy::Policies;
 
 const BASE: &str = "/etc/agent-daemon";
@@ -397,7 +397,8 @@ fn what_the_documentation_shows_can_be_used() {
     assert_eq!(Entries::parse(&of("[[entry]]"), &domain).unwrap().len(), 1);
     assert_eq!(Catalog::parse(&of("[[destination]]"), &domain).unwrap().bindings().len(), 3);
     let policies: Vec<SourceFile> = blocks(&docs, "cedar").iter().map(|text| source(text)).collect();
-    assert_eq!(Policies::parse(&policies).unwrap().len(), 2);
+    assert_eq!(Policies::parse(&policies).unwrap().len(), 4);
+    assert_eq!(Issuer::parse(&of("[[issuer]]")).unwrap().len(), 1);
 }
 
 #[test]

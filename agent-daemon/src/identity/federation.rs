@@ -54,7 +54,8 @@ impl Federation {
         let mut found: Vec<Self> = Vec::new();
         let mut seen = HashSet::new();
         for file in files {
-            for table in document::tables::<FederationTable>(file, "federation", &["entry"], &mut diagnostics) {
+            for table in document::tables::<FederationTable>(file, "federation", &["entry", "issuer"], &mut diagnostics)
+            {
                 let at = table.span().start;
                 let parsed = parse(file, table.into_inner(), own, &mut diagnostics);
                 let Some(federation) = parsed else { continue };

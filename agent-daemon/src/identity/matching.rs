@@ -39,6 +39,20 @@ impl Entries {
         places.into_iter().filter_map(|place| self.sorted.get(place)).filter(|entry| known.satisfies(entry)).collect()
     }
 
+    /// The entries that somebody may have satisfied of whom only facts of some kinds are known: a kind of which nothing is
+    /// known may hold anything. Looks at every entry.
+    pub fn possible(&self, facts: &[Fact], is_known: impl Fn(&str) -> bool) -> Vec<&Arc<Entry>> {
+        let known = Known::new(facts);
+        let may_hold = |entry: &Entry, any: &AnyOf| {
+            let is_open = any.0.iter().any(|selector| !is_known(selector.kind()));
+            is_open || matches!(known.standing(any, entry.accept_claimed), Standing::Met | Standing::MetByClaim)
+        };
+        let possible = |entry: &&Arc<Entry>| {
+            !known.refused_as_seeded(entry) && entry.selectors.iter().all(|any| may_hold(entry, any))
+        };
+        self.sorted.iter().filter(possible).collect()
+    }
+
     /// The entries that come closest without matching: fewest differences first, then most selectors met, then by id.
     ///
     /// Entries with nothing in common are left out unless there are no others. Looks at every entry: for the path

@@ -9,6 +9,7 @@
 pub(crate) mod document;
 mod entry;
 mod federation;
+mod issuer;
 mod matching;
 mod parse;
 mod selector;
@@ -16,6 +17,7 @@ mod spiffe;
 
 pub use entry::{AnyOf, Entries, Entry, EntryId, IdentityKind};
 pub use federation::{Federation, MAX_FEDERATIONS, Profile};
+pub use issuer::{Issuer, MAX_ISSUERS};
 pub use matching::{Difference, NearMiss};
 pub use parse::{MAX_ALTERNATIVES, MAX_DNS_NAMES, MAX_ENTRIES, MAX_FEDERATES_WITH, MAX_GROUPS, MAX_SELECTORS};
 pub use selector::{Fact, KNOWN_SELECTORS, MAX_SELECTOR_BYTES, Provenance, SEEDED_SELECTOR, Selector};

@@ -69,9 +69,12 @@ impl Entries {
         let mut entries = Vec::new();
         for file in files {
             let reported = parser.diagnostics.len();
-            for table in
-                document::tables::<EntryTable>(file, "entry", &["entry", "federation"], &mut parser.diagnostics)
-            {
+            for table in document::tables::<EntryTable>(
+                file,
+                "entry",
+                &["entry", "federation", "issuer"],
+                &mut parser.diagnostics,
+            ) {
                 let offset = table.span().start;
                 if entries.len() == MAX_ENTRIES {
                     let message = format!("more than {MAX_ENTRIES} entries");

@@ -134,6 +134,8 @@ pub(super) enum Form {
     Name,
     /// A SPIFFE ID of our trust domain.
     SpiffeId,
+    /// Any text.
+    Text,
 }
 
 /// How much a kind says about who a process is.
@@ -178,6 +180,8 @@ pub const KNOWN_SELECTORS: &[KnownSelector] = &[
     known("exec:fork", Form::None, Weight::Narrowing),
     known(SEEDED_SELECTOR, Form::None, Weight::Narrowing),
     known("lineage:spiffe_id", Form::SpiffeId, Weight::Identifying),
+    known("session:user", Form::Text, Weight::Narrowing),
+    known("session:agent", Form::Text, Weight::Narrowing),
 ];
 
 /// Looks a selector's kind up.
@@ -209,6 +213,8 @@ impl Form {
             Self::Path => format!("{value:?} is not an absolute path"),
             Self::Name if !value.is_empty() && !value.contains([':', '/', ' ']) => return Ok(()),
             Self::Name => format!("{value:?} is not a user or group name"),
+            Self::Text if !value.is_empty() => return Ok(()),
+            Self::Text => "this selector takes a value".into(),
             Self::SpiffeId => match value.parse::<SpiffeId>() {
                 Ok(id) if id.trust_domain() == trust_domain => return Ok(()),
                 Ok(id) => format!("trust domain {} is not this node's ({trust_domain})", id.trust_domain()),

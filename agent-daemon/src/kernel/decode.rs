@@ -12,7 +12,7 @@ use zerocopy::FromBytes as _;
 
 use crate::process::{
     Ancestor, BootTime, Connection, Ended, Event, ExecId, ExecInstance, FileId, Flags, Hook, Namespaces, ProcessKey,
-    Protocol,
+    Protocol, SessionId,
 };
 
 /// The programs note only this state and the end of a connection.
@@ -43,7 +43,7 @@ pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
         parent: non_zero(record.parent_exec_id).map(ExecId),
         parent_tgid: record.parent_tgid,
         began: BootTime(record.ktime_ns),
-        session_id: non_zero(record.session_id),
+        session_id: SessionId::new(record.session_id),
         cgroup_id: record.cgroup_id,
         exe: FileId {
             // The kernel's own form of a device number (`MINORBITS` is 20).
@@ -82,7 +82,7 @@ pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malfor
         cookie: record.cookie,
         exec_id: ExecId(record.exec_id),
         tgid: record.tgid,
-        session_id: non_zero(record.session_id),
+        session_id: SessionId::new(record.session_id),
         at: BootTime(record.ktime_ns),
         uid: record.euid,
         gid: record.egid,

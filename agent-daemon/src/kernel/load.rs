@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use agent_ebpf::{ABI_VERSION, Offsets};
 use aya::maps::{Array, Map, MapData};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramInfo};
+use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramInfo, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use rustix::time::{ClockId, clock_gettime};
 use zerocopy::IntoBytes as _;
@@ -43,6 +43,9 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("sendmsg6", "binding IPv6 datagrams"),
     ("sock_release", "forgetting closed connections"),
 ];
+
+/// The program that puts exec instances into sessions. Attached to nothing; the daemon runs it.
+const SESSION_BIND: (&str, &str) = ("session_bind", "sessions");
 
 /// One program that runs in the kernel.
 #[derive(Debug)]
@@ -116,7 +119,9 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
         }
     };
     let marker = is_new.then(|| take_array(&mut ebpf, "SETUP")).transpose()?.map(|map| Marker { map, setup });
-    let maps = Maps::take(&mut ebpf)?;
+    let pin = program_pin(dir, SESSION_BIND.0);
+    let binder = RawTracePoint::from_pin(&pin).map_err(|source| Error::Pin { what: pin, source: Box::new(source) })?;
+    let maps = Maps::take(&mut ebpf, binder)?;
     let events = Events::take(&mut ebpf, lock)?;
     Ok(Loaded { maps, events, programs, ebpf, btf, cgroup_root, exec_ids_from, marker })
 }
@@ -244,6 +249,11 @@ fn attach_or_adopt(
             pin(&link_pin(dir, name), |path| link.pin(path).map(drop))?;
             pin(&program_pin(dir, name), |path| program.pin(path))?;
         }
+        let (name, guarantee) = SESSION_BIND;
+        let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
+        let loaded = <&mut RawTracePoint>::try_from(&mut *program).and_then(RawTracePoint::load);
+        loaded.map_err(|source| Error::Program { program: name, guarantee, source: Box::new(source) })?;
+        pin(&program_pin(dir, name), |path| program.pin(path))?;
     }
     PROGRAMS
         .into_iter()
@@ -320,7 +330,10 @@ fn is_adoptable(dir: &Path, setup: [u64; 4]) -> bool {
         Some([map.get(&0, 0).ok()?, map.get(&1, 0).ok()?, map.get(&2, 0).ok()?, map.get(&3, 0).ok()?])
     };
     let is_linked = |name: &str| -> Result<(), LinkError> { PinnedLink::from_pin(link_pin(dir, name)).map(drop) };
-    read() == Some(setup) && PROGRAMS.iter().all(|(name, _)| is_linked(name).is_ok() && program_pin(dir, name).exists())
+    let is_pinned = |name: &str| program_pin(dir, name).exists();
+    read() == Some(setup)
+        && is_pinned(SESSION_BIND.0)
+        && PROGRAMS.iter().all(|(name, _)| is_linked(name).is_ok() && is_pinned(name))
 }
 
 /// Exec ids start at the boot clock, which grows a thousand times faster than execs can: a table that is set

@@ -4,15 +4,18 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use agent_ebpf::{ConnectionRecord, Counter, ExecRecord, TupleKey, limits};
+use agent_ebpf::{ConnectionRecord, Counter, ExecRecord, TupleKey, bound, limits};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use aya::{Ebpf, Pod};
 
 use super::watched::Watched;
 use super::{Error, decode};
-use crate::process::{self, BootTime, Capacity, Connection, Count, ExecId, ExecInstance, Records, Tuple};
+use crate::process::{
+    self, BootTime, Bound, Capacity, Connection, Count, Current, ExecId, ExecInstance, Records, SessionId, Tuple,
+};
 
 /// A record as it lies in a map.
 #[repr(transparent)]
@@ -36,6 +39,9 @@ const NO_OVERWRITE: u64 = 1; // BPF_NOEXIST
 /// The kernel's maps.
 pub struct Maps {
     processes: HashMap<MapData, u32, Raw<ExecRecord>>,
+    /// Of sessions. The programs add, the daemon removes.
+    ended: Mutex<HashMap<MapData, u64, Raw<ExecRecord>>>,
+    binder: RawTracePoint,
     connections: HashMap<MapData, u64, Raw<ConnectionRecord>>,
     tuples: HashMap<MapData, Raw<TupleKey>, u64>,
     counters: PerCpuArray<MapData, u64>,
@@ -67,7 +73,7 @@ impl fmt::Debug for Maps {
 }
 
 impl Maps {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn take(ebpf: &mut Ebpf, binder: RawTracePoint) -> Result<Self, Error> {
         let bound = |ebpf: &Ebpf, name: &'static str| -> Result<u64, Error> {
             let info = match ebpf.map(name) {
                 Some(Map::HashMap(data)) => data.info(),
@@ -90,6 +96,8 @@ impl Maps {
         Ok(Self {
             seeded: Mutex::new(HashMap::try_from(Map::HashMap(again)).map_err(map_error)?),
             processes: take(ebpf, "PROCESSES")?,
+            ended: Mutex::new(take(ebpf, "ENDED")?),
+            binder,
             connections: take(ebpf, "CONNECTIONS")?,
             tuples: take(ebpf, "TUPLES")?,
             counters: take(ebpf, "COUNTERS")?,
@@ -112,6 +120,10 @@ impl Maps {
     pub(super) fn unseed(&self, tgid: u32) {
         // Failing means that it is gone already.
         let _gone = self.seeded.lock().unwrap_or_else(PoisonError::into_inner).remove(&tgid);
+    }
+
+    fn lock_ended(&self) -> MutexGuard<'_, HashMap<MapData, u64, Raw<ExecRecord>>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn raw(&self, tgid: u32) -> Result<Option<ExecRecord>, process::Error> {
@@ -143,8 +155,49 @@ impl Records for Maps {
         Err(process::Error::Unstable { tgid })
     }
 
-    fn current(&self, tgid: u32) -> Result<Option<(ExecId, BootTime)>, process::Error> {
-        Ok(self.raw(tgid)?.map(|record| (ExecId(record.exec_id), BootTime(record.start_boottime_ns))))
+    fn current(&self, tgid: u32) -> Result<Option<Current>, process::Error> {
+        Ok(self.raw(tgid)?.map(|record| Current {
+            id: ExecId(record.exec_id),
+            start: BootTime(record.start_boottime_ns),
+            session_id: SessionId::new(record.session_id),
+        }))
+    }
+
+    fn ended(&self, exec_id: ExecId) -> Result<Option<ExecInstance>, process::Error> {
+        let kept = found(self.lock_ended().get(&exec_id.0, 0), "ENDED")?;
+        // Written whole by the map, and never changed after that.
+        kept.map(|Raw(record)| decode::instance(&record)).transpose().map_err(|what| malformed("ENDED", what))
+    }
+
+    fn all_ended(&self) -> Result<Vec<ExecId>, process::Error> {
+        let keys = self.lock_ended().keys().map(|key| key.map(ExecId)).collect::<Result<_, _>>();
+        keys.map_err(|error| failed("walk", "ENDED", error))
+    }
+
+    fn forget_ended(&self, exec_id: ExecId) {
+        // Failing means that it is gone already.
+        let _gone = self.lock_ended().remove(&exec_id.0);
+    }
+
+    fn bind_session(
+        &self,
+        tgid: u32,
+        exec_id: ExecId,
+        from: Option<SessionId>,
+        to: Option<SessionId>,
+    ) -> Result<Bound, process::Error> {
+        let number = |id: Option<SessionId>| id.map_or(0, SessionId::number);
+        let mut options = RawTracePointRunOptions::new();
+        let [first, second, third, fourth, ..] = &mut options.args;
+        (*first, *second, *third, *fourth) = (u64::from(tgid), exec_id.0, number(from), number(to));
+        let failed =
+            |source| process::Error::Map { operation: "write", map: "PROCESSES", source: io::Error::other(source) };
+        match self.binder.test_run(options).map_err(failed)?.return_value {
+            bound::DONE => Ok(Bound::Done),
+            bound::GONE => Ok(Bound::Gone),
+            bound::ELSEWHERE => Ok(Bound::Elsewhere),
+            _ => Err(process::Error::Malformed { map: "PROCESSES", what: "an answer that the program does not give" }),
+        }
     }
 
     fn processes(&self, visit: &mut dyn FnMut(ExecInstance)) -> Result<(), process::Error> {
@@ -238,6 +291,7 @@ impl Records for Maps {
                 used: count(self.connections.keys().count()),
                 limit: self.bounds.connections,
             },
+            Capacity { name: "ended", used: count(self.lock_ended().keys().count()), limit: u64::from(limits::ENDED) },
             Capacity { name: "tuples", used: count(self.tuples.keys().count()), limit: self.bounds.connections },
             Capacity { name: "watched", used: count(watched), limit: u64::from(limits::WATCHED) },
         ]

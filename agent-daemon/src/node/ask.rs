@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::attest::Failure;
 use crate::credential::{self, Delivery, Lease, LeaseId};
+use crate::session::{self, HandleDigest};
 use crate::{audit, authority};
 
 /// What a caller asks for.
@@ -29,6 +30,8 @@ pub struct Ask {
     pub traceparent: Option<String>,
     /// The lease that is to be replaced.
     pub renews: Option<LeaseId>,
+    /// The session that it names by its handle.
+    pub session: Option<HandleDigest>,
 }
 
 /// A socket, named by whoever asks.
@@ -79,6 +82,9 @@ pub enum Refusal {
     /// A bound on leases is reached.
     #[error("no room for another lease")]
     Leases(#[source] credential::Error),
+    /// There is no room for another session, or it could not be kept.
+    #[error("no room for another session")]
+    Sessions(#[source] session::Error),
     /// The record could not be written, so nothing was issued.
     #[error("the audit log takes no record")]
     Audit(#[source] audit::Error),

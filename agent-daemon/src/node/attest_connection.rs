@@ -96,7 +96,7 @@ impl Node {
 
     /// The last look at a caller before it is answered.
     pub(super) fn answer_only_if_same(&self, peer: &Peer, action: &'static str) -> Result<(), Refusal> {
-        peer.recheck(self.records()).map_err(|failure| {
+        peer.recheck(self.records()).map(drop).map_err(|failure| {
             self.refuse_peer(action, &failure, peer);
             Refusal::Caller(failure)
         })

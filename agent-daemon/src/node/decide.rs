@@ -19,6 +19,7 @@ use crate::diagnostic::with_sources;
 use crate::identity::Entry;
 use crate::policy::{self, Action, ConnectionContext, CredentialContext, PreparedPrincipal, Request};
 use crate::process::{Connection, Tuple};
+use crate::session::Session;
 use crate::snapshot::Snapshot;
 
 macro_rules! reasons {
@@ -75,6 +76,22 @@ reasons! {
     LeaseNotYours = "lease_not_yours",
     /// The static secret is not there.
     SecretMissing = "secret_missing",
+    /// The session it acts in is over.
+    SessionEnded = "session_ended",
+    /// It may not act in the session that it names, or its lineage knows nothing of it.
+    SessionNotYours = "session_not_yours",
+    /// The session does not reach the destination.
+    OutOfScope = "out_of_scope",
+    /// An ancestor in its session may not have what it asks for.
+    AncestorNotPermitted = "ancestor_not_permitted",
+    /// Nothing is known of an ancestor in its session.
+    AncestorUnknown = "ancestor_unknown",
+    /// It is further below the opener of its session than the kernel's record reaches.
+    SessionTooDeep = "session_too_deep",
+    /// The user's token is not good.
+    InvalidToken = "invalid_token",
+    /// What is asked for is wider than the session it is delegated from, or on nobody's behalf.
+    SessionRefused = "session_refused",
 }
 
 /// The grounds for issuing.
@@ -85,6 +102,7 @@ pub(super) struct Grounds {
     pub(super) audiences: Vec<Arc<str>>,
     pub(super) ttl: Duration,
     pub(super) connection: Option<Connection>,
+    pub(super) session: Option<Arc<Session>>,
 }
 
 /// A decision with its record, which says `deny` exactly when there are no grounds.
@@ -97,9 +115,10 @@ pub(super) struct Verdicted {
 }
 
 /// A denial on its way into the record.
-struct Denial {
-    reason: Reason,
-    detail: String,
+#[derive(Debug)]
+pub(super) struct Denial {
+    pub(super) reason: Reason,
+    pub(super) detail: String,
     expected: Option<String>,
     actual: Option<String>,
     remediation: Option<String>,
@@ -107,20 +126,37 @@ struct Denial {
 }
 
 impl Denial {
-    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { reason, detail, expected: None, actual: None, remediation: None, is_passing: false }
     }
 
-    fn differing(mut self, expected: impl Into<String>, actual: impl Into<String>) -> Self {
+    pub(super) fn differing(mut self, expected: impl Into<String>, actual: impl Into<String>) -> Self {
         self.expected = Some(expected.into());
         self.actual = Some(actual.into());
         self
     }
 
-    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+    /// It rests on something that may be there in a moment.
+    pub(super) fn passing(mut self) -> Self {
+        self.is_passing = true;
+        self
+    }
+
+    pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remediation = Some(remedy.into());
         self
+    }
+}
+
+impl Verdicted {
+    pub(super) fn denied(mut record: DecisionRecord, denial: Denial) -> Self {
+        record.reason = denial.reason.as_str().to_owned();
+        record.detail = denial.detail;
+        record.expected = denial.expected;
+        record.actual = denial.actual;
+        record.remediation = denial.remediation;
+        Self { record, grounds: None, is_passing: denial.is_passing }
     }
 }
 
@@ -128,8 +164,8 @@ impl Node {
     /// Decides. Issues nothing and records nothing.
     pub(super) async fn decide(
         &self,
-        snapshot: &Snapshot,
-        attested: &Attested,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
         ask: &Ask,
         decision_id: String,
         now: Timestamp,
@@ -140,25 +176,26 @@ impl Node {
         record.traceparent.clone_from(&ask.traceparent);
         match self.grounds(snapshot, attested, ask, now, &mut record).await? {
             Ok(grounds) => Ok(Verdicted { record, grounds: Some(grounds), is_passing: false }),
-            Err(denial) => {
-                record.reason = denial.reason.as_str().to_owned();
-                record.detail = denial.detail;
-                record.expected = denial.expected;
-                record.actual = denial.actual;
-                record.remediation = denial.remediation;
-                Ok(Verdicted { record, grounds: None, is_passing: denial.is_passing })
-            }
+            Err(denial) => Ok(Verdicted::denied(record, denial)),
         }
     }
 
     async fn grounds(
         &self,
-        snapshot: &Snapshot,
-        attested: &Attested,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
         ask: &Ask,
         now: Timestamp,
         record: &mut DecisionRecord,
     ) -> Result<Result<Grounds, Denial>, Refusal> {
+        let session = match self.acting_in(&attested.evidence.instance, ask.session) {
+            Ok(session) => session,
+            Err(denial) => return Ok(Err(denial)),
+        };
+        if let Some(session) = &session {
+            record.session_id = Some(session.id.to_string());
+            record.user = Some(session.user.id.to_string());
+        }
         let (principal, entry) = match principal(attested, ask.spiffe_id.as_deref()) {
             Ok(found) => found,
             Err(denial) => {
@@ -201,6 +238,14 @@ impl Node {
             return Ok(Err(Denial::new(Reason::NoBinding, detail).remedy(remedy)));
         };
         record.binding = Some(binding.name.to_string());
+        if let Some(session) =
+            session.as_ref().filter(|session| !session.reaches(&destination.name, &destination.labels))
+        {
+            let detail = "the session's scopes do not reach the destination";
+            let expected = format!("{} or one of its labels among the scopes", destination.name);
+            let scopes = session.scopes.as_ref().map(|scopes| scopes.join(", ")).unwrap_or_default();
+            return Ok(Err(Denial::new(Reason::OutOfScope, detail).differing(expected, scopes)));
+        }
         let audiences = match binding.source.credential_type() {
             // Good towards everybody who trusts the trust domain.
             CredentialType::X509Svid | CredentialType::WitSvid => Vec::new(),
@@ -230,14 +275,21 @@ impl Node {
             connection: context.as_ref(),
             credential: &credential,
             renewal: ask.renews.is_some(),
+            session: session.as_ref().map(|session| &session.prepared),
         };
         let request = Request { principal, action, now };
         if let Err(denial) = apply_policy(snapshot, &request, destination, record) {
             return Ok(Err(denial));
         }
+        if let Some(session) = &session {
+            let within = self.within_ancestors(snapshot, attested, session, &request).await?;
+            if let Err(denial) = within.or_else(|denial| overruled(denial, destination, record)) {
+                return Ok(Err(denial));
+            }
+        }
         let connection = observed.map(|(connection, _)| connection);
         let (entry, binding, ttl) = (Arc::clone(entry), Arc::clone(binding), binding.ttl);
-        Ok(Ok(Grounds { entry, binding, audiences, ttl, connection }))
+        Ok(Ok(Grounds { entry, binding, audiences, ttl, connection, session }))
     }
 
     /// The connection that was named, proved to be this exec instance's own and to go to the destination.
@@ -325,7 +377,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn principal<'a>(
+pub(super) fn principal<'a>(
     attested: &'a Attested,
     wanted: Option<&str>,
 ) -> Result<(&'a PreparedPrincipal, &'a Arc<Entry>), Denial> {
@@ -394,14 +446,20 @@ fn apply_policy(
             denial.remedy("add a permit, or meet the condition (agentctl explain)")
         }
     };
-    // Only what policy plainly said may be overruled by audit mode, never an error.
-    if destination.mode == Mode::Audit && denial.reason != Reason::PolicyError {
-        record.audit_mode = true;
-        record.reason = denial.reason.as_str().to_owned();
-        record.detail = format!("{}; the destination is in audit mode", denial.detail);
-        record.expected = denial.expected;
-        record.actual = denial.actual;
-        return Ok(());
+    overruled(denial, destination, record)
+}
+
+/// Only what policy plainly said may be overruled by audit mode, never an error and never a fact that is missing.
+fn overruled(denial: Denial, destination: &Destination, record: &mut DecisionRecord) -> Result<(), Denial> {
+    let is_plain =
+        matches!(denial.reason, Reason::PolicyForbid | Reason::PolicyNoPermit | Reason::AncestorNotPermitted);
+    if destination.mode != Mode::Audit || !is_plain {
+        return Err(denial);
     }
-    Err(denial)
+    record.audit_mode = true;
+    record.reason = denial.reason.as_str().to_owned();
+    record.detail = format!("{}; the destination is in audit mode", denial.detail);
+    record.expected = denial.expected;
+    record.actual = denial.actual;
+    Ok(())
 }

@@ -41,7 +41,7 @@ pub(super) fn exec_facts(evidence: &Evidence) -> ExecFacts {
         gid: evidence.gid,
         flags: instance.flags.names().map(str::to_owned).collect(),
         cgroup: evidence.cgroup.clone(),
-        session_id: instance.session_id,
+        session_id: instance.session_id.map(|id| id.to_string()),
     }
 }
 

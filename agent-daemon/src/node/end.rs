@@ -19,6 +19,8 @@ use crate::process::ExecId;
 
 /// The kernel tells of ends at once; the sweep catches what it could not tell (a full buffer, changed ids).
 const SWEEP: Duration = Duration::from_secs(1);
+/// All processes are looked at no more often than this for sessions in which nobody is left.
+const WALK: Duration = Duration::from_secs(5);
 /// An expiry is recorded no sooner than this after the last one, so that many at once make one batch.
 const SHORTEST: Duration = Duration::from_millis(5);
 
@@ -100,6 +102,7 @@ impl Node {
     /// Ends leases as they expire and those whose holder is not what it was, until cancelled.
     pub async fn sweep(&self, cancel: CancellationToken) {
         let mut looked = Instant::now();
+        let (mut walked, mut took) = (Instant::now(), Duration::ZERO);
         loop {
             let wait = match self.leases.next_expiry() {
                 Some(expiry) => {
@@ -117,7 +120,14 @@ impl Node {
             if looked.elapsed() >= SWEEP {
                 self.sweep_holders();
                 self.attestor.sweep();
+                self.expire_sessions();
                 looked = Instant::now();
+            }
+            // So that it is never more than a hundredth of the time, however many processes there are.
+            if walked.elapsed() >= WALK.max(took.saturating_mul(100)) {
+                walked = Instant::now();
+                self.sweep_sessions();
+                took = walked.elapsed();
             }
         }
     }
@@ -168,7 +178,7 @@ impl Node {
         match self.records().current(tgid) {
             Err(_) => Holder::Unknown,
             Ok(None) => Holder::Ended(Cause::Exited),
-            Ok(Some((current, _))) if current != exec_id => Holder::Ended(Cause::Exec),
+            Ok(Some(current)) if current.id != exec_id => Holder::Ended(Cause::Exec),
             Ok(Some(_)) => match self.attestor.effective_ids(tgid) {
                 Ok((uid, _)) => Holder::Lives { uid },
                 // It ended between the two looks.
@@ -258,6 +268,10 @@ impl Node {
                     if restored.first {
                         self.watch_holder(exec_id);
                     }
+                    let session = restored.lease.session;
+                    if session.is_some_and(|session| self.sessions().session(session).is_none()) {
+                        self.record_ended(self.leases.end(&id, Cause::SessionEnded, now));
+                    }
                 }
                 Err(error) => tracing::warn!(%error, lease = id.as_str(), "a lease of an earlier run is not taken up"),
             }
@@ -279,6 +293,10 @@ fn lease_of(granted: GrantedLease) -> Option<Lease> {
         binding: decision.binding.as_deref()?.into(),
         credential_type: CredentialType::from_word(decision.credential_type.as_deref()?)?,
         cookie: decision.connection.map(|connection| connection.cookie),
+        session: match decision.session_id {
+            Some(id) => Some(id.parse().ok()?),
+            None => None,
+        },
         issued_at: granted.time,
         expires_at: decision.expires_at?,
         decision_id: decision.decision_id.into(),

@@ -17,16 +17,20 @@ mod events;
 mod explain;
 mod federate;
 mod introspect;
+mod issuers;
 mod own;
 mod peers;
 mod recent;
 mod release;
 mod reload;
 mod rotate;
+mod sessions;
 mod streams;
 mod svids;
+mod within;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -45,6 +49,7 @@ pub use federate::{Fetching, Known, SetError};
 pub use own::{OwnError, OwnMark, OwnSvid};
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
+pub use sessions::{Lifetimes, OnBehalf, OpenAsk, Opened, SessionStore};
 pub use streams::Stream;
 pub use svids::{Invalid, SpiffeLimits, Svids, Wanted};
 
@@ -114,6 +119,12 @@ pub struct Parts {
     pub foreign: ForeignBundles,
     /// How they are fetched.
     pub fetching: Fetching,
+    /// Where sessions are kept over a restart.
+    pub session_store: SessionStore,
+    /// How long sessions live.
+    pub session_lifetimes: Lifetimes,
+    /// The roots by which issuers of users' tokens are believed; without, those of the machine.
+    pub issuer_roots: Option<PathBuf>,
     /// Static secrets.
     pub secrets: SecretStore,
     /// The audit log.
@@ -164,6 +175,7 @@ pub struct Node {
     happenings: broadcast::Sender<Arc<Happening>>,
     listeners: events::Listeners,
     streams: streams::Streams,
+    delegation: sessions::Delegation,
     snapshots: watch::Sender<u64>,
     refused: Budget,
     bad_requests: Budget,
@@ -184,6 +196,8 @@ struct Counters {
     denials_unrecorded: AtomicU64,
     audit_refused: AtomicU64,
     leases_ended: AtomicU64,
+    sessions_opened: AtomicU64,
+    sessions_ended: AtomicU64,
     reload_failures: AtomicU64,
 }
 
@@ -208,6 +222,7 @@ impl Node {
             spiffe: parts.spiffe,
             upstream: parts.upstream,
             foreign: parts.foreign,
+            delegation: sessions::Delegation::new(parts.issuer_roots, parts.session_store, parts.session_lifetimes),
             federations: federate::Federations::new(parts.fetching),
             in_flight: Mutex::default(),
             adopted: Notify::new(),
@@ -257,6 +272,8 @@ impl Node {
             of("denials_unrecorded", &counters.denials_unrecorded),
             of("requests_refused_by_audit", &counters.audit_refused),
             of("leases_ended", &counters.leases_ended),
+            of("sessions_opened", &counters.sessions_opened),
+            of("sessions_ended", &counters.sessions_ended),
             of("reload_failures", &counters.reload_failures),
         ]
     }

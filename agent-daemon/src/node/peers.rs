@@ -8,6 +8,7 @@ use super::{Node, Refusal, bump};
 use crate::attest::{Attested, Failure, Peer};
 use crate::audit::{Caller, CallerRefusedRecord, Record};
 use crate::diagnostic::with_sources;
+use crate::process::SessionId;
 use crate::snapshot::Snapshot;
 
 impl Node {
@@ -106,7 +107,7 @@ impl Node {
             return Err(Refusal::RateLimited { retry_after: limited.retry_after });
         }
         let attested = match peer.recheck(self.records()) {
-            Ok(()) => self.attest_peer(peer, snapshot).await,
+            Ok(session) => self.attest_peer(peer, snapshot, session).await,
             Err(failure) => Err(failure),
         };
         attested.map_err(|failure| {
@@ -115,9 +116,14 @@ impl Node {
         })
     }
 
-    async fn attest_peer(&self, peer: &Peer, snapshot: &Arc<Snapshot>) -> Result<Arc<Attested>, Failure> {
+    async fn attest_peer(
+        &self,
+        peer: &Peer,
+        snapshot: &Arc<Snapshot>,
+        session: Option<SessionId>,
+    ) -> Result<Arc<Attested>, Failure> {
         let ids = peer.ids()?;
-        if let Some(known) = self.attestor.known(peer.exec_id, snapshot.number, ids) {
+        if let Some(known) = self.attestor.known(peer.exec_id, snapshot.number, session, ids) {
             return Ok(known);
         }
         let gone = Failure::OriginatorGone("the caller's process ended");

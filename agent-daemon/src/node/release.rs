@@ -54,6 +54,9 @@ impl Node {
         let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
         let now = self.clock.now();
         let held = self.leases.lease(&old).filter(|lease| lease.exec_id == peer.exec_id && lease.is_live(now));
+        // In the session that it was released in, and in no other.
+        let session = self.acting_in(&attested.evidence.instance, ask.session).ok().flatten().map(|session| session.id);
+        let held = held.filter(|lease| lease.session == session);
         ask.renews = Some(old);
         if let Some(held) = &held {
             ask.destination = held.destination.to_string();
@@ -129,6 +132,7 @@ impl Node {
                 return Err(Refusal::Authority(error));
             }
         };
+        let session = grounds.session.clone();
         // Before it can be seen: what is on its way to its holder makes no room for others.
         let in_flight = InFlight::new(self, lease.id.clone());
         let pending = match self.grant(reservation, lease, replaces.as_deref(), now) {
@@ -144,7 +148,14 @@ impl Node {
             return Err(self.audit_refused(error));
         }
         bump(&self.counters.allowed);
-        let lease = self.recheck(peer, &grounds, pending)?;
+        // Whoever ends a session takes it away first and then looks for leases: one of the two sees the other.
+        if session.is_some_and(|session| self.sessions().session(session.id).is_none()) {
+            pending.take_back(Cause::SessionEnded);
+            let failure = Failure::OriginatorGone("the session ended while it was answered");
+            self.refuse_peer("release", &failure, peer);
+            return Err(Refusal::Caller(failure));
+        }
+        let lease = self.recheck(peer, attested, &grounds, pending)?;
         self.tell(Happening::Lease(Arc::clone(&lease)));
         Ok(Released { secret, chain, lease, audiences: grounds.audiences })
     }
@@ -194,11 +205,20 @@ impl Node {
     }
 
     /// The last look before the answer leaves: same process, same image, same connection, and not revoked.
-    fn recheck(&self, peer: &Peer, grounds: &Grounds, pending: Pending<'_>) -> Result<Arc<Lease>, Refusal> {
+    fn recheck(
+        &self,
+        peer: &Peer,
+        attested: &Attested,
+        grounds: &Grounds,
+        pending: Pending<'_>,
+    ) -> Result<Arc<Lease>, Refusal> {
         let failure = match (peer.recheck(self.records()), &grounds.connection) {
             (Err(failure), _) => Some(failure),
-            (Ok(()), None) => None,
-            (Ok(()), Some(proved)) => match self.records().connection(proved.cookie) {
+            (Ok(session), _) if session != attested.evidence.instance.session_id => {
+                Some(Failure::OriginatorMismatch("the process came into another session meanwhile"))
+            }
+            (Ok(_), None) => None,
+            (Ok(_), Some(proved)) => match self.records().connection(proved.cookie) {
                 Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote && now.is_open => None,
                 Ok(_) => Some(Failure::OriginatorMismatch("the connection was closed or goes elsewhere now")),
                 Err(error) => Some(error.into()),
@@ -445,6 +465,7 @@ fn lease_for(
     until: Timestamp,
 ) -> Result<Lease, authority::Error> {
     let ttl = SignedDuration::try_from(grounds.ttl).unwrap_or(SignedDuration::MAX);
+    let until = grounds.session.as_ref().map_or(until, |session| until.min(session.expires_at));
     let binding = &grounds.binding;
     Ok(Lease {
         id: LeaseId::generate(authority::fill_random)?,
@@ -456,6 +477,7 @@ fn lease_for(
         binding: Arc::clone(&binding.name),
         credential_type: binding.source.credential_type(),
         cookie: grounds.connection.as_ref().map(|connection| connection.cookie),
+        session: grounds.session.as_ref().map(|session| session.id),
         issued_at: now,
         expires_at: now.saturating_add(ttl).unwrap_or(until).min(until),
         decision_id: record.decision_id.as_str().into(),

@@ -142,8 +142,8 @@ impl Node {
     async fn svid(
         &self,
         peer: &Peer,
-        snapshot: &Snapshot,
-        attested: &Attested,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
         entry: &Entry,
         binding: &Binding,
         replaces: Option<Arc<Lease>>,
@@ -195,8 +195,8 @@ impl Node {
     async fn token(
         &self,
         peer: &Peer,
-        snapshot: &Snapshot,
-        attested: &Attested,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
         entry: &Entry,
         audiences: &[Arc<str>],
     ) -> Result<Released, Refusal> {
@@ -312,8 +312,8 @@ impl Node {
     /// The caller has identities, but none of them gets what it asks for; or it has none.
     async fn nothing(
         &self,
-        snapshot: &Snapshot,
-        attested: &Attested,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
         kind: CredentialType,
         wanted: &Wanted,
     ) -> Refusal {
@@ -341,7 +341,7 @@ impl Node {
     }
 
     /// Records what is known to be denied.
-    pub(super) async fn refused(&self, snapshot: &Snapshot, attested: &Attested, ask: Ask) -> Refusal {
+    pub(super) async fn refused(&self, snapshot: &Arc<Snapshot>, attested: &Arc<Attested>, ask: Ask) -> Refusal {
         match self.denial(snapshot, attested, ask).await {
             Ok((slot, verdicted)) => self.denied(slot, verdicted).await,
             Err(refusal) => refusal,
@@ -350,8 +350,8 @@ impl Node {
 
     async fn denial(
         &self,
-        snapshot: &Snapshot,
-        attested: &Attested,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
         ask: Ask,
     ) -> Result<(crate::audit::Slot, Verdicted), Refusal> {
         let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;

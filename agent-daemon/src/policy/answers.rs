@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::load::Reads;
-use super::prepared::DestinationEntity;
-use super::{Action, ConnectionContext, CredentialContext, Decision, Generation, Request};
+use super::prepared::{DestinationEntity, SessionEntities};
+use super::{Action, ConnectionContext, CredentialContext, Decision, Generation, PreparedSession, Request};
 
 /// Answers kept for one identity of one exec instance. When there are more, the oldest is forgotten.
 pub const MAX_ANSWERS: usize = 8;
@@ -41,6 +41,7 @@ enum Question {
         connection: Option<ConnectionContext>,
         credential: CredentialContext,
         renewal: bool,
+        session: Option<Arc<SessionEntities>>,
     },
 }
 
@@ -58,8 +59,9 @@ impl Answers {
 
     /// Keeps an answer, which may depend on what the policies read.
     pub(super) fn keep(&self, request: &Request<'_>, reads: Reads, decision: &Arc<Decision>) {
+        let Some(question) = Question::of(request) else { return };
         let answer = Answer {
-            question: Question::of(request),
+            question,
             generation: decision.generation.clone(),
             second: request.now.as_second(),
             reads,
@@ -80,36 +82,47 @@ impl Answers {
 }
 
 impl Question {
-    fn of(request: &Request<'_>) -> Self {
-        match request.action {
+    /// None of a question that nobody asks twice.
+    fn of(request: &Request<'_>) -> Option<Self> {
+        Some(match request.action {
+            Action::ActFor { .. } => return None,
             Action::Attest => Self::Attest,
-            Action::Release { destination, connection, credential, renewal } => Self::Release {
+            Action::Release { destination, connection, credential, renewal, session } => Self::Release {
                 destination: destination.shared(),
                 connection: connection.cloned(),
                 credential: credential.clone(),
                 renewal,
+                session: session.map(PreparedSession::shared),
             },
-        }
+        })
     }
 
     fn is_of(&self, request: &Request<'_>, reads: Reads) -> bool {
         match (self, request.action) {
             (Self::Attest, Action::Attest) => true,
             (
-                Self::Release { destination, connection, credential, renewal },
+                Self::Release { destination, connection, credential, renewal, session },
                 Action::Release {
                     destination: asked_destination,
                     connection: asked_connection,
                     credential: asked_credential,
                     renewal: asked_renewal,
+                    session: asked_session,
                 },
             ) => {
                 asked_destination.is(destination)
                     && connection.as_ref() == asked_connection
                     && is_same(credential, asked_credential, reads)
                     && *renewal == asked_renewal
+                    && match (session, asked_session) {
+                        (None, None) => true,
+                        (Some(session), Some(asked)) => asked.is(session),
+                        (None, Some(_)) | (Some(_), None) => false,
+                    }
             }
-            (Self::Attest, Action::Release { .. }) | (Self::Release { .. }, Action::Attest) => false,
+            (_, Action::ActFor { .. })
+            | (Self::Attest, Action::Release { .. })
+            | (Self::Release { .. }, Action::Attest) => false,
         }
     }
 }

@@ -25,10 +25,10 @@ pub use decision::{Decision, Effect, Generation, Reason};
 pub use explain::{MAX_NEAR_MISSES, PolicyNearMiss};
 pub use load::{MAX_POLICIES, MAX_POLICY_BYTES};
 pub use policies::{Policies, PolicyView};
-pub use prepared::{PreparedDestination, PreparedPrincipal};
+pub use prepared::{PreparedDestination, PreparedPrincipal, PreparedSession};
 pub use request::{
     Action, ConnectionContext, CredentialContext, Destination, EvidenceContext, MAX_FACTS, Principal, ProgramContext,
-    Request,
+    Request, SessionContext, UserContext,
 };
 pub use schema::SCHEMA;
 pub use slice::{MAX_SLICED_POLICIES, MAX_SLICES};

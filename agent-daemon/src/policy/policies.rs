@@ -108,6 +108,7 @@ impl Policies {
         let built = request.build()?;
         let (verb, resource) = match request.action {
             Action::Release { destination, .. } => (Verb::Release, destination.names()),
+            Action::ActFor { session, .. } => (Verb::ActFor, session.names()),
             Action::Attest => (Verb::Attest, std::slice::from_ref(&vocabulary().node_name)),
         };
         let policy = |place: usize| self.loaded.get(place).map(|loaded| loaded.policy.clone());

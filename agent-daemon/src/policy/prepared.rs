@@ -15,7 +15,7 @@ use cedar_policy::{Context, Entities, Entity, EntityUid, RestrictedExpression};
 
 use super::{
     Action, ConnectionContext, CredentialContext, Destination, Error, EvidenceContext, MAX_FACTS, Principal,
-    ProgramContext, Request, answers::Answers, memo, schema::vocabulary,
+    ProgramContext, Request, SessionContext, answers::Answers, memo, schema::vocabulary,
 };
 use crate::identity::{Fact, Provenance};
 
@@ -44,6 +44,19 @@ pub(super) struct DestinationEntity {
     uid: EntityUid,
     names: Vec<String>,
     entity: Entity,
+}
+
+/// A session and its user, ready for any number of decisions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PreparedSession(Arc<SessionEntities>);
+
+#[derive(Debug)]
+pub(super) struct SessionEntities {
+    uid: EntityUid,
+    user: EntityUid,
+    // The user's uid and its groups, written as Cedar writes them.
+    names: Vec<String>,
+    entities: [Entity; 2],
 }
 
 /// A request in Cedar's form, checked with the schema.
@@ -123,6 +136,56 @@ impl PreparedDestination {
     }
 }
 
+impl PreparedSession {
+    /// Builds and checks the entities.
+    ///
+    /// # Errors
+    /// Only by a bug.
+    pub fn new(session: &SessionContext) -> Result<Self, Error> {
+        let words = vocabulary();
+        let user = &session.user;
+        let user_uid = words.user(&user.id);
+        let groups: HashSet<EntityUid> = user.groups.iter().map(|group| words.group(group)).collect();
+        let names = [&user_uid].into_iter().chain(&groups).map(EntityUid::to_string).collect();
+        let mut attributes = HashMap::from([
+            ("subject".to_owned(), string(&user.subject)),
+            ("verified_by".to_owned(), string(&user.verified_by)),
+        ]);
+        for (name, value) in [("issuer", &user.issuer), ("name", &user.name)] {
+            attributes.extend(value.as_ref().map(|value| (name.to_owned(), string(value))));
+        }
+        let user = entity("the user", user_uid.clone(), attributes, groups)?;
+        let mut attributes = HashMap::from([
+            ("id".to_owned(), string(&session.id)),
+            ("user".to_owned(), RestrictedExpression::new_entity_uid(user_uid.clone())),
+            ("depth".to_owned(), long(session.depth)),
+            ("opener".to_owned(), string(&session.opener)),
+            ("bound".to_owned(), RestrictedExpression::new_bool(session.is_bound)),
+        ]);
+        for (name, value) in [("agent", &session.agent), ("purpose", &session.purpose)] {
+            attributes.extend(value.as_ref().map(|value| (name.to_owned(), string(value))));
+        }
+        attributes.extend(session.scopes.as_ref().map(|scopes| ("scopes".to_owned(), set(scopes))));
+        let uid = words.session(&session.id);
+        let session = entity("the session", uid.clone(), attributes, HashSet::new())?;
+        let entities = [user, session];
+        conforming("the session or its user", entities.clone())?;
+        Ok(Self(Arc::new(SessionEntities { uid, user: user_uid, names, entities })))
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        &self.0.names
+    }
+
+    pub(super) fn shared(&self) -> Arc<SessionEntities> {
+        Arc::clone(&self.0)
+    }
+
+    pub(super) fn is(&self, other: &Arc<SessionEntities>) -> bool {
+        Arc::ptr_eq(&self.0, other)
+    }
+}
+
 impl Request<'_> {
     /// Cedar's form.
     pub(super) fn build(&self) -> Result<Built, Error> {
@@ -134,17 +197,29 @@ impl Request<'_> {
         ];
         let mut entities = principal.entities.clone();
         let (action, resource) = match self.action {
-            Action::Release { destination, connection, credential, renewal } => {
+            Action::Release { destination, connection, credential, renewal, session } => {
                 fields.push(("credential".to_owned(), credential.record()?));
                 fields.push(("renewal".to_owned(), RestrictedExpression::new_bool(renewal)));
                 if let Some(connection) = connection {
                     fields.push(("connection".to_owned(), connection.record()?));
                 }
-                // Both were checked with the schema when they were prepared.
+                if let Some(session) = session {
+                    fields.push(("session".to_owned(), RestrictedExpression::new_entity_uid(session.0.uid.clone())));
+                }
+                let of_session = session.into_iter().flat_map(|session| session.0.entities.clone());
+                // All were checked with the schema when they were prepared.
                 entities = entities
-                    .add_entities([destination.0.entity.clone()], None)
+                    .add_entities([destination.0.entity.clone()].into_iter().chain(of_session), None)
                     .map_err(|source| Error::Entity { what: "the destination", source: Box::new(source) })?;
                 (&words.release, &destination.0.uid)
+            }
+            Action::ActFor { session, lifetime_seconds } => {
+                fields.push(("session".to_owned(), RestrictedExpression::new_entity_uid(session.0.uid.clone())));
+                fields.push(("lifetime_seconds".to_owned(), long(lifetime_seconds)));
+                entities = entities
+                    .add_entities(session.0.entities.clone(), None)
+                    .map_err(|source| Error::Entity { what: "the session", source: Box::new(source) })?;
+                (&words.act_for, &session.0.user)
             }
             Action::Attest => (&words.attest, &words.node),
         };

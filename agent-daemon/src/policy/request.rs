@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{PreparedDestination, PreparedPrincipal};
+use super::{PreparedDestination, PreparedPrincipal, PreparedSession};
 use crate::identity::{Fact, IdentityKind, Provenance, SpiffeId};
 
 /// Most facts, and most ancestors, that a decision looks at.
@@ -107,6 +107,44 @@ pub struct CredentialContext {
     pub ttl_seconds: u32,
 }
 
+/// A human on whose behalf agents act.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserContext {
+    /// Unique on this node.
+    pub id: String,
+    /// `oidc`, `loginuid` or `uid`.
+    pub verified_by: String,
+    /// Its address.
+    pub issuer: Option<String>,
+    /// As the issuer names it, or the user's number.
+    pub subject: String,
+    /// For people.
+    pub name: Option<String>,
+    /// Groups that policies speak of.
+    pub groups: Vec<String>,
+}
+
+/// A delegated context.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionContext {
+    /// Unique.
+    pub id: String,
+    /// On whose behalf.
+    pub user: UserContext,
+    /// As the opener named it.
+    pub agent: Option<String>,
+    /// In the opener's words.
+    pub purpose: Option<String>,
+    /// What it reaches; none: all that policy permits.
+    pub scopes: Option<Vec<String>>,
+    /// How often it was delegated.
+    pub depth: u32,
+    /// SPIFFE ID of the opener.
+    pub opener: String,
+    /// Carried along by the kernel.
+    pub is_bound: bool,
+}
+
 /// A declared service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Destination {
@@ -139,6 +177,15 @@ pub enum Action<'a> {
         credential: &'a CredentialContext,
         /// Whether it takes the place of one that the asker holds.
         renewal: bool,
+        /// In which the asker acts, if in any.
+        session: Option<&'a PreparedSession>,
+    },
+    /// A session on behalf of its user.
+    ActFor {
+        /// As it would be.
+        session: &'a PreparedSession,
+        /// How long it would live.
+        lifetime_seconds: u32,
     },
     /// Who is on the other end of a connection.
     Attest,

@@ -16,12 +16,15 @@ pub(super) struct Vocabulary {
     group: EntityTypeName,
     destination: EntityTypeName,
     exec_instance: EntityTypeName,
+    user: EntityTypeName,
+    session: EntityTypeName,
     pub(super) node_type: EntityTypeName,
     pub(super) node: EntityUid,
     /// As Cedar writes it.
     pub(super) node_name: String,
     pub(super) release: EntityUid,
     pub(super) attest: EntityUid,
+    pub(super) act_for: EntityUid,
 }
 
 #[expect(clippy::expect_used, reason = "the schema is a part of the program and a test reads it")]
@@ -36,11 +39,14 @@ static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         group: name("Group"),
         destination: name("Destination"),
         exec_instance: name("ExecInstance"),
+        user: name("User"),
+        session: name("Session"),
         node_type: name("Node"),
         node_name: node.to_string(),
         node,
         release: action("release"),
         attest: action("attest"),
+        act_for: action("actFor"),
     }
 });
 
@@ -64,6 +70,18 @@ impl Vocabulary {
 
     pub(super) fn exec_instance(&self, exec_id: u64) -> EntityUid {
         EntityUid::from_type_name_and_id(self.exec_instance.clone(), EntityId::new(exec_id.to_string()))
+    }
+
+    pub(super) fn user(&self, id: &str) -> EntityUid {
+        EntityUid::from_type_name_and_id(self.user.clone(), EntityId::new(id))
+    }
+
+    pub(super) fn session(&self, id: &str) -> EntityUid {
+        EntityUid::from_type_name_and_id(self.session.clone(), EntityId::new(id))
+    }
+
+    pub(super) fn is_user(&self, name: &EntityTypeName) -> bool {
+        *name == self.user
     }
 
     pub(super) fn is_destination(&self, name: &EntityTypeName) -> bool {

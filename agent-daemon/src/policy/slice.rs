@@ -27,6 +27,7 @@ pub const MAX_SLICED_POLICIES: usize = 65_536;
 pub(super) enum Verb {
     Release,
     Attest,
+    ActFor,
 }
 
 /// Some names by number: those that a policy's scope mentions. Sorted.
@@ -157,6 +158,7 @@ fn verbs(action: &ActionConstraint, resource: Option<&EntityTypeName>) -> Vec<Ve
         let uid = match verb {
             Verb::Release => &words.release,
             Verb::Attest => &words.attest,
+            Verb::ActFor => &words.act_for,
         };
         let by_action = match action {
             ActionConstraint::Any => true,
@@ -166,8 +168,9 @@ fn verbs(action: &ActionConstraint, resource: Option<&EntityTypeName>) -> Vec<Ve
         let by_resource = resource.is_none_or(|name| match verb {
             Verb::Release => words.is_destination(name),
             Verb::Attest => *name == words.node_type,
+            Verb::ActFor => words.is_user(name),
         });
         by_action && by_resource
     };
-    [Verb::Release, Verb::Attest].into_iter().filter(|verb| applies(*verb)).collect()
+    [Verb::Release, Verb::Attest, Verb::ActFor].into_iter().filter(|verb| applies(*verb)).collect()
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::{BootTime, ExecId};
+use super::{BootTime, ExecId, SessionId};
 
 /// One socket that an exec instance connected or sent from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Connection {
     /// Thread group of the caller.
     pub tgid: u32,
     /// Its session.
-    pub session_id: Option<u64>,
+    pub session_id: Option<SessionId>,
     /// When.
     pub at: BootTime,
     /// Effective ids of the calling thread at that moment.

@@ -2,7 +2,7 @@
 
 use agent_ebpf::flags;
 
-use super::{BootTime, ExecId, ProcessKey};
+use super::{BootTime, ExecId, ProcessKey, SessionId};
 
 /// What the kernel recorded about one exec instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct ExecInstance {
     /// When it began.
     pub began: BootTime,
     /// The session it inherited.
-    pub session_id: Option<u64>,
+    pub session_id: Option<SessionId>,
     /// cgroup v2 id.
     pub cgroup_id: u64,
     /// The executed file.

@@ -14,6 +14,6 @@ mod records;
 
 pub use connection::{Connection, Hook, Protocol, Tuple};
 pub use history::{Ended, History};
-pub use id::{BootTime, ExecId, ProcessKey};
+pub use id::{BootTime, ExecId, NoSessionId, ProcessKey, SessionId};
 pub use instance::{Ancestor, ExecInstance, FileId, Flags, Namespaces};
-pub use records::{Capacity, Count, Error, Event, Records};
+pub use records::{Bound, Capacity, Count, Current, Error, Event, Records};

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{BootTime, Connection, Ended, ExecId, ExecInstance, Tuple};
+use super::{BootTime, Connection, Ended, ExecId, ExecInstance, SessionId, Tuple};
 
 /// The kernel's records could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,28 @@ pub struct Count {
     pub value: u64,
 }
 
+/// What changes under a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Current {
+    /// The exec instance that runs in it.
+    pub id: ExecId,
+    /// When the process started.
+    pub start: BootTime,
+    /// The session it is in.
+    pub session_id: Option<SessionId>,
+}
+
+/// Whether an exec instance came into a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// It is in it now.
+    Done,
+    /// It is over.
+    Gone,
+    /// It is in another session than was said, and stays there.
+    Elsewhere,
+}
+
 /// The kernel's records: the truth about processes and connections, read at decision time.
 pub trait Records: Debug + Send + Sync + 'static {
     /// The exec instance now running in a process; none when there is no record.
@@ -62,11 +84,38 @@ pub trait Records: Debug + Send + Sync + 'static {
     /// When the record cannot be read whole. That is never the same as "no record".
     fn process(&self, tgid: u32) -> Result<Option<ExecInstance>, Error>;
 
-    /// Only its id and the start of its process: the cheap question asked again before every reply.
+    /// Only what changes under a process: the cheap question asked again before every reply.
     ///
     /// # Errors
     /// As [`Records::process`].
-    fn current(&self, tgid: u32) -> Result<Option<(ExecId, BootTime)>, Error>;
+    fn current(&self, tgid: u32) -> Result<Option<Current>, Error>;
+
+    /// An exec instance of a session that is over; none when it was in no session, has no descendants, or is forgotten.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn ended(&self, exec_id: ExecId) -> Result<Option<ExecInstance>, Error>;
+
+    /// The exec instances that [`Records::ended`] knows.
+    ///
+    /// # Errors
+    /// When the map cannot be walked.
+    fn all_ended(&self) -> Result<Vec<ExecId>, Error>;
+
+    /// Forgets what [`Records::ended`] knows of one. Idempotent.
+    fn forget_ended(&self, exec_id: ExecId);
+
+    /// Puts an exec instance, and whatever it forks or execs from then on, into a session.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    fn bind_session(
+        &self,
+        tgid: u32,
+        exec_id: ExecId,
+        from: Option<SessionId>,
+        to: Option<SessionId>,
+    ) -> Result<Bound, Error>;
 
     /// Visits every live exec instance, in no order. Those that begin or end meanwhile may be missed.
     ///

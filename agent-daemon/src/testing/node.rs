@@ -18,8 +18,9 @@ use crate::authority::{self, Authority, CaSource, ForeignBundles, Sealer, Secret
 use crate::clock::Clock;
 use crate::credential::{CachingResolver, Leases, lease, rate, resolve};
 use crate::identity::TrustDomain;
-use crate::node::{Ask, ConnectionRef, Fetching, Identity, Node, Parts, SpiffeLimits};
+use crate::node::{Ask, ConnectionRef, Fetching, Identity, Lifetimes, Node, Parts, SessionStore, SpiffeLimits};
 use crate::process::{ExecId, History, Records};
+use crate::session::{self, Sessions};
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
 
@@ -54,6 +55,8 @@ pub struct Setup {
     pub sizes: Sizes,
     /// Of leases.
     pub leases: lease::Limits,
+    /// Of sessions.
+    pub sessions: session::Limits,
     /// How often one exec instance may ask.
     pub rates: rate::Limits,
     /// Changes to how the audit log is kept.
@@ -90,6 +93,7 @@ impl Default for Setup {
             policies: Self::PERMIT.to_owned(),
             sizes: Sizes::default(),
             leases: lease::Limits { total: 1000, per_exec: 100, ended_kept: 100 },
+            sessions: session::Limits { total: 100, per_opener: 10, depth: 3, ended_kept: 10 },
             rates: rate::Limits {
                 burst: NonZeroU32::new(1000).unwrap_or(NonZeroU32::MIN),
                 refill: Duration::from_millis(1),
@@ -188,7 +192,8 @@ impl Setup {
         let snapshot = parsed.expect("files without errors");
         let records: Arc<dyn Records> = Arc::<FakeKernel>::clone(&kernel);
         let history = Arc::new(History::new(100));
-        let attestor = Attestor::new(records, history, self.proc.unwrap_or_default(), MEASURER.clone());
+        let sessions = Arc::new(Sessions::new(self.sessions));
+        let attestor = Attestor::new(records, history, sessions, self.proc.unwrap_or_default(), MEASURER.clone());
         let resolver = Arc::new(FakeResolver::default());
         let names: Arc<dyn resolve::Resolve> = Arc::<FakeResolver>::clone(&resolver);
         let directory = self.directory.path();
@@ -207,6 +212,7 @@ impl Setup {
         let mut audit_config = audit::Config::new(directory.join("audit"));
         (self.audit)(&mut audit_config);
         let log = Log::open(audit_config, audit_key, self.boot_id.clone(), Arc::clone(&clock)).expect("the audit log");
+        let boot_id = self.boot_id.clone();
         let node = Node::new(Parts {
             identity: Identity {
                 trust_domain,
@@ -226,6 +232,9 @@ impl Setup {
             upstream: self.upstream,
             foreign: ForeignBundles::open(directory.join("bundles")).expect("foreign bundles"),
             fetching: Fetching { web_roots: self.web_roots, min_refresh: Duration::from_secs(1) },
+            session_store: SessionStore::open(directory.join("sessions"), boot_id).expect("the sessions"),
+            session_lifetimes: Lifetimes { usual: Duration::from_secs(600), longest: Duration::from_secs(3600) },
+            issuer_roots: None,
             secrets: SecretStore::open(directory.join("secrets"), sealer).expect("the secret store"),
             log,
             clock,

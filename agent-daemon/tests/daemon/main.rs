@@ -24,6 +24,8 @@ mod restart;
 mod sds;
 mod secrets;
 mod served;
+mod session_trees;
+mod sessions;
 mod spiffe;
 mod spire;
 mod upstreams;

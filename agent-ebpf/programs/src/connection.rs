@@ -8,7 +8,7 @@
 //! `cgroup/sock_release`: called from `inet_release` when the last reference from a file is gone.
 
 use agent_ebpf::{
-    Address, CloseEvent, ConnectEvent, ConnectionRecord, Counter, EventHeader, ExecRecord, TupleKey, flags, hook, kind,
+    Address, CloseEvent, ConnectEvent, ConnectionRecord, Counter, EventHeader, ExecRecord, TupleKey, hook, kind,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;

@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::exit::tell;
-use crate::maps::{EMPTY, EVENTS, PROCESSES, count, is_listening, is_watched, wake};
+use crate::maps::{EMPTY, EVENTS, PROCESSES, count, is_listening, is_watched, keep_ended, wake};
 use crate::read::{at, copy, field, number, offset, pointer};
 use crate::task;
 
@@ -46,6 +46,9 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
     // One that forked and execs is in nobody's lineage.
     let is_transient = record.flags & (flags::FORK | flags::REFERRED) == flags::FORK;
     let is_urgent = is_watched(ended_id);
+    if ended_id != 0 && !is_transient {
+        keep_ended(record);
+    }
     if ended_id != 0 && (!is_transient || is_urgent || is_listening()) {
         notify(tgid, now, exec_id, record, is_urgent);
     }

@@ -9,7 +9,7 @@ use agent_ebpf::{Counter, EndedExec, EventHeader, ExecRecord, ExitEvent, flags, 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::BtfTracePointContext;
 
-use crate::maps::{EVENTS, PROCESSES, count, is_listening, is_watched, wake};
+use crate::maps::{EVENTS, PROCESSES, count, is_listening, is_watched, keep_ended, wake};
 use crate::read::{copy, field, number, pointer};
 
 #[inline(always)]
@@ -28,6 +28,9 @@ pub(crate) fn exited(ctx: &BtfTracePointContext) {
         // SAFETY: elements are not freed under RCU's read lock.
         let record = unsafe { &*record };
         let is_urgent = is_watched(record.exec_id);
+        if record.flags & flags::REFERRED != 0 {
+            keep_ended(record);
+        }
         if record.flags & flags::REFERRED != 0 || is_urgent || is_listening() {
             notify(tgid, record, is_urgent);
         }

@@ -16,12 +16,13 @@ mod fork;
 mod maps;
 mod probe;
 mod read;
+mod session;
 mod state;
 mod task;
 
 use agent_ebpf::hook;
-use aya_ebpf::macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm};
-use aya_ebpf::programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm, raw_tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, LsmContext, RawTracePointContext, SockAddrContext, SockContext};
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
@@ -72,6 +73,13 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock(sock_release)]
 pub(crate) fn sock_release(ctx: SockContext) -> i32 {
     connection::released(&ctx)
+}
+
+// Attached to nothing: the daemon runs it.
+
+#[raw_tracepoint]
+pub(crate) fn session_bind(ctx: RawTracePointContext) -> i32 {
+    session::bind(&ctx) as i32
 }
 
 // Loaded for a moment by the self-test, never left attached.

@@ -15,6 +15,11 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, ExecRecord> = HashMap::pinned(limits::PROCESSES, BPF_F_NO_PREALLOC);
 
+/// Exec id → exec instance of a session that ended and may have descendants: as whom those act is asked of it. The daemon
+/// removes what has none.
+#[map]
+pub(crate) static ENDED: HashMap<u64, ExecRecord> = HashMap::pinned(limits::ENDED, BPF_F_NO_PREALLOC);
+
 /// Socket cookie → connection. The truth.
 #[map]
 pub(crate) static CONNECTIONS: HashMap<u64, ConnectionRecord> = HashMap::pinned(limits::CONNECTIONS, 0);
@@ -22,6 +27,14 @@ pub(crate) static CONNECTIONS: HashMap<u64, ConnectionRecord> = HashMap::pinned(
 /// 4-tuple → socket cookie.
 #[map]
 pub(crate) static TUPLES: HashMap<TupleKey, u64> = HashMap::pinned(limits::CONNECTIONS, 0);
+
+/// Keeps an exec instance that ends, if it is in a session.
+#[inline(always)]
+pub(crate) fn keep_ended(record: &ExecRecord) {
+    if record.session_id != 0 && ENDED.insert(record.exec_id, record, 0).is_err() {
+        count(Counter::EndedFull);
+    }
+}
 
 /// One bit for each place, set where an exec instance that holds a lease has it: its end wakes the daemon at once.
 /// Written by the daemon. Not a table by id: looking one up for every process that ends would miss the caches each time.

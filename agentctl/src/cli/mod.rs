@@ -2,6 +2,7 @@
 
 //! The command line. The only place that reads the environment.
 
+mod run;
 mod spiffe;
 
 use std::io::IsTerminal;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::run::{RunArgs, SessionsArgs};
 pub(crate) use self::spiffe::{BundleCommand, BundleFormat, FetchCommand, SpiffeCommand};
 
 use crate::id::{ExecId, Subject};
@@ -77,6 +79,10 @@ pub(crate) enum Command {
     Connections(ConnectionsArgs),
     /// Credentials released and still alive
     Leases(LeasesArgs),
+    /// Delegated sessions: on whose behalf, for what, until when; --end ends one
+    Sessions(SessionsArgs),
+    /// Start a program in a session: it and all that it starts act on behalf of a user
+    Run(RunArgs),
     /// The newest decisions
     Decisions(DecisionsArgs),
     /// What would be decided for a process and a destination now, and why; exit 1 on deny

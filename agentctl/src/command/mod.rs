@@ -12,7 +12,9 @@ mod policy;
 mod ps;
 mod reload;
 mod revoke;
+pub(crate) mod run;
 mod secret;
+mod sessions;
 mod spiffe;
 mod status;
 mod story;
@@ -42,12 +44,17 @@ pub(crate) async fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Verdict, E
     if let Command::Spiffe(command) = &cli.command {
         return spiffe::run(command, &cli.admin_socket(), cli.timeout, output).await;
     }
+    if let Command::Run(args) = &cli.command {
+        run::open(args, cli.timeout).await?;
+        return Ok(Verdict::Ok);
+    }
     let client = Client::connect(&cli.admin_socket(), cli.timeout).await?;
     match &cli.command {
         Command::Status => status::run(&client, output).await,
         Command::Ps(args) => ps::run(&client, args, output).await,
         Command::Connections(args) => connections::run(&client, args, output).await,
         Command::Leases(args) => leases::run(&client, args, output).await,
+        Command::Sessions(args) => sessions::run(&client, args, output).await,
         Command::Decisions(args) => decisions::run(&client, args, output).await,
         Command::Explain(args) => explain::run(&client, args, output).await,
         Command::Policy(args) => policy::run(&client, args, output).await,
@@ -58,6 +65,8 @@ pub(crate) async fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Verdict, E
         Command::Watch(args) => watch::run(&client, args, output).await,
         Command::Secret(args) => secret::run(&client, args, output).await,
         Command::Spiffe(command) => spiffe::run(command, &cli.admin_socket(), cli.timeout, output).await,
+        // Done above, without a connection to this socket.
+        Command::Run(_) => Ok(Verdict::Ok),
         Command::Completions { shell } => completions(*shell, output),
     }
 }

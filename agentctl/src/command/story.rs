@@ -24,9 +24,7 @@ pub(super) fn process(process: &Process, output: &mut Output<'_>) -> Result<(), 
     row("script", &process.script)?;
     row("user", &format!("uid {} gid {}", process.uid, process.gid))?;
     row("flags", &process.flags.join(", "))?;
-    if process.session_id != 0 {
-        row("session", &process.session_id.to_string())?;
-    }
+    row("session", &process.session_id)?;
     row("leases", &process.leases.to_string())?;
     for (at, ancestor) in instance.lineage.iter().enumerate() {
         row(if at == 0 { "lineage" } else { "" }, &lineage(ancestor))?;

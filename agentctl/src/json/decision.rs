@@ -26,6 +26,8 @@ pub(crate) struct Decision<'a> {
     binding: Option<&'a str>,
     reason: &'a str,
     detail: &'a str,
+    session_id: Option<&'a str>,
+    user: Option<&'a str>,
     expected: Option<&'a str>,
     actual: Option<&'a str>,
     policy_ids: &'a [String],
@@ -62,6 +64,7 @@ pub(crate) struct Lease<'a> {
     cookie: Option<Big>,
     decision_id: &'a str,
     credential_type: &'a str,
+    session_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -91,6 +94,8 @@ impl<'a> From<&'a admin::Decision> for Decision<'a> {
             binding: filled(&decision.binding),
             reason: &decision.reason,
             detail: &decision.detail,
+            session_id: filled(&decision.session_id),
+            user: filled(&decision.user),
             expected: filled(&decision.expected),
             actual: filled(&decision.actual),
             policy_ids: &decision.policy_ids,
@@ -145,6 +150,7 @@ impl<'a> From<&'a admin::LeaseView> for Lease<'a> {
             cookie: Some(view.cookie).filter(|cookie| *cookie != 0).map(Big),
             decision_id: &view.decision_id,
             credential_type: &view.credential_type,
+            session_id: filled(&view.session_id),
         }
     }
 }

@@ -8,6 +8,7 @@
 mod decision;
 mod policy;
 mod process;
+mod session;
 mod status;
 mod watch;
 
@@ -19,6 +20,7 @@ use crate::time;
 pub(crate) use decision::{Decision, Explain, Lease};
 pub(crate) use policy::{PolicyList, PolicyTest, Reload, Validation};
 pub(crate) use process::{Connection, ConnectionView, Process, provenance};
+pub(crate) use session::{Session, SessionsEnded};
 pub(crate) use status::{Doctor, Revoked, Secret, SecretRemoved, SecretSet, Status, Verification, outcome};
 pub(crate) use watch::Event;
 

@@ -25,6 +25,9 @@ pub const AGENT_TGID: u32 = 7;
 pub const IMPOSTOR: u64 = 42;
 pub const IMPOSTOR_TGID: u32 = 8;
 
+/// The only session.
+pub const SESSION: &str = "s00000000000000ff";
+
 /// What the daemon knows, and how it misbehaves.
 #[derive(Debug, Default)]
 pub struct World {
@@ -228,6 +231,26 @@ impl AdminService for Fake {
     type LeasesStream = Pages<LeasesResponse>;
     async fn leases(&self, _: Request<LeasesRequest>) -> Reply<Self::LeasesStream> {
         pages(vec![Ok(LeasesResponse { leases: vec![lease()] })])
+    }
+
+    type SessionsStream = Pages<SessionsResponse>;
+    async fn sessions(&self, request: Request<SessionsRequest>) -> Reply<Self::SessionsStream> {
+        let session = Session {
+            session_id: SESSION.into(),
+            user: "corp:248".into(),
+            user_name: "Ada".into(),
+            state: "active".into(),
+            opener_exec_id: AGENT,
+            ..Default::default()
+        };
+        let wanted = request.into_inner().session_id;
+        let sessions = Some(session).filter(|session| wanted.is_empty() || wanted == session.session_id);
+        pages(vec![Ok(SessionsResponse { sessions: sessions.into_iter().collect() })])
+    }
+
+    async fn end_session(&self, request: Request<EndSessionRequest>) -> Reply<EndSessionResponse> {
+        let ended = u32::from(request.into_inner().session_id == SESSION);
+        Ok(Response::new(EndSessionResponse { ended }))
     }
 
     async fn decisions(&self, request: Request<DecisionsRequest>) -> Reply<DecisionsResponse> {

@@ -168,8 +168,9 @@ pub struct Process {
     pub gid: u32,
     #[prost(uint64, tag = "7")]
     pub cgroup_id: u64,
-    #[prost(uint64, tag = "8")]
-    pub session_id: u64,
+    /// The session that the kernel has it in: `s` and 16 hexadecimal digits; empty: none.
+    #[prost(string, tag = "8")]
+    pub session_id: ::prost::alloc::string::String,
     /// For example "memfd", "deleted", "setuid", "traced", "no-new-privs", "incomplete", "seeded", "fork".
     #[prost(string, repeated, tag = "9")]
     pub flags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -261,7 +262,8 @@ pub struct LeaseView {
     pub tgid: u32,
     #[prost(uint32, tag = "4")]
     pub uid: u32,
-    /// "active" or why it ended: "expired", "exited", "exec", "uid_changed", "revoked", "given_back", "renewed".
+    /// "active" or why it ended: "expired", "exited", "exec", "uid_changed", "revoked", "given_back", "renewed",
+    /// "session_ended", "superseded".
     #[prost(string, tag = "5")]
     pub state: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "6")]
@@ -272,6 +274,9 @@ pub struct LeaseView {
     pub decision_id: ::prost::alloc::string::String,
     #[prost(string, tag = "9")]
     pub credential_type: ::prost::alloc::string::String,
+    /// The session that it was released in; empty: none.
+    #[prost(string, tag = "10")]
+    pub session_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DecisionsRequest {
@@ -336,6 +341,90 @@ pub struct Decision {
     /// Policies that would have permitted, and the condition that was not met.
     #[prost(message, repeated, tag = "21")]
     pub policy_near_misses: ::prost::alloc::vec::Vec<PolicyNearMiss>,
+    /// The session that it acts in or opens, and on whose behalf; empty: none.
+    #[prost(string, tag = "22")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "23")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionsRequest {
+    /// Only this one; empty: any.
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// Only those of this user, as policies name it; empty: any.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// Those that ended lately, too.
+    #[prost(bool, tag = "3")]
+    pub ended: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub sessions: ::prost::alloc::vec::Vec<Session>,
+}
+/// A delegated context.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Session {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// The session that it was delegated from; empty: none.
+    #[prost(string, tag = "2")]
+    pub parent: ::prost::alloc::string::String,
+    /// As policies name it: the issuer's name and the subject, or `uid:1000`.
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+    /// For people.
+    #[prost(string, tag = "4")]
+    pub user_name: ::prost::alloc::string::String,
+    /// "oidc", "loginuid" or "uid".
+    #[prost(string, tag = "5")]
+    pub verified_by: ::prost::alloc::string::String,
+    /// Empty unless an issuer's token said who the user is.
+    #[prost(string, tag = "6")]
+    pub issuer: ::prost::alloc::string::String,
+    /// As the opener named it.
+    #[prost(string, tag = "7")]
+    pub agent: ::prost::alloc::string::String,
+    /// In the opener's words.
+    #[prost(string, tag = "8")]
+    pub purpose: ::prost::alloc::string::String,
+    /// The destinations that it reaches, by name or label. None at all reach nothing where `scoped` is set, and all that
+    /// policy permits where it is not.
+    #[prost(string, repeated, tag = "9")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "10")]
+    pub scoped: bool,
+    #[prost(uint64, tag = "11")]
+    pub opener_exec_id: u64,
+    #[prost(string, tag = "12")]
+    pub opener_spiffe_id: ::prost::alloc::string::String,
+    /// Carried along the opener's lineage by the kernel; otherwise named by a handle in each request.
+    #[prost(bool, tag = "13")]
+    pub bound: bool,
+    #[prost(message, optional, tag = "14")]
+    pub opened_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "15")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "16")]
+    pub decision_id: ::prost::alloc::string::String,
+    /// "active" or why it ended: "expired", "closed", "revoked", "parent_ended", "abandoned", "undone".
+    #[prost(string, tag = "17")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "18")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndSessionRequest {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndSessionResponse {
+    /// How many sessions ended, those that were delegated from it included; zero: it was over, or never was.
+    #[prost(uint32, tag = "1")]
+    pub ended: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PolicyNearMiss {
@@ -1171,6 +1260,56 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("agent.admin.v1.AdminService", "Revoke"));
             self.inner.unary(req, path, codec).await
         }
+        /// Delegated sessions, in pages of at most 512.
+        pub async fn sessions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SessionsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.admin.v1.AdminService/Sessions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.admin.v1.AdminService", "Sessions"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Ends a session, all that were delegated from it, and what was released in them.
+        pub async fn end_session(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EndSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EndSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.admin.v1.AdminService/EndSession",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.admin.v1.AdminService", "EndSession"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn query_audit(
             &mut self,
             request: impl tonic::IntoRequest<super::QueryAuditRequest>,
@@ -1494,6 +1633,25 @@ pub mod admin_service_server {
             &self,
             request: tonic::Request<super::RevokeRequest>,
         ) -> std::result::Result<tonic::Response<super::RevokeResponse>, tonic::Status>;
+        /// Server streaming response type for the Sessions method.
+        type SessionsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SessionsResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Delegated sessions, in pages of at most 512.
+        async fn sessions(
+            &self,
+            request: tonic::Request<super::SessionsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::SessionsStream>, tonic::Status>;
+        /// Ends a session, all that were delegated from it, and what was released in them.
+        async fn end_session(
+            &self,
+            request: tonic::Request<super::EndSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EndSessionResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the QueryAudit method.
         type QueryAuditStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::QueryAuditResponse, tonic::Status>,
@@ -2178,6 +2336,97 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.admin.v1.AdminService/Sessions" => {
+                    #[allow(non_camel_case_types)]
+                    struct SessionsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::ServerStreamingService<super::SessionsRequest>
+                    for SessionsSvc<T> {
+                        type Response = super::SessionsResponse;
+                        type ResponseStream = T::SessionsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SessionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::sessions(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SessionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.admin.v1.AdminService/EndSession" => {
+                    #[allow(non_camel_case_types)]
+                    struct EndSessionSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::EndSessionRequest>
+                    for EndSessionSvc<T> {
+                        type Response = super::EndSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EndSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::end_session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EndSessionSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

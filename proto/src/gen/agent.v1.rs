@@ -139,6 +139,7 @@ pub struct Connection {
     pub hook: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct ReleaseRequest {
     /// A destination declared in the daemon's configuration.
     #[prost(string, tag = "1")]
@@ -155,6 +156,9 @@ pub struct ReleaseRequest {
     /// W3C `traceparent`, kept in the audit record as the caller's claim. At most 64 bytes.
     #[prost(string, tag = "5")]
     pub traceparent: ::prost::alloc::string::String,
+    /// The session that the request is made in, by its handle; empty: the one that the kernel has the caller in, if any.
+    #[prost(string, tag = "6")]
+    pub session_handle: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {
@@ -199,6 +203,7 @@ pub struct Lease {
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct RenewRequest {
     #[prost(string, tag = "1")]
     pub lease_id: ::prost::alloc::string::String,
@@ -207,6 +212,9 @@ pub struct RenewRequest {
     pub connection: ::core::option::Option<ConnectionRef>,
     #[prost(string, tag = "3")]
     pub traceparent: ::prost::alloc::string::String,
+    /// As in ReleaseRequest; it has to be the session that the lease was released in.
+    #[prost(string, tag = "4")]
+    pub session_handle: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GiveBackRequest {
@@ -215,6 +223,142 @@ pub struct GiveBackRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GiveBackResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct OpenSessionRequest {
+    /// The name under which the agent acts: `session:agent:NAME` is a selector of registration entries. At most 128 bytes.
+    #[prost(string, tag = "3")]
+    pub agent: ::prost::alloc::string::String,
+    /// What it is for, in the audit record and for policy. At most 256 bytes.
+    #[prost(string, tag = "4")]
+    pub purpose: ::prost::alloc::string::String,
+    /// The destinations that the session reaches, by name or label. Not set: all that policy permits.
+    #[prost(message, optional, tag = "5")]
+    pub scopes: ::core::option::Option<Scopes>,
+    /// Seconds; zero: as the node's operator has it. Never longer than the operator or the outer session allows.
+    #[prost(uint32, tag = "6")]
+    pub lifetime_seconds: u32,
+    #[prost(enumeration = "open_session_request::Binding", tag = "7")]
+    pub binding: i32,
+    /// The session that this one is delegated from, by its handle; empty: the one that the kernel has the caller in, if any.
+    #[prost(string, tag = "8")]
+    pub parent_handle: ::prost::alloc::string::String,
+    /// Which of the caller's identities; empty: its default identity.
+    #[prost(string, tag = "9")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// On whose behalf. Not set: the user of the session that the caller is in, or else the local user.
+    #[prost(oneof = "open_session_request::User", tags = "1, 2")]
+    pub user: ::core::option::Option<open_session_request::User>,
+}
+/// Nested message and enum types in `OpenSessionRequest`.
+pub mod open_session_request {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Binding {
+        /// The kernel has the caller in the session from now on, with all that it forks and execs. Nothing that it does takes it
+        /// out again, so this is for a process that serves one user.
+        Process = 0,
+        /// Nothing changes for the caller: requests name the session by its handle. For a process that serves several users.
+        Handle = 1,
+    }
+    impl Binding {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Process => "BINDING_PROCESS",
+                Self::Handle => "BINDING_HANDLE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "BINDING_PROCESS" => Some(Self::Process),
+                "BINDING_HANDLE" => Some(Self::Handle),
+                _ => None,
+            }
+        }
+    }
+    /// On whose behalf. Not set: the user of the session that the caller is in, or else the local user.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[prost(skip_debug)]
+    pub enum User {
+        /// The user of this machine that the caller's process belongs to: who logged in (loginuid), or else its user id.
+        #[prost(message, tag = "1")]
+        Local(super::LocalUser),
+        /// An ID or access token of an issuer that the node's operator named. At most 8192 bytes.
+        #[prost(message, tag = "2")]
+        Token(super::UserToken),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LocalUser {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct UserToken {
+    /// Never log it.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    /// What the runtime had the issuer put into the token; empty: not asked for.
+    #[prost(string, tag = "2")]
+    pub nonce: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Scopes {
+    /// At most 32 of at most 128 bytes. None: the session reaches nothing.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct OpenSessionResponse {
+    /// Names it in records and lists; not a secret.
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// Names it in requests of the caller and of what descends from it. A secret, told only here: never log it.
+    #[prost(string, tag = "2")]
+    pub session_handle: ::prost::alloc::string::String,
+    /// As policies name the user.
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct EnterSessionRequest {
+    #[prost(string, tag = "1")]
+    pub session_handle: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnterSessionResponse {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct CloseSessionRequest {
+    #[prost(string, tag = "1")]
+    pub session_handle: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseSessionResponse {}
 /// Where a fact comes from, strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -468,6 +612,84 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("agent.v1.AgentService", "GiveBack"));
             self.inner.unary(req, path, codec).await
         }
+        /// Opens a session: a context in which the caller, and whatever it starts, acts on behalf of a user. Needs the policy
+        /// action `actFor` for the user. Inside a session it opens one that is delegated from it and can only narrow it.
+        pub async fn open_session(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OpenSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OpenSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.v1.AgentService/OpenSession",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.v1.AgentService", "OpenSession"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Puts the caller into a session that it has the handle of, for good, with all that it starts from then on. The caller
+        /// has to descend from the session's opener.
+        pub async fn enter_session(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnterSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnterSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.v1.AgentService/EnterSession",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.v1.AgentService", "EnterSession"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a session that the caller opened, those that were delegated from it, and all that was released in them.
+        /// Idempotent.
+        pub async fn close_session(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CloseSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CloseSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.v1.AgentService/CloseSession",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.v1.AgentService", "CloseSession"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -512,6 +734,33 @@ pub mod agent_service_server {
             request: tonic::Request<super::GiveBackRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GiveBackResponse>,
+            tonic::Status,
+        >;
+        /// Opens a session: a context in which the caller, and whatever it starts, acts on behalf of a user. Needs the policy
+        /// action `actFor` for the user. Inside a session it opens one that is delegated from it and can only narrow it.
+        async fn open_session(
+            &self,
+            request: tonic::Request<super::OpenSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OpenSessionResponse>,
+            tonic::Status,
+        >;
+        /// Puts the caller into a session that it has the handle of, for good, with all that it starts from then on. The caller
+        /// has to descend from the session's opener.
+        async fn enter_session(
+            &self,
+            request: tonic::Request<super::EnterSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnterSessionResponse>,
+            tonic::Status,
+        >;
+        /// Ends a session that the caller opened, those that were delegated from it, and all that was released in them.
+        /// Idempotent.
+        async fn close_session(
+            &self,
+            request: tonic::Request<super::CloseSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CloseSessionResponse>,
             tonic::Status,
         >;
     }
@@ -801,6 +1050,141 @@ pub mod agent_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GiveBackSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.v1.AgentService/OpenSession" => {
+                    #[allow(non_camel_case_types)]
+                    struct OpenSessionSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::OpenSessionRequest>
+                    for OpenSessionSvc<T> {
+                        type Response = super::OpenSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OpenSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::open_session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OpenSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.v1.AgentService/EnterSession" => {
+                    #[allow(non_camel_case_types)]
+                    struct EnterSessionSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::EnterSessionRequest>
+                    for EnterSessionSvc<T> {
+                        type Response = super::EnterSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EnterSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::enter_session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EnterSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.v1.AgentService/CloseSession" => {
+                    #[allow(non_camel_case_types)]
+                    struct CloseSessionSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::CloseSessionRequest>
+                    for CloseSessionSvc<T> {
+                        type Response = super::CloseSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CloseSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::close_session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CloseSessionSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

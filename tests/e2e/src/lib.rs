@@ -24,7 +24,9 @@ pub use actor::Actor;
 pub use authority::Authority;
 pub use control::Control;
 pub use daemon::{Daemon, binaries};
-pub use peers::{CLIENT, CLIENT_ID, SERVER, SERVER_ID, SOON, free_port, python, readable, two_workloads};
+pub use peers::{
+    CLIENT, CLIENT_ID, SERVER, SERVER_ID, SOON, free_port, python, python_script, readable, two_workloads,
+};
 pub use setup::{AUDIENCE, Setup, TRUST_DOMAIN};
 pub use spire::{Spire, SpireSetup};
 pub use talker::Talker;

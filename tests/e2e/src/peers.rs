@@ -47,8 +47,16 @@ pub fn two_workloads() -> Setup {
 /// # Errors
 /// When it does not start.
 pub fn python(world: &World, uid: u32, arguments: &[&str]) -> Result<Talker> {
+    python_script(world, uid, "spiffe_client.py", arguments)
+}
+
+/// A script of these tests, with the Python packages that we did not write.
+///
+/// # Errors
+/// When it does not start.
+pub fn python_script(world: &World, uid: u32, script: &str, arguments: &[&str]) -> Result<Talker> {
     let root = std::env::var("AGENT_TEST_ROOT").context("AGENT_TEST_ROOT is not set: use xtask test")?;
-    let script = readable(world, &PathBuf::from(root).join("tests/e2e/python/spiffe_client.py"))?;
+    let script = readable(world, &PathBuf::from(root).join("tests/e2e/python").join(script))?;
     let python = world.interop()?.join("bin/python3");
     let arguments: Vec<&str> = [script.as_str()].into_iter().chain(arguments.iter().copied()).collect();
     world.talk(&python.to_string_lossy(), uid, &arguments)

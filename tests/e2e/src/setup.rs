@@ -162,6 +162,13 @@ impl Setup {
         self
     }
 
+    /// More policies.
+    #[must_use]
+    pub fn with_policies(mut self, policies: &str) -> Self {
+        self.policies.push_str(policies);
+        self
+    }
+
     /// More destinations, sources and bindings.
     #[must_use]
     pub fn with_destinations(mut self, destinations: &str) -> Self {

@@ -59,7 +59,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Status {
         Refusal::Audit(error) => audit(error),
         Refusal::Authority(error) => authority(error),
         Refusal::Denied { .. } => Status::permission_denied(text),
-        Refusal::RateLimited { .. } | Refusal::Leases(_) => Status::resource_exhausted(text),
+        Refusal::RateLimited { .. } | Refusal::Leases(_) | Refusal::Sessions(_) => Status::resource_exhausted(text),
         Refusal::Unavailable { .. } => Status::unavailable(text),
         Refusal::Bug(_) => Status::internal(text),
     }

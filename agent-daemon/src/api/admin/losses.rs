@@ -43,6 +43,7 @@ macro_rules! losses {
 losses! {
     "events_dropped" Late "live views missed events and some ends were noticed late; no answer was affected" LARGER,
     "processes_full" Binding "processes have no record and get nothing" LARGER,
+    "ended_full" Binding "ancestors in sessions are forgotten, and what they started gets nothing there" RESTART,
     "connections_full" Binding "sockets have no record, so nothing is released on them" LARGER,
     "tuples_full" Binding "connections cannot be named by their addresses" LARGER,
     "fork_parent_missing" Late "processes were forked by a parent without a record; their lineage is cut" RESTART,

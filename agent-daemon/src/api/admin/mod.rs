@@ -21,6 +21,7 @@ mod policies;
 mod processes;
 mod secrets;
 mod service;
+mod sessions;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -103,7 +103,7 @@ pub(super) fn look(node: &Node, snapshot: &Snapshot, instance: ExecInstance) -> 
         return Some(Found { instance, attested: None });
     }
     let ids = node.attestor.effective_ids(instance.process.tgid).ok();
-    let known = ids.and_then(|ids| node.attestor.known(instance.id, snapshot.number, ids));
+    let known = ids.and_then(|ids| node.attestor.known(instance.id, snapshot.number, instance.session_id, ids));
     let attested = match known {
         Some(known) => Some(known),
         None => match node.attestor.attest_blocking(snapshot, instance.clone(), None) {
@@ -111,7 +111,7 @@ pub(super) fn look(node: &Node, snapshot: &Snapshot, instance: ExecInstance) -> 
             // It is listed all the same while the kernel says that it lives.
             Err(Failure::OriginatorGone(_)) => {
                 let current = node.records().current(instance.process.tgid).ok().flatten();
-                current.filter(|(id, _)| *id == instance.id)?;
+                current.filter(|current| current.id == instance.id)?;
                 None
             }
             Err(_) => None,
@@ -166,7 +166,7 @@ fn of_record(node: &Node, record: &ExecInstance, instance: v1::ExecInstance) -> 
         uid: record.euid,
         gid: record.egid,
         cgroup_id: record.cgroup_id,
-        session_id: record.session_id.unwrap_or_default(),
+        session_id: record.session_id.map(|id| id.to_string()).unwrap_or_default(),
         flags: record.flags.names().map(str::to_owned).collect(),
         entry_id: String::new(),
         near_misses: Vec::new(),

@@ -7,20 +7,20 @@ use std::sync::Arc;
 use agent_proto::admin::admin_service_server::AdminService;
 use agent_proto::admin::{
     ConnectionsRequest, ConnectionsResponse, DecisionsRequest, DecisionsResponse, DoctorRequest, DoctorResponse,
-    ExplainRequest, ExplainResponse, LeasesRequest, LeasesResponse, ListBundlesRequest, ListBundlesResponse,
-    ListPoliciesRequest, ListPoliciesResponse, ListSecretsRequest, ListSecretsResponse, ProcessesRequest,
-    ProcessesResponse, PutSecretRequest, PutSecretResponse, QueryAuditRequest, QueryAuditResponse, ReloadRequest,
-    ReloadResponse, RemoveBundleRequest, RemoveBundleResponse, RemoveSecretRequest, RemoveSecretResponse,
-    RevokeRequest, RevokeResponse, SetBundleRequest, SetBundleResponse, StatusRequest, StatusResponse,
-    TestPolicyRequest, TestPolicyResponse, ValidatePolicyRequest, ValidatePolicyResponse, VerifyAuditRequest,
-    VerifyAuditResponse, WatchRequest, WatchResponse,
+    EndSessionRequest, EndSessionResponse, ExplainRequest, ExplainResponse, LeasesRequest, LeasesResponse,
+    ListBundlesRequest, ListBundlesResponse, ListPoliciesRequest, ListPoliciesResponse, ListSecretsRequest,
+    ListSecretsResponse, ProcessesRequest, ProcessesResponse, PutSecretRequest, PutSecretResponse, QueryAuditRequest,
+    QueryAuditResponse, ReloadRequest, ReloadResponse, RemoveBundleRequest, RemoveBundleResponse, RemoveSecretRequest,
+    RemoveSecretResponse, RevokeRequest, RevokeResponse, SessionsRequest, SessionsResponse, SetBundleRequest,
+    SetBundleResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse, ValidatePolicyRequest,
+    ValidatePolicyResponse, VerifyAuditRequest, VerifyAuditResponse, WatchRequest, WatchResponse,
 };
 use tonic::{Request, Response, Status, async_trait};
 
 use super::outlet::{Broken, Stream};
 use super::{
     Admin, Operator, audit, bundles, connections, doctor, explain, failure, leases, policies, processes, secrets,
-    status, view, watch,
+    sessions, status, view, watch,
 };
 use crate::audit::Outcome;
 
@@ -34,6 +34,7 @@ impl AdminService for Admin {
     type ProcessesStream = Stream<ProcessesResponse>;
     type ConnectionsStream = Stream<ConnectionsResponse>;
     type LeasesStream = Stream<LeasesResponse>;
+    type SessionsStream = Stream<SessionsResponse>;
     type QueryAuditStream = Stream<QueryAuditResponse>;
     type VerifyAuditStream = Stream<VerifyAuditResponse>;
     type WatchStream = Stream<WatchResponse>;
@@ -139,6 +140,18 @@ impl AdminService for Admin {
             }
         })
         .await
+    }
+
+    async fn sessions(&self, request: Request<SessionsRequest>) -> Reply<Self::SessionsStream> {
+        Operator::of(&request)?;
+        let asked = request.into_inner();
+        self.stream_blocking(move |node, outlet| sessions::list(node, &asked, outlet))
+    }
+
+    async fn end_session(&self, request: Request<EndSessionRequest>) -> Reply<EndSessionResponse> {
+        let operator = Operator::of(&request)?;
+        let asked = request.into_inner();
+        self.blocking(move |this| sessions::end(&this.node, &asked, operator)).await
     }
 
     async fn query_audit(&self, request: Request<QueryAuditRequest>) -> Reply<Self::QueryAuditStream> {

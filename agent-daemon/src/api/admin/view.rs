@@ -10,6 +10,7 @@ use crate::audit::{self, DecisionRecord, Outcome};
 use crate::credential::lease::State;
 use crate::credential::{Cause, Lease};
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::session::{self, Session};
 use crate::{identity, policy};
 
 /// A decision as it was recorded, or would be.
@@ -35,6 +36,8 @@ pub(super) fn decision(time: Timestamp, record: &DecisionRecord) -> admin::Decis
         policy_ids: record.policy_ids.clone(),
         policy_generation: record.policy_generation.clone(),
         lease_id: known(&record.lease_id),
+        session_id: known(&record.session_id),
+        user: known(&record.user),
         near_misses: record.near_misses.iter().map(recorded_near_miss).collect(),
         policy_near_misses: record.policy_near_misses.iter().map(recorded_policy_near_miss).collect(),
     }
@@ -94,6 +97,34 @@ pub(super) fn lease(lease: &Lease, now: Timestamp) -> admin::LeaseView {
         cookie: lease.cookie.unwrap_or_default(),
         decision_id: lease.decision_id.to_string(),
         credential_type: lease.credential_type.as_str().to_owned(),
+        session_id: lease.session.map(|session| session.to_string()).unwrap_or_default(),
+    }
+}
+
+/// A session, ended or not. One that is past its expiry is shown as ended whether or not anybody has noticed.
+pub(super) fn session(session: &Session, ended: Option<(session::Cause, Timestamp)>, now: Timestamp) -> admin::Session {
+    let expired = || (now >= session.expires_at).then_some((session::Cause::Expired, session.expires_at));
+    let ended = ended.or_else(expired);
+    let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or_default().to_owned();
+    admin::Session {
+        session_id: session.id.to_string(),
+        parent: session.parent.as_ref().map(|parent| parent.id.to_string()).unwrap_or_default(),
+        user: session.user.id.to_string(),
+        user_name: text(&session.user.name),
+        verified_by: session.user.verified.as_str().to_owned(),
+        issuer: text(&session.user.issuer),
+        agent: text(&session.agent),
+        purpose: text(&session.purpose),
+        scopes: session.scopes.iter().flatten().map(ToString::to_string).collect(),
+        scoped: session.scopes.is_some(),
+        opener_exec_id: session.opener.0,
+        opener_spiffe_id: session.opener_id.to_string(),
+        bound: session.is_bound,
+        opened_at: Some(convert::timestamp(session.opened_at)),
+        expires_at: Some(convert::timestamp(session.expires_at)),
+        decision_id: session.decision_id.to_string(),
+        state: ended.map_or("active", |(cause, _)| cause.as_str()).to_owned(),
+        ended_at: ended.map(|(_, at)| convert::timestamp(at)),
     }
 }
 
@@ -143,6 +174,7 @@ mod tests {
             binding: "reports-jwt".into(),
             credential_type: CredentialType::JwtSvid,
             cookie: None,
+            session: None,
             issued_at: at(100),
             expires_at: at(200),
             decision_id: "d1".into(),

@@ -119,6 +119,7 @@ fn is_passing(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::RateLimited { .. }
         | Refusal::Leases(_)
+        | Refusal::Sessions(_)
         | Refusal::Audit(_)
         | Refusal::Unavailable { .. }
         | Refusal::Authority(_) => true,

@@ -11,7 +11,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 
 use super::{Error, source::CredentialType};
-use crate::{identity::SpiffeId, process::ExecId};
+use crate::{
+    identity::SpiffeId,
+    process::{ExecId, SessionId},
+};
 
 pub use registry::{Connection, Leases, Limits, Reservation};
 
@@ -87,6 +90,8 @@ pub struct Lease {
     pub credential_type: CredentialType,
     /// The observed connection it was released on.
     pub cookie: Option<u64>,
+    /// The session it was released in, with which it ends.
+    pub session: Option<SessionId>,
     /// From when.
     pub issued_at: Timestamp,
     /// Until when; at this instant it is over.
@@ -145,6 +150,8 @@ pub enum Cause {
     GivenBack,
     /// Another one took its place.
     Renewed,
+    /// The session that it was released in is over.
+    SessionEnded,
     /// The holder asked for one more than it may have at once, and this one would have ended first.
     Superseded,
 }
@@ -160,6 +167,7 @@ impl Cause {
             Self::Revoked => "revoked",
             Self::GivenBack => "given_back",
             Self::Renewed => "renewed",
+            Self::SessionEnded => "session_ended",
             Self::Superseded => "superseded",
         }
     }

@@ -40,6 +40,7 @@ pub(in crate::credential) fn lease(number: u64, exec_id: u64) -> Lease {
         binding: "reports-token".into(),
         credential_type: CredentialType::JwtSvid,
         cookie: None,
+        session: None,
         issued_at: start(),
         expires_at: after(300),
         decision_id: "d1".into(),

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use self::table::{CaseTable, DestinationTable, Verb, enforce};
 use super::{
     Action, CredentialContext, Destination, Effect, EvidenceContext, Policies, PolicyNearMiss, PreparedDestination,
-    PreparedPrincipal, Principal, Reason, Request,
+    PreparedPrincipal, PreparedSession, Principal, Reason, Request,
 };
 use crate::{
     diagnostic::{Diagnostic, SourceFile},
@@ -106,7 +106,7 @@ impl Policies {
             entry: case.entry.unwrap_or_else(|| "test".into()).into(),
             kind: case.kind.0,
             groups: case.groups.into_iter().map(Arc::from).collect(),
-            spiffe_id,
+            spiffe_id: spiffe_id.clone(),
         };
         let evidence = EvidenceContext::from(case.evidence);
         let principal = PreparedPrincipal::new(&principal, &evidence)
@@ -119,14 +119,23 @@ impl Policies {
             audiences: case.credential.audiences.into_iter().map(Arc::from).collect(),
             ttl_seconds: case.credential.ttl_seconds,
         };
-        let action = match &destination {
-            Some(destination) => Action::Release {
+        let lifetime_seconds = case.session.as_ref().map_or(0, |session| session.lifetime_seconds);
+        let session = case.session.map(|session| PreparedSession::new(&session.into_context(&spiffe_id))).transpose();
+        let session = session.map_err(|error| Diagnostic::error_at(file, at, error.to_string()))?;
+        let action = match (case.action, &destination, &session) {
+            (Verb::ActFor, _, Some(session)) => Action::ActFor { session, lifetime_seconds },
+            (Verb::ActFor, _, None) => {
+                return Err(Diagnostic::error_at(file, offset, "missing field `session`")
+                    .with_help("say on whose behalf: session = { user = \"corp:alice\" }"));
+            }
+            (Verb::Release, Some(destination), session) => Action::Release {
                 destination,
                 connection: connection.as_ref(),
                 credential: &credential,
                 renewal: case.renewal,
+                session: session.as_ref(),
             },
-            None => Action::Attest,
+            (Verb::Release | Verb::Attest, _, _) => Action::Attest,
         };
         let request = Request { principal: &principal, action, now: case.now.unwrap_or(Timestamp::UNIX_EPOCH) };
         let (decision, _) = self.evaluate_anew(&request);
@@ -152,7 +161,7 @@ impl Policies {
 }
 
 impl CaseTable {
-    /// None for `attest`, which is about this node.
+    /// None for `attest`, which is about this node, and `actFor`, which is about the session's user.
     fn destination(
         &self,
         file: &SourceFile,
@@ -160,9 +169,13 @@ impl CaseTable {
         destinations: &HashMap<String, Destination>,
     ) -> Result<Option<PreparedDestination>, Diagnostic> {
         let named = match (self.action, &self.resource) {
-            (Verb::Attest, None) => return Ok(None),
+            (Verb::Attest | Verb::ActFor, None) => return Ok(None),
             (Verb::Attest, Some(resource)) => {
                 let message = "attest is about this node and takes no resource";
+                return Err(Diagnostic::error_at(file, resource.span().start, message));
+            }
+            (Verb::ActFor, Some(resource)) => {
+                let message = "actFor is about the user of the session and takes no resource";
                 return Err(Diagnostic::error_at(file, resource.span().start, message));
             }
             (Verb::Release, None) => {

@@ -10,7 +10,9 @@ use toml::Spanned;
 
 use crate::{
     identity::{Fact, IdentityKind, Provenance, Selector, SpiffeId},
-    policy::{ConnectionContext, Destination, Effect, EvidenceContext, ProgramContext, Reason},
+    policy::{
+        ConnectionContext, Destination, Effect, EvidenceContext, ProgramContext, Reason, SessionContext, UserContext,
+    },
 };
 
 #[derive(Deserialize)]
@@ -41,6 +43,8 @@ pub(super) struct CaseTable {
     pub(super) connection: Option<ConnectionTable>,
     #[serde(default)]
     pub(super) credential: CredentialTable,
+    #[serde(default)]
+    pub(super) session: Option<SessionTable>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
@@ -48,6 +52,8 @@ pub(super) struct CaseTable {
 pub(super) enum Verb {
     Release,
     Attest,
+    #[serde(rename = "actFor")]
+    ActFor,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -195,6 +201,72 @@ fn tcp() -> String {
 
 fn cidr() -> String {
     "cidr".into()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SessionTable {
+    /// As policies name the user: `corp:248289761001`.
+    pub(super) user: String,
+    #[serde(default = "oidc")]
+    pub(super) verified_by: String,
+    #[serde(default)]
+    pub(super) issuer: Option<String>,
+    #[serde(default)]
+    pub(super) subject: Option<String>,
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) groups: Vec<String>,
+    #[serde(default)]
+    pub(super) agent: Option<String>,
+    #[serde(default)]
+    pub(super) purpose: Option<String>,
+    #[serde(default)]
+    pub(super) scopes: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) depth: u32,
+    #[serde(default)]
+    pub(super) opener: Option<String>,
+    #[serde(default = "yes")]
+    pub(super) bound: bool,
+    #[serde(default = "an_hour")]
+    pub(super) lifetime_seconds: u32,
+}
+
+fn oidc() -> String {
+    "oidc".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn an_hour() -> u32 {
+    3600
+}
+
+impl SessionTable {
+    /// What the case does not say is as if the asker had opened it.
+    pub(super) fn into_context(self, asker: &SpiffeId) -> SessionContext {
+        SessionContext {
+            id: "s0000000000000001".to_owned(),
+            user: UserContext {
+                subject: self.subject.unwrap_or_else(|| self.user.clone()),
+                id: self.user,
+                verified_by: self.verified_by,
+                issuer: self.issuer,
+                name: self.name,
+                groups: self.groups,
+            },
+            agent: self.agent,
+            purpose: self.purpose,
+            scopes: self.scopes,
+            depth: self.depth,
+            opener: self.opener.unwrap_or_else(|| asker.to_string()),
+            is_bound: self.bound,
+        }
+    }
 }
 
 #[derive(Deserialize)]

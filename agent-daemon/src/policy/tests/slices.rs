@@ -20,7 +20,13 @@ fn slices_are_bounded_and_start_over_when_full() {
         let principal =
             PreparedPrincipal::new(&principal(&format!("spiffe://example.org/w{i}"), &[]), &evidence()).unwrap();
         for destination in &destinations {
-            let action = Action::Release { destination, connection: None, credential: &credential, renewal: false };
+            let action = Action::Release {
+                destination,
+                connection: None,
+                credential: &credential,
+                renewal: false,
+                session: None,
+            };
             let request = Request { principal: &principal, action, now: now() };
             assert!(set.evaluate(&request).is_allow());
             let (slices, policies) = set.index().cached();
@@ -134,7 +140,7 @@ proptest! {
             prop_assert_eq!(&*set.evaluate(&attest), &whole);
             for (name, groups) in [("x", &["g"][..]), ("y", &["h"]), ("z", &[])] {
                 let destination = destination(name, groups);
-                let action = Action::Release { destination: &destination, connection: None, credential: &credential, renewal: true };
+                let action = Action::Release { destination: &destination, connection: None, credential: &credential, renewal: true, session: None };
                 let request = Request { principal: &prepared, action, now: now() };
                 let whole = set.evaluate_whole(&request);
                 prop_assert_eq!(&*set.evaluate(&request), &whole);

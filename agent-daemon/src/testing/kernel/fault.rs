@@ -13,6 +13,10 @@ pub enum Call {
     Process,
     /// [`crate::process::Records::current`]
     Current,
+    /// [`crate::process::Records::ended`]
+    Ended,
+    /// [`crate::process::Records::bind_session`]
+    BindSession,
     /// [`crate::process::Records::processes`]
     Processes,
     /// [`crate::process::Records::connection`]

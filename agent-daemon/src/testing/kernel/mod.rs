@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use self::fault::Faults;
 pub use self::fault::{Call, Fault};
 use crate::process::{
-    Ancestor, BootTime, Capacity, Connection, Count, Ended, Error, Event, ExecId, ExecInstance, Flags, Hook, Protocol,
-    Records, Tuple,
+    Ancestor, BootTime, Bound, Capacity, Connection, Count, Current, Ended, Error, Event, ExecId, ExecInstance, Flags,
+    Hook, Protocol, Records, SessionId, Tuple,
 };
 
 /// How much the maps hold.
@@ -27,13 +27,15 @@ pub struct Sizes {
     pub connections: usize,
     /// Exec instances whose end is told at once.
     pub watched: usize,
+    /// Ended exec instances of sessions.
+    pub ended: usize,
     /// Events that wait to be taken.
     pub events: usize,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { processes: 1024, connections: 1024, watched: 1024, events: 1024 }
+        Self { processes: 1024, connections: 1024, watched: 1024, ended: 1024, events: 1024 }
     }
 }
 
@@ -49,6 +51,7 @@ pub struct FakeKernel {
 #[derive(Debug)]
 struct State {
     processes: HashMap<u32, ExecInstance>,
+    ended: HashMap<ExecId, ExecInstance>,
     connections: HashMap<u64, Connection>,
     cookies: HashMap<Tuple, u64>,
     watched: BTreeSet<ExecId>,
@@ -69,6 +72,17 @@ impl State {
     /// Whether the end of an exec instance is worth an event.
     fn is_told(&self, ended: &ExecInstance) -> bool {
         self.is_listening || ended.flags.has(flags::REFERRED) || self.watched.contains(&ended.id)
+    }
+
+    /// Keeps one of a session that ends, where somebody may descend from it.
+    fn keep_ended(&mut self, ended: &ExecInstance, has_descendants: bool, limit: usize) {
+        if ended.session_id.is_none() || !has_descendants {
+            return;
+        }
+        if self.ended.len() >= limit {
+            return self.count("ended_full");
+        }
+        self.ended.insert(ended.id, ended.clone());
     }
 
     fn next_exec(&mut self) -> ExecId {
@@ -94,6 +108,7 @@ impl FakeKernel {
         let (events, receiver) = mpsc::channel(sizes.events.max(1));
         let state = State {
             processes: HashMap::new(),
+            ended: HashMap::new(),
             connections: HashMap::new(),
             cookies: HashMap::new(),
             watched: BTreeSet::new(),
@@ -175,6 +190,7 @@ impl FakeKernel {
         let exec_id = new.id;
         let is_told = state.is_told(&ended) || !ended.flags.has(flags::FORK);
         state.watched.remove(&ended.id);
+        state.keep_ended(&ended, !ended.flags.has(flags::FORK) || ended.flags.has(flags::REFERRED), self.sizes.ended);
         state.processes.insert(tgid, new);
         drop(state);
         self.send(is_told, Event::Exec { ended: Some(Box::new(Ended::from(&ended))), tgid, exec_id })
@@ -185,6 +201,7 @@ impl FakeKernel {
         let mut state = self.lock();
         let ended = state.processes.remove(&tgid).expect("a record");
         let is_told = state.is_told(&ended);
+        state.keep_ended(&ended, ended.flags.has(flags::REFERRED), self.sizes.ended);
         state.watched.remove(&ended.id);
         state.connections.retain(|_, connection| connection.tgid != tgid);
         drop(state);
@@ -316,10 +333,47 @@ impl Records for FakeKernel {
         Ok(self.lock().processes.get(&tgid).cloned())
     }
 
-    fn current(&self, tgid: u32) -> Result<Option<(ExecId, BootTime)>, Error> {
+    fn current(&self, tgid: u32) -> Result<Option<Current>, Error> {
         self.enter(Call::Current)?;
         let state = self.lock();
-        Ok(state.processes.get(&tgid).map(|instance| (instance.id, instance.process.start_boottime)))
+        Ok(state.processes.get(&tgid).map(|instance| Current {
+            id: instance.id,
+            start: instance.process.start_boottime,
+            session_id: instance.session_id,
+        }))
+    }
+
+    fn ended(&self, exec_id: ExecId) -> Result<Option<ExecInstance>, Error> {
+        self.enter(Call::Ended)?;
+        Ok(self.lock().ended.get(&exec_id).cloned())
+    }
+
+    fn all_ended(&self) -> Result<Vec<ExecId>, Error> {
+        self.enter(Call::Ended)?;
+        Ok(self.lock().ended.keys().copied().collect())
+    }
+
+    fn forget_ended(&self, exec_id: ExecId) {
+        self.lock().ended.remove(&exec_id);
+    }
+
+    fn bind_session(
+        &self,
+        tgid: u32,
+        exec_id: ExecId,
+        from: Option<SessionId>,
+        to: Option<SessionId>,
+    ) -> Result<Bound, Error> {
+        self.enter(Call::BindSession)?;
+        let mut state = self.lock();
+        let Some(instance) = state.processes.get_mut(&tgid).filter(|instance| instance.id == exec_id) else {
+            return Ok(Bound::Gone);
+        };
+        if instance.session_id != from {
+            return Ok(Bound::Elsewhere);
+        }
+        instance.session_id = to;
+        Ok(Bound::Done)
     }
 
     fn processes(&self, visit: &mut dyn FnMut(ExecInstance)) -> Result<(), Error> {

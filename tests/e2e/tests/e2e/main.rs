@@ -21,6 +21,7 @@ mod leases;
 mod operators;
 mod programs;
 mod restart;
+mod sessions;
 mod slice;
 mod spiffe;
 mod upstreams;

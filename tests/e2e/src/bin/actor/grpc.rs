@@ -88,17 +88,53 @@ async fn call(channel: Channel, command: &Value) -> Result<Value> {
                 binding: given("binding"),
                 spiffe_id: given("spiffe_id"),
                 traceparent: given("traceparent"),
+                session_handle: given("handle"),
             };
             client.release(request).await.map(|answer| released(answer.into_inner()))
         }
         "renew" => {
-            let request = v1::RenewRequest { lease_id: given("lease"), connection, traceparent: given("traceparent") };
+            let (traceparent, session_handle) = (given("traceparent"), given("handle"));
+            let request = v1::RenewRequest { lease_id: given("lease"), connection, traceparent, session_handle };
             client.renew(request).await.map(|answer| released(answer.into_inner()))
         }
         "give_back" => client.give_back(v1::GiveBackRequest { lease_id: given("lease") }).await.map(|_| json!({})),
+        "open_session" => client.open_session(opening(command)?).await.map(|answer| {
+            let answer = answer.into_inner();
+            json!({"session": answer.session_id, "handle": answer.session_handle, "user": answer.user})
+        }),
+        "enter_session" => {
+            let request = v1::EnterSessionRequest { session_handle: given("handle") };
+            client.enter_session(request).await.map(|answer| json!({"session": answer.into_inner().session_id}))
+        }
+        "close_session" => {
+            client.close_session(v1::CloseSessionRequest { session_handle: given("handle") }).await.map(|_| json!({}))
+        }
         other => bail!("there is no call {other}"),
     };
     Ok(answer.map_or_else(refused, |answer| json!({"ok": answer})))
+}
+
+/// `token`: on behalf of whom it names. `scopes`: what it reaches. `by_handle`: nothing changes for the caller.
+fn opening(command: &Value) -> Result<v1::OpenSessionRequest> {
+    use v1::open_session_request::{Binding, User};
+    let given = |name: &str| command.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let token = |token: &str| User::Token(v1::UserToken { token: token.to_owned(), nonce: given("nonce") });
+    let scopes = command
+        .get("scopes")
+        .and_then(Value::as_array)
+        .map(|scopes| v1::Scopes { names: scopes.iter().filter_map(Value::as_str).map(str::to_owned).collect() });
+    let by_handle = command.get("by_handle").and_then(Value::as_bool).unwrap_or_default();
+    let lifetime_seconds = command.get("lifetime").map(|_| number(command, "lifetime")).transpose()?;
+    Ok(v1::OpenSessionRequest {
+        user: command.get("token").and_then(Value::as_str).map(token),
+        agent: given("agent"),
+        purpose: given("purpose"),
+        scopes,
+        lifetime_seconds: lifetime_seconds.unwrap_or_default(),
+        binding: if by_handle { Binding::Handle } else { Binding::Process }.into(),
+        parent_handle: given("parent"),
+        spiffe_id: given("spiffe_id"),
+    })
 }
 
 fn connection(command: &Value) -> Result<Option<v1::ConnectionRef>> {
