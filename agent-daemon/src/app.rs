@@ -201,6 +201,11 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
         Ok::<(), io::Error>(())
     });
     let at = Arc::clone(&node);
+    supervisor.spawn(Stage::Witness, "issuers", |cancel| async move {
+        at.fetch_issuers(cancel).await;
+        Ok::<(), io::Error>(())
+    });
+    let at = Arc::clone(&node);
     supervisor.spawn(Stage::Witness, "lease sweep", |cancel| async move {
         at.sweep(cancel).await;
         Ok::<(), io::Error>(())

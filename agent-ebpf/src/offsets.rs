@@ -82,6 +82,8 @@ offsets! {
     cred_egid = "cred"."egid",
     /// Effective capabilities, 64 bits.
     cred_cap_effective = "cred"."cap_effective",
+    /// Capabilities that can be made effective.
+    cred_cap_permitted = "cred"."cap_permitted",
     /// User namespace.
     cred_user_ns = "cred"."user_ns",
     /// Its inode number.

@@ -77,6 +77,8 @@ pub struct ExecRecord {
     pub ktime_ns: u64,
     /// Inherited on fork and exec; zero: none.
     pub session_id: u64,
+    /// The session in which it was forked; until it is exec'd a fork that stays there is the same as its parent.
+    pub forked_in: u64,
     /// cgroup v2 id (inode number of its directory).
     pub cgroup_id: u64,
     /// Inode number of the executed file.
@@ -85,6 +87,8 @@ pub struct ExecRecord {
     pub exe_ctime_sec: i64,
     /// Effective capabilities at exec or fork.
     pub cap_effective: u64,
+    /// Those that it may make effective.
+    pub cap_permitted: u64,
     /// A ring: the nearest stands before `ancestors_next`, `ancestors_len` of them are valid. Moving all of them
     /// by one place at every fork would cost more than anything else in it.
     pub ancestors: [u64; limits::ANCESTORS],
@@ -245,9 +249,9 @@ pub struct TupleKey {
 }
 
 const _: () = {
-    assert!(size_of::<ExecRecord>() == 9 * 8 + 16 * 8 + 16 * 4 + 14 * 4 + 4 * 2 + 16 + 256 + 8);
-    assert!(core::mem::offset_of!(ExecRecord, tgid) == 264);
-    assert!(core::mem::offset_of!(ExecRecord, filename) == 344);
+    assert!(size_of::<ExecRecord>() == 11 * 8 + 16 * 8 + 16 * 4 + 14 * 4 + 4 * 2 + 16 + 256 + 8);
+    assert!(core::mem::offset_of!(ExecRecord, tgid) == 280);
+    assert!(core::mem::offset_of!(ExecRecord, filename) == 360);
     // So that a place in the ring is a mask.
     assert!(limits::ANCESTORS.is_power_of_two());
     assert!(size_of::<ConnectionRecord>() == 6 * 8 + 32 + 5 * 4 + 2 * 3 + 2 + 4);

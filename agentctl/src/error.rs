@@ -49,6 +49,10 @@ pub(crate) enum Error {
     SecretOnTerminal,
     #[error("the secret is empty")]
     EmptySecret,
+    #[error("more than {limit} records, too many for one picture")]
+    TraceTooLarge { limit: usize },
+    #[error("cannot write {path}", path = .path.display())]
+    WritePage { path: PathBuf, source: io::Error },
     #[error("more than {limit} exec instances, too many for a tree")]
     TreeTooLarge { limit: usize },
     #[error("cannot write the output")]
@@ -148,6 +152,8 @@ impl Error {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::IsADirectory => "name the files in it",
             Self::SecretOnTerminal => "use --file PATH, or read -rs S && printf %s \"$S\" | agentctl secret set NAME",
             Self::EmptySecret => "pipe it in, or use --file PATH",
+            Self::TraceTooLarge { .. } => "ask about a shorter time with --since and --until, or about a session",
+            Self::WritePage { .. } => "name a file that you may write, with --html",
             Self::TreeTooLarge { .. } => "use --list, or --identified",
             Self::Runtime(_) | Self::Read { .. } | Self::Incomplete(_) | Self::Write(_) | Self::Json(_) => return None,
         };

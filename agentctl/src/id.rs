@@ -12,6 +12,59 @@ use serde::{Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ExecId(pub(crate) u64);
 
+/// What a chain of events is told about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// As policies name it.
+    User(String),
+    Session(String),
+    /// For a JWT-SVID also its `jti`.
+    Lease(String),
+    Decision(String),
+    Exec(ExecId),
+    /// A socket's cookie.
+    Connection(u64),
+}
+
+impl FromStr for Trace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_hex = |digits: &str| digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_base64 = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        if let Some(cookie) = text.strip_prefix("cookie:") {
+            let cookie = positive::<u64>(cookie);
+            return cookie
+                .map(Self::Connection)
+                .ok_or_else(|| "a cookie is a number, for example cookie:123".to_owned());
+        }
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Exec(id));
+        }
+        match text.strip_prefix('s') {
+            Some(digits) if digits.len() == 16 && is_hex(digits) => Ok(Self::Session(text.to_owned())),
+            _ if text.contains(':') => Ok(Self::User(text.to_owned())),
+            _ if text.len() == 24 && is_hex(text) => Ok(Self::Decision(text.to_owned())),
+            _ if text.len() == 22 && is_base64(text) => Ok(Self::Lease(text.to_owned())),
+            _ => Err(
+                "not a user (corp:248), session (s0123456789abcdef), lease id, decision id, exec instance (x123) or \
+                connection (cookie:123)"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(text) | Self::Session(text) | Self::Lease(text) | Self::Decision(text) => f.write_str(text),
+            Self::Exec(id) => id.fmt(f),
+            Self::Connection(cookie) => write!(f, "cookie:{cookie}"),
+        }
+    }
+}
+
 /// A process now, or one exact exec instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {

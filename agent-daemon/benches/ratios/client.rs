@@ -47,6 +47,11 @@ impl Client {
         Ok(response.map_err(|status| anyhow!("refused: {:?} {}", status.code(), status.message()))?.into_inner())
     }
 
+    /// The calls themselves.
+    pub(crate) fn service(&mut self) -> &mut AgentServiceClient<Channel> {
+        &mut self.service
+    }
+
     fn keep(&mut self, response: ReleaseResponse) {
         self.leases.extend(response.lease.map(|lease| lease.lease_id));
     }

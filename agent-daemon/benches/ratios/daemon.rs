@@ -258,6 +258,11 @@ forbid (principal, action == Action::"release", resource)
 when { context.evidence.flags.containsAny(["memfd", "deleted", "traced"]) };
 "#
     .to_owned();
+    text.push_str(
+        r#"@id("clients-act")
+permit (principal in Group::"bench-clients", action == Action::"actFor", resource);
+"#,
+    );
     for number in 3..count {
         let scope = match number % 3 {
             0 => format!(

@@ -16,6 +16,7 @@ mod program;
 mod release;
 mod report;
 mod scale;
+mod session;
 mod spiffe;
 mod startup;
 mod statistics;
@@ -58,6 +59,9 @@ struct Options {
     /// Be the bare server: answer with messages of these sizes on this socket
     #[arg(long, hide = true, num_args = 2, value_names = ["SOCKET", "SHAPE"])]
     echo: Option<Vec<String>>,
+    /// Be a process that asks when it is told to: the socket, whether in a session, below how many images
+    #[arg(long, hide = true, num_args = 3, value_names = ["SOCKET", "IN_SESSION", "IMAGES"])]
+    asker: Option<Vec<String>>,
     /// Be the child that the kernel half's self-test starts
     #[arg(long, hide = true)]
     self_test_child: bool,
@@ -76,6 +80,8 @@ enum Part {
     Startup,
     /// Releases against a bare server, and with much in the tables
     Release,
+    /// Releases in a session that was delegated eight times
+    Session,
     /// SVIDs over the Workload API against a bare server, and against SPIRE where it is given
     Spiffe,
 }
@@ -116,6 +122,9 @@ fn run(options: Options) -> anyhow::Result<()> {
     if let Some([socket, shape]) = options.echo.as_deref() {
         return echo::serve(socket.as_ref(), &shape.parse()?);
     }
+    if let Some([socket, in_session, images]) = options.asker.as_deref() {
+        return session::ask(socket.as_ref(), in_session.parse()?, images.parse()?);
+    }
     let (Some(daemon), Some(program), Some(state)) = (options.daemon, options.program, options.state) else {
         eprintln!("bench: nothing is measured here: run `cargo xtask bench`");
         return Ok(());
@@ -137,6 +146,9 @@ fn run(options: Options) -> anyhow::Result<()> {
     }
     if is_asked(Part::Release) {
         release::measure(&setting, &mut report).context("measuring releases")?;
+    }
+    if is_asked(Part::Session) {
+        session::measure(&setting, &mut report).context("measuring sessions")?;
     }
     if is_asked(Part::Spiffe) {
         spiffe::measure(&setting, &mut report).context("measuring SVIDs")?;

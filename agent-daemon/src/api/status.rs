@@ -9,6 +9,7 @@ use crate::attest::Failure;
 use crate::audit;
 use crate::authority;
 use crate::node::Refusal;
+use crate::session;
 
 /// What an agent is told.
 pub(super) fn status(refusal: &Refusal) -> Status {
@@ -17,6 +18,8 @@ pub(super) fn status(refusal: &Refusal) -> Status {
         Refusal::Caller(failure) => caller(failure).to_owned(),
         Refusal::Denied { .. } | Refusal::Unavailable { .. } | Refusal::RateLimited { .. } => refusal.to_string(),
         Refusal::Leases(_) => "no room for another lease".to_owned(),
+        Refusal::Sessions(session::Error::NotKept) => "the session cannot be written down now".to_owned(),
+        Refusal::Sessions(session::Error::Unknown) => "the session ended while it was opened".to_owned(),
         Refusal::Sessions(_) => "no room for another session".to_owned(),
         Refusal::Audit(_) => "the audit log takes no record now".to_owned(),
         Refusal::Authority(authority::Error::NoSigner { .. }) => "nothing can sign it now".to_owned(),
@@ -34,10 +37,11 @@ fn code(refusal: &Refusal) -> Code {
         | Refusal::Unavailable { .. }
         | Refusal::Authority(authority::Error::NoSigner { .. }) => Code::Unavailable,
         Refusal::Denied { .. } => Code::PermissionDenied,
-        Refusal::RateLimited { .. }
-        | Refusal::Leases(_)
-        | Refusal::Sessions(_)
-        | Refusal::Audit(audit::Error::Full { .. }) => Code::ResourceExhausted,
+        Refusal::RateLimited { .. } | Refusal::Leases(_) | Refusal::Audit(audit::Error::Full { .. }) => {
+            Code::ResourceExhausted
+        }
+        Refusal::Sessions(session::Error::NotKept | session::Error::Unknown) => Code::Unavailable,
+        Refusal::Sessions(_) => Code::ResourceExhausted,
         Refusal::Audit(_) => Code::Unavailable,
         Refusal::Authority(_) | Refusal::Bug(_) => Code::Internal,
     }

@@ -2,23 +2,27 @@
 
 //! As whom the ancestors of an exec instance could have asked: what it may never exceed in a session.
 //!
-//! Of a live one everything is read, as of any caller. Of one that is over the kernel kept the record, if it was in a
-//! session, and not all facts can be had any more. What cannot be had may have been anything: then whatever identity it
-//! may have had counts, and all of them have to be permitted. Too much is refused that way and never too little.
+//! Of a live one everything is read, as of any caller; of one that is over the kernel kept the record, if it was in a
+//! session. Facts that cannot be had (any more) may have been anything, also where it made them unreadable itself: then
+//! whatever identity it may have had counts, and all of them have to be permitted. Too much is refused that way and never
+//! too little.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use agent_ebpf::flags;
 
 use super::attestor::{evidence_context, prepare};
-use super::evidence::{Evidence, Lineage, fact};
-use super::{Attestor, binary};
-use crate::identity::{Fact, Provenance};
-use crate::policy::PreparedPrincipal;
-use crate::process::{Ancestor, ExecId, ExecInstance};
+use super::evidence::{Evidence, Lineage, LineageEntry, Program, fact};
+use super::{Attested, Attestor, Failure, binary};
+use crate::identity::{Entry, Fact, Provenance};
+use crate::policy::{EvidenceContext, PreparedPrincipal};
+use crate::process::{Ancestor, ExecId, ExecInstance, SessionId};
 use crate::snapshot::Snapshot;
 
-/// `CAP_SETGID` and `CAP_SETUID`: without them, and without a set-id image, nobody changes who they are.
+/// `CAP_SETGID` and `CAP_SETUID`: without them, without other ids to go back to and without a set-id image, nobody changes
+/// who they are.
 const CAN_CHANGE_IDS: u64 = 1 << 6 | 1 << 7;
 
 /// Everything above an exec instance, nearest first, as far as the record holds it.
@@ -44,7 +48,7 @@ pub enum Authority<P = Arc<PreparedPrincipal>> {
     Unregistered,
     /// Any of these.
     Registered(Vec<P>),
-    /// It is over, and was one of these or none.
+    /// Not all is known of it; it was one of these or none.
     OneOf(Vec<P>),
     /// Nothing is known of it.
     Unknown,
@@ -56,8 +60,8 @@ pub enum Beyond {
     /// An ancestor may not have it, as any of its identities.
     #[error("its ancestor {0} may not have it, as any of its identities")]
     Refused(ExecId),
-    /// An ancestor that is over may have been somebody who may not have it.
-    #[error("its ancestor {0} is over, and one of the identities that it may have had may not have it")]
+    /// An ancestor of which not all is known may have been somebody who may not have it.
+    #[error("not all is known of its ancestor {0}, and one of the identities that it may have may not have it")]
     PossiblyRefused(ExecId),
     /// Nothing is known of an ancestor.
     #[error("nothing is known of its ancestor {0}")]
@@ -69,21 +73,22 @@ pub enum Beyond {
 
 impl<P> Ancestry<P> {
     /// Whether everybody from `asker` up to `top`, the opener of its outermost session, may have what it asks for, as
-    /// `allows` says of one identity.
+    /// `allows` says of one identity of one ancestor.
     ///
     /// # Errors
     /// The first on the way who may not, or of whom it is not known.
-    pub fn permits(&self, asker: ExecId, top: ExecId, allows: impl Fn(&P) -> bool) -> Result<(), Beyond> {
+    pub fn permits(&self, asker: ExecId, top: ExecId, allows: impl Fn(ExecId, &P) -> bool) -> Result<(), Beyond> {
         if asker == top {
             return Ok(());
         }
         for Above { id, authority } in &self.above {
+            let may = |principal: &P| allows(*id, principal);
             match authority {
                 Authority::Unregistered => {}
                 // It could have asked as any of its identities.
-                Authority::Registered(principals) if principals.iter().any(&allows) => {}
+                Authority::Registered(principals) if principals.iter().any(may) => {}
                 // It had one of these, and nobody knows which.
-                Authority::OneOf(principals) if principals.iter().all(&allows) => {}
+                Authority::OneOf(principals) if principals.iter().all(may) => {}
                 Authority::Registered(_) => return Err(Beyond::Refused(*id)),
                 Authority::OneOf(_) => return Err(Beyond::PossiblyRefused(*id)),
                 Authority::Unknown => return Err(Beyond::Unknown(*id)),
@@ -102,70 +107,174 @@ impl<P> Authority<P> {
     }
 }
 
+/// What an ancestor is taken for is looked at again after this; who may change its user is noticed so late.
+const KEPT: Duration = Duration::from_secs(1);
+/// Identities that an ancestor may have had. When there are more, nothing is known of it.
+const MAX_POSSIBLE: usize = 32;
+/// Ended ancestors whose identities are kept. What is not there is found again.
+const CACHE: usize = 4096;
+
+/// What is known of ended ancestors, which does not change any more, by their ids: for a snapshot.
+#[derive(Debug, Default)]
+pub(super) struct EndedCache(Mutex<HashMap<ExecId, (u64, Authority)>>);
+
+impl EndedCache {
+    fn find(&self, id: ExecId, snapshot: u64) -> Option<Authority> {
+        let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.get(&id).filter(|(of, _)| *of == snapshot).map(|(_, authority)| authority.clone())
+    }
+
+    fn keep(&self, id: ExecId, snapshot: u64, authority: &Authority) {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= CACHE {
+            cache.clear();
+        }
+        cache.insert(id, (snapshot, authority.clone()));
+    }
+}
+
+/// The ancestry of an attested exec instance, as it was a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Lately(Mutex<Option<(Instant, Arc<Ancestry>)>>);
+
+impl Lately {
+    fn find(&self) -> Option<Arc<Ancestry>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().filter(|(at, _)| at.elapsed() < KEPT).map(|(_, ancestry)| Arc::clone(ancestry))
+    }
+
+    /// Not what may be known in a moment.
+    fn keep(&self, ancestry: &Arc<Ancestry>) {
+        if ancestry.above.iter().all(|above| !matches!(above.authority, Authority::Unknown)) {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            *kept = Some((Instant::now(), Arc::clone(ancestry)));
+        }
+    }
+}
+
 impl Attestor {
-    /// The ancestors of an exec instance. Never fails: what cannot be read is unknown. Blocks.
-    pub fn ancestry(&self, snapshot: &Snapshot, instance: &ExecInstance) -> Ancestry {
-        let above = instance
-            .ancestors
-            .iter()
-            .map(|ancestor| Above { id: ancestor.id, authority: self.authority(snapshot, ancestor) });
+    /// As whom the ancestors of an attested exec instance could have asked. Never fails for an ancestor: what cannot be
+    /// read of it is unknown.
+    ///
+    /// # Errors
+    /// When the daemon is stopping.
+    pub async fn ancestry_of(
+        self: &Arc<Self>,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
+    ) -> Result<Arc<Ancestry>, Failure> {
+        if let Some(known) = attested.ancestry.find() {
+            return Ok(known);
+        }
+        let slot = self.slot().await?;
+        let (this, snapshot, of) = (Arc::clone(self), Arc::clone(snapshot), Arc::clone(attested));
+        let found = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            // Another request may have looked while this one waited.
+            of.ancestry.find().unwrap_or_else(|| {
+                let ancestry = Arc::new(this.ancestry(&snapshot, &of.evidence.instance));
+                of.ancestry.keep(&ancestry);
+                ancestry
+            })
+        });
+        found
+            .await
+            .map_err(|error| Failure::Io { operation: "look at the ancestors", source: std::io::Error::other(error) })
+    }
+
+    fn ancestry(&self, snapshot: &Snapshot, instance: &ExecInstance) -> Ancestry {
+        let session = instance.session_id.and_then(|id| self.sessions().session(id));
+        let sessions: Vec<SessionId> = session.iter().flat_map(|session| session.chain().map(|one| one.id)).collect();
+        let authority = |ancestor| self.authority(snapshot, ancestor, &sessions);
+        let above = instance.ancestors.iter().map(|ancestor| Above { id: ancestor.id, authority: authority(ancestor) });
         Ancestry { above: above.collect() }
     }
 
-    fn authority(&self, snapshot: &Snapshot, ancestor: &Ancestor) -> Authority {
+    /// `sessions` are those that the asker is in.
+    fn authority(&self, snapshot: &Snapshot, ancestor: &Ancestor, sessions: &[SessionId]) -> Authority {
         match self.records().process(ancestor.tgid) {
             Err(_) => return Authority::Unknown,
             Ok(Some(instance)) if instance.id == ancestor.id => {
-                if let Some(known) = self.cached(ancestor.id, snapshot.number, instance.session_id, None) {
-                    return Authority::registered(known.principals.clone());
+                // As the user that it is now.
+                let attested = self.effective_ids(ancestor.tgid).ok().and_then(|ids| {
+                    let known = self.cached(ancestor.id, snapshot.number, instance.session_id, Some(ids));
+                    known.or_else(|| self.attest_blocking(snapshot, instance, Some(ids)).ok())
+                });
+                if let Some(attested) = attested {
+                    return self.of_live(snapshot, &attested, sessions);
                 }
-                return match self.attest_blocking(snapshot, instance, None) {
-                    Ok(attested) => Authority::registered(attested.principals.clone()),
-                    // It may have ended meanwhile; then the kernel kept it.
-                    Err(_) => self.authority_of_ended(snapshot, ancestor.id),
-                };
+                // It may have ended meanwhile; then the kernel kept it.
             }
             Ok(_) => {}
         }
-        self.authority_of_ended(snapshot, ancestor.id)
-    }
-
-    fn authority_of_ended(&self, snapshot: &Snapshot, id: ExecId) -> Authority {
-        match self.records().ended(id) {
-            Ok(Some(instance)) if !instance.flags.has(flags::INCOMPLETE) => self.possible(snapshot, instance),
+        if let Some(known) = self.ended.find(ancestor.id, snapshot.number) {
+            return known;
+        }
+        match self.records().ended(ancestor.id) {
+            Ok(Some(instance)) if !instance.flags.has(flags::INCOMPLETE) => {
+                let authority = self.of_ended(snapshot, instance);
+                self.ended.keep(ancestor.id, snapshot.number, &authority);
+                authority
+            }
             Ok(_) | Err(_) => Authority::Unknown,
         }
     }
 
+    /// One that lives is who it is, unless it can have made some of its facts unreadable, or came into a session that the
+    /// asker is not in: it was somebody else when it started what led to the asker.
+    fn of_live(&self, snapshot: &Snapshot, attested: &Attested, sessions: &[SessionId]) -> Authority {
+        let (evidence, lineage) = (&attested.evidence, &attested.lineage);
+        let has_session = evidence.instance.session_id.is_none_or(|id| sessions.contains(&id));
+        let is_known = |entry: &Entry, kind: &str| match kind {
+            "unix:path" => evidence.exe.is_some(),
+            "unix:sha256" => evidence.exe.as_ref().is_some_and(|exe| exe.sha256.is_some()),
+            "script:path" | "script:sha256" => is_script_known(&evidence.instance, evidence.script.as_ref(), entry),
+            "cgroup:path" => evidence.cgroup.is_some(),
+            "lineage:spiffe_id" => {
+                let is_named = |above: &LineageEntry| above.is_alive || above.spiffe_id.is_some();
+                lineage.is_complete && lineage.entries.iter().all(is_named)
+            }
+            "session:user" | "session:agent" => has_session,
+            // Users and groups as they are now, and flags.
+            _ => true,
+        };
+        let possible = snapshot.entries.possible(&attested.facts, is_known);
+        if possible.iter().all(|entry| attested.entries.iter().any(|own| Arc::ptr_eq(own, entry))) {
+            return Authority::registered(attested.principals.clone());
+        }
+        one_of(&possible, &evidence_context(evidence, lineage, &attested.facts))
+    }
+
     /// Every identity that an exec instance that is over may have had.
-    fn possible(&self, snapshot: &Snapshot, instance: ExecInstance) -> Authority {
+    fn of_ended(&self, snapshot: &Snapshot, instance: ExecInstance) -> Authority {
         let mut facts: Vec<Fact> =
             instance.flags.names().filter_map(|name| fact("exec", name, Provenance::Kernel)).collect();
-        let may_change_ids = instance.capabilities & CAN_CHANGE_IDS != 0 || instance.flags.has(flags::SETUID);
+        let may_change_ids = (instance.capabilities | instance.permitted) & CAN_CHANGE_IDS != 0
+            || instance.flags.has(flags::SETUID)
+            || instance.uid != instance.euid
+            || instance.gid != instance.egid;
         if !may_change_ids {
             facts.extend(fact("unix:uid", instance.euid, Provenance::Kernel));
             facts.extend(fact("unix:gid", instance.egid, Provenance::Kernel));
         }
-        let is_home = self.is_home(&instance);
-        let program = binary::read_ended(&instance, is_home, self.measurer());
+        let program = binary::read_ended(&instance, self.is_home(&instance), self.measurer());
         if let Some(program) = &program {
-            facts.extend(fact("unix:path", &program.path, program.path_provenance));
             let sha256 = program.sha256.as_ref();
             facts.extend(sha256.and_then(|sha256| fact("unix:sha256", sha256, program.provenance)));
+            if program.path_provenance == Provenance::Kernel {
+                facts.extend(fact("unix:path", &program.path, Provenance::Kernel));
+            }
         }
-        let is_known = |kind: &str| match kind {
+        let is_known = |entry: &Entry, kind: &str| match kind {
             "unix:uid" | "unix:gid" => !may_change_ids,
-            "unix:path" => program.is_some(),
+            "unix:path" => program.as_ref().is_some_and(|program| program.path_provenance == Provenance::Kernel),
             "unix:sha256" => program.as_ref().is_some_and(|program| program.sha256.is_some()),
+            "script:path" | "script:sha256" => is_script_known(&instance, None, entry),
             kind => kind.starts_with("exec:"),
         };
         let possible: Vec<_> = snapshot.entries.possible(&facts, is_known).into_iter().map(Arc::clone).collect();
-        if possible.is_empty() {
-            return Authority::Unregistered;
-        }
         let (uid, gid) = (instance.euid, instance.egid);
         let (real_uid, real_gid) = (instance.uid, instance.gid);
-        let facts_of_evidence = facts.clone();
         let evidence = Evidence {
             uid,
             gid,
@@ -175,13 +284,30 @@ impl Attestor {
             exe: program,
             script: None,
             cgroup: None,
-            facts: facts_of_evidence,
+            facts: facts.clone(),
             missing: vec!["it is over".to_owned()],
         };
-        let context = evidence_context(&evidence, &Lineage::default(), &facts);
-        let wanted = possible.len();
-        let principals: Vec<_> = possible.iter().filter_map(|entry| prepare(entry, &context)).collect();
-        // One that cannot be asked for must not be left out.
-        if principals.len() == wanted { Authority::OneOf(principals) } else { Authority::Unknown }
+        one_of(&possible.iter().collect::<Vec<_>>(), &evidence_context(&evidence, &Lineage::default(), &facts))
     }
+}
+
+/// A script that the kernel started counts as what it was measured as, and may have been anything where it cannot be any
+/// more. One that only stands in the arguments counts where an entry takes the process's word, and that may change.
+fn is_script_known(instance: &ExecInstance, script: Option<&Program>, entry: &Entry) -> bool {
+    match script {
+        Some(script) if script.provenance != Provenance::Claimed => true,
+        _ => !instance.flags.has(flags::SCRIPT) && !entry.accept_claimed,
+    }
+}
+
+fn one_of(possible: &[&Arc<Entry>], context: &EvidenceContext) -> Authority {
+    if possible.is_empty() {
+        return Authority::Unregistered;
+    }
+    if possible.len() > MAX_POSSIBLE {
+        return Authority::Unknown;
+    }
+    let principals: Vec<_> = possible.iter().filter_map(|entry| prepare(entry, context)).collect();
+    // One that cannot be asked for must not be left out.
+    if principals.len() == possible.len() { Authority::OneOf(principals) } else { Authority::Unknown }
 }

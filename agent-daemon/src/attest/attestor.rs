@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_ebpf::flags;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::ancestry::{EndedCache, Lately};
 use super::evidence::{Evidence, Lineage, LineageEntry, fact};
 use super::measure::Measurer;
 use super::proc::{Home, Proc};
 use super::starts::Starts;
-use super::{Ancestry, Failure, Peer, binary, cgroup, script, unix};
+use super::{Failure, Peer, binary, cgroup, script, unix};
 use crate::identity::{Entries, Entry, Fact, NearMiss, Provenance, SpiffeId};
 use crate::policy::{EvidenceContext, PreparedPrincipal, Principal, ProgramContext};
 use crate::process::{Ancestor, Ended, ExecId, ExecInstance, History, Records, SessionId};
@@ -36,8 +37,8 @@ pub struct Attested {
     pub entries: Vec<Arc<Entry>>,
     /// Ready for policy, in the order of `entries`.
     pub principals: Vec<Arc<PreparedPrincipal>>,
-    /// As whom its ancestors could have asked, once somebody wanted to know.
-    ancestry: OnceLock<Arc<Ancestry>>,
+    /// As whom its ancestors could have asked, where somebody wanted to know a moment ago.
+    pub(super) ancestry: Lately,
     /// [`Snapshot::number`] of the entries that were asked.
     pub snapshot: u64,
 }
@@ -71,6 +72,7 @@ pub struct Attestor {
     starts: Starts,
     measurer: Measurer,
     sessions: Arc<Sessions>,
+    pub(super) ended: EndedCache,
     home: Option<Home>,
     cache: Mutex<HashMap<ExecId, Kept>>,
     slots: Arc<Semaphore>,
@@ -87,7 +89,18 @@ impl Attestor {
     ) -> Self {
         let (home, slots) = (Home::own(), Arc::new(Semaphore::new(CONCURRENCY)));
         let starts = Starts::new(&proc);
-        Self { records, history, proc, starts, measurer, sessions, home, cache: Mutex::default(), slots }
+        Self {
+            records,
+            history,
+            proc,
+            starts,
+            measurer,
+            sessions,
+            ended: EndedCache::default(),
+            home,
+            cache: Mutex::default(),
+            slots,
+        }
     }
 
     /// The kernel's records.
@@ -114,25 +127,10 @@ impl Attestor {
         self.home.is_some_and(|home| home.holds(&instance.namespaces))
     }
 
-    /// As whom the ancestors of an attested exec instance could have asked.
-    pub async fn ancestry_of(
-        self: &Arc<Self>,
-        snapshot: &Arc<Snapshot>,
-        attested: &Arc<Attested>,
-    ) -> Result<Arc<Ancestry>, Failure> {
-        if let Some(known) = attested.ancestry.get() {
-            return Ok(Arc::clone(known));
-        }
+    /// Room for one more collection of evidence.
+    pub(super) async fn slot(&self) -> Result<OwnedSemaphorePermit, Failure> {
         let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot = slot.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
-        let (this, snapshot, of) = (Arc::clone(self), Arc::clone(snapshot), Arc::clone(attested));
-        let found = tokio::task::spawn_blocking(move || {
-            let _slot = slot;
-            Arc::clone(of.ancestry.get_or_init(|| Arc::new(this.ancestry(&snapshot, &of.evidence.instance))))
-        });
-        found
-            .await
-            .map_err(|error| Failure::Io { operation: "look at the ancestors", source: std::io::Error::other(error) })
+        slot.map_err(|_| Failure::Unresolvable("the daemon is stopping"))
     }
 
     /// The process behind an accepted connection to the socket of this name.
@@ -163,8 +161,7 @@ impl Attestor {
         if let Some(known) = self.cached(instance.id, snapshot.number, instance.session_id, ids) {
             return Ok(known);
         }
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot = slot.map_err(|_| Failure::Unresolvable("the daemon is stopping"))?;
+        let slot = self.slot().await?;
         let this = Arc::clone(self);
         let snapshot = Arc::clone(snapshot);
         let collected = tokio::task::spawn_blocking(move || {
@@ -218,14 +215,15 @@ impl Attestor {
         Ok((ids.uid, ids.gid))
     }
 
-    /// Who logged in at the beginning of a process's line, whatever it became since; none where nobody did.
+    /// The real user of a process now, and who logged in at the beginning of its line, as the kernel says; none where
+    /// nobody did, or the kernel keeps no such word.
     ///
     /// # Errors
-    /// When there is no such process, or the kernel keeps no such word.
-    pub fn login_uid(&self, tgid: u32) -> std::io::Result<Option<u32>> {
-        let text = self.proc.process(tgid)?.text("loginuid")?;
-        let number: u32 = text.trim().parse().map_err(|_| std::io::ErrorKind::InvalidData)?;
-        Ok((number != u32::MAX).then_some(number))
+    /// When there is no such process.
+    pub fn users(&self, tgid: u32) -> std::io::Result<(u32, Option<u32>)> {
+        let process = self.proc.process(tgid)?;
+        let login = process.text("loginuid").ok().and_then(|text| text.trim().parse().ok());
+        Ok((unix::ids(&process)?.real_uid, login.filter(|uid| *uid != u32::MAX)))
     }
 
     /// What the name database of this host calls a user.
@@ -310,7 +308,15 @@ impl Attestor {
                     spiffe_id: ended.spiffe_id.and_then(|id| id.parse().ok()),
                     ..unknown
                 },
-                None => unknown,
+                // Of one that was in a session the kernel kept what it was.
+                None => match self.records.ended(ancestor.id).ok().flatten() {
+                    Some(ended) => LineageEntry {
+                        path: Some(ended.filename_lossy()),
+                        comm: Some(ended.comm.to_string()),
+                        ..unknown
+                    },
+                    None => unknown,
+                },
             };
         };
         let comm = Some(instance.comm.to_string());
@@ -404,7 +410,7 @@ impl Attestor {
             facts,
             entries: kept,
             principals,
-            ancestry: OnceLock::new(),
+            ancestry: Lately::default(),
             snapshot: snapshot.number,
         });
         let mut cache = self.lock();

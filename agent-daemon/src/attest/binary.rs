@@ -18,6 +18,7 @@ use super::evidence::Program;
 use super::measure::Measurer;
 use super::mounts;
 use super::proc::ProcessDir;
+use super::script;
 use crate::identity::Provenance;
 use crate::process::{ExecInstance, FileId};
 
@@ -61,8 +62,9 @@ pub(super) fn read(
     Ok(Program { path, sha256, provenance, path_provenance, note: unmeasured.or(weakness).or(path_weakness) })
 }
 
-/// The program of an exec instance that is over, if its file is still where it was and what it was. Unchanged since, a
-/// file with one name has had that name all the time: linking, unlinking and renaming change it.
+/// The program of an exec instance that is over, if its file is still where it was and what it was. Its path is the
+/// kernel's word only where nobody but root can give it another one: unchanged since, a file with one name has had that
+/// name all the time (linking, unlinking and renaming change it), and so have the directories on its way.
 pub(super) fn read_ended(instance: &ExecInstance, is_home: bool, measurer: &Measurer) -> Option<Program> {
     let name = Path::new(OsStr::from_bytes(&instance.filename));
     let is_script = instance.flags.has(flags::SCRIPT | flags::FILENAME_TRUNCATED);
@@ -78,12 +80,14 @@ pub(super) fn read_ended(instance: &ExecInstance, is_home: bool, measurer: &Meas
         return None;
     }
     let path = std::fs::read_link(&reopened).ok()?.to_str()?.to_owned();
+    let is_roots = script::is_out_of_reach(Path::new(&path));
     file = File::open(&reopened).ok()?;
     if weakness(instance, &file).is_some() {
         return None;
     }
     let sha256 = measurer.measure(&mut file).ok()?.to_string();
-    let (provenance, path_provenance) = (Provenance::Measured, Provenance::Kernel);
+    let path_provenance = if is_roots { Provenance::Kernel } else { Provenance::Claimed };
+    let provenance = Provenance::Measured;
     is_same(&file).then_some(Program { path, path_provenance, sha256: Some(sha256), provenance, note: None })
 }
 

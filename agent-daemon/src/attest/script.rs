@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use agent_ebpf::flags;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use super::evidence::Program;
 use super::measure::Measurer;
@@ -92,15 +92,25 @@ struct Opened {
     weakness: Option<String>,
 }
 
+/// Whether nobody but root can put another file at a path of the daemon's own root.
+pub(super) fn is_out_of_reach(path: &Path) -> bool {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    root.is_ok_and(|root| walk(root, path).is_ok_and(|opened| opened.weakness.is_none()))
+}
+
 /// Walks to the file in the process's own root, looking at every directory on the way.
 fn open(process: &ProcessDir, path: &Path) -> Result<Opened, String> {
+    walk(process.directory("root").map_err(|error| format!("not measured: {error}"))?, path)
+}
+
+fn walk(root: OwnedFd, path: &Path) -> Result<Opened, String> {
     let components = plain_components(path).ok_or("not measured: the path goes through `..`")?;
     if components.len() > DEPTH {
         return Err("not measured: the path is too deep".to_owned());
     }
     let (name, directories) = components.split_last().ok_or("not measured: the path names no file")?;
     let mut weakness = None;
-    let mut at = process.directory("root").map_err(|error| format!("not measured: {error}"))?;
+    let mut at = root;
     let mut walked = PathBuf::from("/");
     for directory in directories {
         note_weakness(&mut weakness, &at, &walked, Next::Directory);
@@ -147,7 +157,7 @@ fn keeps_directories(mode: u32, next: Next) -> bool {
     let mode = rustix::fs::RawMode::from(mode);
     next == Next::Directory
         && rustix::fs::FileType::from_raw_mode(mode).is_dir()
-        && rustix::fs::Mode::from_raw_mode(mode).contains(rustix::fs::Mode::SVTX)
+        && Mode::from_raw_mode(mode).contains(Mode::SVTX)
 }
 
 /// The first plain argument of an interpreter.

@@ -33,7 +33,7 @@ use std::path::PathBuf;
 pub use self::chain::seq_of;
 pub use self::lease::{GrantedLease, MAX_RECOVERED_LEASES, recover_leases};
 pub use self::log::{Config, Durability, Log, Receipt, Slot, Status};
-pub use self::query::{MAX_LAST, Query, QuerySummary};
+pub use self::query::{MAX_LAST, Member, Query, QuerySummary};
 pub use self::record::{
     Caller, CallerRefusedRecord, CheckpointRecord, Connection, DecisionRecord, Difference, ExecFacts, ExplainRecord,
     KINDS, LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss, Record, RecoveredRecord, RecoveryCause,

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Error;
 use super::directory::{list_segments, segment_path};
@@ -43,6 +44,42 @@ pub struct Query {
     pub kind: Option<String>,
     /// `allow` or `deny`.
     pub outcome: Option<String>,
+    /// Members anywhere in the record, and what they have to be.
+    pub members: Vec<Member>,
+}
+
+/// A member of a record, by the names on the way to it: `session.agent`. Of a list, any of its elements will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Names, joined by dots.
+    pub path: String,
+    /// As JSON writes it, without the quotes of a text.
+    pub value: String,
+}
+
+impl Member {
+    fn is_in(&self, record: &Value) -> bool {
+        is_at(record, &self.path, &self.value)
+    }
+}
+
+fn is_at(value: &Value, path: &str, wanted: &str) -> bool {
+    if let Value::Array(elements) = value {
+        return elements.iter().any(|element| is_at(element, path, wanted));
+    }
+    if path.is_empty() {
+        return match value {
+            Value::String(text) => text == wanted,
+            Value::Null | Value::Object(_) | Value::Array(_) => false,
+            Value::Bool(is) => wanted == if *is { "true" } else { "false" },
+            Value::Number(number) => {
+                let written = number.to_string();
+                written == wanted
+            }
+        };
+    }
+    let (name, rest) = path.split_once('.').unwrap_or((path, ""));
+    value.get(name).is_some_and(|value| is_at(value, rest, wanted))
 }
 
 /// What a query came upon.
@@ -86,6 +123,16 @@ struct Subject {
 impl Query {
     /// Whether a line matches; `None` when it is no audit record.
     pub fn matches(&self, line: &str) -> Option<bool> {
+        if !self.members.is_empty() {
+            // The words come first: most lines do not hold them.
+            if !self.members.iter().all(|member| line.contains(&*escaped(&member.value))) {
+                return serde_json::from_str::<Fields<'_>>(line).is_ok().then_some(false);
+            }
+            let record: Value = serde_json::from_str(line).ok()?;
+            if !self.members.iter().all(|member| member.is_in(&record)) {
+                return Some(false);
+            }
+        }
         let fields: Fields<'_> = serde_json::from_str(line).ok()?;
         let time: Timestamp = fields.time.parse().ok()?;
         let same = |asked: &Option<String>, found: &Option<Cow<'_, str>>| {
@@ -109,6 +156,12 @@ impl Query {
                 }),
         )
     }
+}
+
+/// As it stands within a line, where it is short and plain enough to be looked for.
+fn escaped(value: &str) -> Cow<'_, str> {
+    let is_plain = value.chars().all(|character| character.is_ascii_alphanumeric() || ":-_./@ ".contains(character));
+    if is_plain { value.into() } else { "".into() }
 }
 
 /// Hands matching lines to `each`, oldest first, until it breaks.

@@ -330,6 +330,9 @@ pub struct LeaseEndedRecord {
     pub decision_id: String,
     /// When it would have ended by itself.
     pub expires_at: Option<Timestamp>,
+    /// The session it was released in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
 }
 
 /// See [`Record::Reload`].

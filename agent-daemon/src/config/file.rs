@@ -278,6 +278,8 @@ section! {
         max_sessions: Count<1, 65_536> = Count(4096);
         /// Opened by one process image (exec instance) and not over.
         max_sessions_per_process: Count<1, 65_536> = Count(64);
+        /// On behalf of one user and not over.
+        max_sessions_per_user: Count<1, 65_536> = Count(256);
         /// How often a session may be delegated from another.
         max_depth: Count<0, 32> = Count(8);
         /// How long a session lives whose opener says nothing.

@@ -356,6 +356,7 @@ impl ConfigFile {
             sessions: session::Limits {
                 total: self.sessions.max_sessions.usize(),
                 per_opener: self.sessions.max_sessions_per_process.usize(),
+                per_user: self.sessions.max_sessions_per_user.usize(),
                 depth: self.sessions.max_depth.usize(),
                 ended_kept: self.history.ended_sessions.usize(),
             },

@@ -39,12 +39,12 @@ impl Entries {
         places.into_iter().filter_map(|place| self.sorted.get(place)).filter(|entry| known.satisfies(entry)).collect()
     }
 
-    /// The entries that somebody may have satisfied of whom only facts of some kinds are known: a kind of which nothing is
-    /// known may hold anything. Looks at every entry.
-    pub fn possible(&self, facts: &[Fact], is_known: impl Fn(&str) -> bool) -> Vec<&Arc<Entry>> {
+    /// The entries that somebody may have satisfied of whom not all is known: `is_known` says of which kinds the facts are
+    /// all that there can have been for an entry; any other may have held anything. Looks at every entry.
+    pub fn possible(&self, facts: &[Fact], is_known: impl Fn(&Entry, &str) -> bool) -> Vec<&Arc<Entry>> {
         let known = Known::new(facts);
         let may_hold = |entry: &Entry, any: &AnyOf| {
-            let is_open = any.0.iter().any(|selector| !is_known(selector.kind()));
+            let is_open = any.0.iter().any(|selector| !is_known(entry, selector.kind()));
             is_open || matches!(known.standing(any, entry.accept_claimed), Standing::Met | Standing::MetByClaim)
         };
         let possible = |entry: &&Arc<Entry>| {

@@ -61,6 +61,7 @@ pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
         euid: record.euid,
         egid: record.egid,
         capabilities: record.cap_effective,
+        permitted: record.cap_permitted,
         namespaces: Namespaces { pid: record.pid_ns, mnt: record.mnt_ns, net: record.net_ns, user: record.user_ns },
         flags: whole(record),
         comm: comm(record.comm.bytes()),

@@ -132,6 +132,7 @@ fn read(stat: &Stat, cgroup_root: &Path) -> Option<ExecRecord> {
     (record.uid, record.euid) = ids("Uid")?;
     (record.gid, record.egid) = ids("Gid")?;
     record.cap_effective = u64::from_str_radix(field(&status, "CapEff")?.trim(), 16).ok()?;
+    record.cap_permitted = u64::from_str_radix(field(&status, "CapPrm")?.trim(), 16).ok()?;
     record.tgid = stat.tgid;
     record.parent_tgid = stat.parent;
     let ticks = rustix::param::clock_ticks_per_second();

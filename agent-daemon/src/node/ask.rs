@@ -83,7 +83,7 @@ pub enum Refusal {
     #[error("no room for another lease")]
     Leases(#[source] credential::Error),
     /// There is no room for another session, or it could not be kept.
-    #[error("no room for another session")]
+    #[error("no session")]
     Sessions(#[source] session::Error),
     /// The record could not be written, so nothing was issued.
     #[error("the audit log takes no record")]

@@ -52,6 +52,12 @@ impl Node {
             self.commit_denied(slot, record).await?;
             return Err(denied(decision_id));
         };
+        if let Err(denial) = self.acting_in(&attested.evidence.instance, None) {
+            record.reason = denial.reason.as_str().to_owned();
+            record.detail = denial.detail;
+            self.commit_denied(slot, record).await?;
+            return Err(denied(decision_id));
+        }
         record.spiffe_id = Some(entry.spiffe_id.to_string());
         record.entry_id = Some(entry.id.as_str().to_owned());
         let decision = snapshot.policies.evaluate(&Request { principal, action: Action::Attest, now });

@@ -206,6 +206,7 @@ impl Node {
                 cause: cause.to_owned(),
                 decision_id: lease.decision_id.to_string(),
                 expires_at: Some(lease.expires_at),
+                session_id: lease.session.map(|session| session.to_string()),
             };
             if let Err(error) = self.log.append(&Record::LeaseEnded(record)) {
                 bump(&self.counters.audit_refused);

@@ -6,14 +6,17 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Claims, VerifyingKey};
 use crate::diagnostic::{with_sources, words};
@@ -50,21 +53,80 @@ pub(super) enum TokenError {
     IssuerDown { name: Box<str>, why: String },
 }
 
-/// The keys of all issuers.
+/// The keys of all issuers. One task fetches them, whoever asks: a caller that leaves does not stop it.
 #[derive(Debug)]
 pub(super) struct Issuers {
     /// By which they are believed; none: by those of the machine.
     roots: Option<PathBuf>,
-    /// By id. Each issuer is asked by one caller at a time; the others wait for what it brings.
-    known: std::sync::Mutex<HashMap<Box<str>, Arc<Mutex<Keys>>>>,
+    /// By id.
+    known: Mutex<HashMap<Box<str>, Keys>>,
+    /// Somebody waits for keys.
+    wanted: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Keys {
-    keys: Vec<VerifyingKey>,
+    issuer: Arc<Issuer>,
+    keys: Arc<[VerifyingKey]>,
     fetched: Option<Instant>,
     tried: Option<Instant>,
     error: Option<String>,
+    /// Dropped when the keys that somebody waits for are there, or cannot be had.
+    awaited: Option<watch::Sender<()>>,
+    is_fetching: bool,
+}
+
+/// What a caller finds.
+enum Found {
+    Known(Arc<[VerifyingKey]>),
+    Wait(watch::Receiver<()>),
+    Down(String),
+}
+
+impl Keys {
+    fn new(issuer: &Arc<Issuer>) -> Self {
+        Self {
+            issuer: Arc::clone(issuer),
+            keys: Arc::new([]),
+            fetched: None,
+            tried: None,
+            error: None,
+            awaited: None,
+            is_fetching: false,
+        }
+    }
+
+    /// The keys, if they are good for this one, or what to wait for.
+    fn find(&mut self, kid: Option<&str>) -> Found {
+        let is_there = kid.is_none_or(|kid| self.keys.iter().any(|key| key.kid() == kid));
+        if is_there && self.fetched.is_some_and(|at| at.elapsed() < FRESH) {
+            return Found::Known(Arc::clone(&self.keys));
+        }
+        if self.awaited.is_none() && self.tried.is_none_or(|at| at.elapsed() >= BETWEEN_FETCHES) {
+            self.tried = Some(Instant::now());
+            self.awaited = Some(watch::channel(()).0);
+        }
+        self.awaited.as_ref().map_or_else(|| self.last(), |awaited| Found::Wait(awaited.subscribe()))
+    }
+
+    /// What is known from the last time.
+    fn last(&self) -> Found {
+        match self.fetched {
+            Some(at) if at.elapsed() < STALE => Found::Known(Arc::clone(&self.keys)),
+            _ => Found::Down(self.error.clone().unwrap_or_else(|| "it was asked just now".to_owned())),
+        }
+    }
+
+    fn note(&mut self, fetched: Result<Arc<[VerifyingKey]>, String>) {
+        (self.awaited, self.is_fetching) = (None, false);
+        match fetched {
+            Ok(keys) => (self.keys, self.fetched, self.error) = (keys, Some(Instant::now()), None),
+            Err(why) => {
+                tracing::warn!(issuer = %self.issuer.name, why, "the keys of an issuer cannot be fetched");
+                self.error = Some(why);
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -80,7 +142,7 @@ struct KeySet {
 
 impl Issuers {
     pub(super) fn new(roots: Option<PathBuf>) -> Self {
-        Self { roots, known: std::sync::Mutex::default() }
+        Self { roots, known: Mutex::default(), wanted: Notify::new() }
     }
 
     /// The user whom a token names. `nonce` is what the runtime asked the issuer to put into it.
@@ -102,50 +164,77 @@ impl Issuers {
         user(issuer, &claims)
     }
 
-    /// The keys of an issuer, fetched anew where they are old or do not hold the one that is asked for.
-    async fn keys(&self, issuer: &Issuer, kid: Option<&str>) -> Result<Vec<VerifyingKey>, TokenError> {
-        let known = {
-            let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            Arc::clone(known.entry(issuer.id.clone()).or_default())
+    /// The keys of an issuer, fetched anew where they are old or do not hold the one that is asked for. Nobody waits whose
+    /// key is known.
+    async fn keys(&self, issuer: &Arc<Issuer>, kid: Option<&str>) -> Result<Arc<[VerifyingKey]>, TokenError> {
+        let found = self.lock().entry(issuer.id.clone()).or_insert_with(|| Keys::new(issuer)).find(kid);
+        let found = match found {
+            Found::Wait(mut awaited) => {
+                self.wanted.notify_one();
+                // Nothing is ever sent: it is over when the sender is gone.
+                let _over = awaited.changed().await;
+                self.lock().get(&issuer.id).map(Keys::last)
+            }
+            found => Some(found),
         };
-        let mut known = known.lock().await;
-        let is_fresh = known.fetched.is_some_and(|at| at.elapsed() < FRESH);
-        let is_there = kid.is_none_or(|kid| known.keys.iter().any(|key| key.kid() == kid));
-        let may_ask = known.tried.is_none_or(|at| at.elapsed() >= BETWEEN_FETCHES);
-        if !(is_fresh && is_there) && may_ask {
-            known.tried = Some(Instant::now());
-            match self.fetch(issuer).await {
-                Ok(keys) => *known = Keys { keys, fetched: known.tried, tried: known.tried, error: None },
-                Err(why) => {
-                    tracing::warn!(issuer = %issuer.name, why, "the keys of an issuer cannot be fetched");
-                    known.error = Some(why);
+        match found {
+            Some(Found::Known(keys)) => Ok(keys),
+            Some(Found::Down(why)) => Err(TokenError::IssuerDown { name: issuer.name.clone(), why }),
+            Some(Found::Wait(_)) | None => {
+                Err(TokenError::IssuerDown { name: issuer.name.clone(), why: "it is being asked".to_owned() })
+            }
+        }
+    }
+
+    /// Fetches keys as they are wanted, until cancelled.
+    pub(super) async fn run(&self, cancel: CancellationToken) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            // Each arm is cancel-safe: what is running goes on in its place.
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.wanted.notified() => {
+                    for keys in self.lock().values_mut() {
+                        if keys.awaited.is_some() && !keys.is_fetching {
+                            keys.is_fetching = true;
+                            let (issuer, roots) = (Arc::clone(&keys.issuer), self.roots.clone());
+                            running.push(async move {
+                                let fetched = fetch(&issuer, roots).await;
+                                (issuer, fetched)
+                            });
+                        }
+                    }
+                }
+                Some((issuer, fetched)) = running.next(), if !running.is_empty() => {
+                    if let Some(keys) = self.lock().get_mut(&issuer.id) {
+                        keys.note(fetched);
+                    }
                 }
             }
         }
-        if known.fetched.is_some_and(|at| at.elapsed() < STALE) {
-            return Ok(known.keys.clone());
-        }
-        let why = known.error.clone().unwrap_or_else(|| "it was asked just now".to_owned());
-        Err(TokenError::IssuerDown { name: issuer.name.clone(), why })
     }
 
-    async fn fetch(&self, issuer: &Issuer) -> Result<Vec<VerifyingKey>, String> {
-        let trust = self.roots.clone().map_or(Trust::System, Trust::File);
-        let client = tokio::task::spawn_blocking(move || Client::new(&trust)).await;
-        let client = client.map_err(|error| error.to_string())?.map_err(|error| with_sources(&error))?;
-        let discovery: Discovery = get(&client, &issuer.url.join("/.well-known/openid-configuration")?).await?;
-        if discovery.issuer != *issuer.id {
-            return Err(format!("it calls itself {}", words(&discovery.issuer)));
-        }
-        let jwks: Url = discovery.jwks_uri.parse().map_err(|why| format!("its jwks_uri is of no use: {why}"))?;
-        let set: KeySet = get(&client, &jwks).await?;
-        if set.keys.len() > MAX_KEYS {
-            return Err(format!("it has {} keys, more than {MAX_KEYS}", set.keys.len()));
-        }
-        let signs = |key: &&Value| key.get("use").and_then(Value::as_str).is_none_or(|usage| usage == "sig");
-        let keys: Vec<_> = set.keys.iter().filter(signs).filter_map(VerifyingKey::from_jwk).collect();
-        if keys.is_empty() { Err("none of its keys can be used".to_owned()) } else { Ok(keys) }
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Keys>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn fetch(issuer: &Issuer, roots: Option<PathBuf>) -> Result<Arc<[VerifyingKey]>, String> {
+    let trust = roots.map_or(Trust::System, Trust::File);
+    let client = tokio::task::spawn_blocking(move || Client::new(&trust)).await;
+    let client = client.map_err(|error| error.to_string())?.map_err(|error| with_sources(&error))?;
+    let discovery: Discovery = get(&client, &issuer.url.join("/.well-known/openid-configuration")?).await?;
+    if discovery.issuer != *issuer.id {
+        return Err(format!("it calls itself {}", words(&discovery.issuer)));
+    }
+    let jwks: Url = discovery.jwks_uri.parse().map_err(|why| format!("its jwks_uri is of no use: {why}"))?;
+    let set: KeySet = get(&client, &jwks).await?;
+    if set.keys.len() > MAX_KEYS {
+        return Err(format!("it has {} keys, more than {MAX_KEYS}", set.keys.len()));
+    }
+    let signs = |key: &&Value| key.get("use").and_then(Value::as_str).is_none_or(|usage| usage == "sig");
+    let keys: Vec<_> = set.keys.iter().filter(signs).filter_map(VerifyingKey::from_jwk).collect();
+    if keys.is_empty() { Err("none of its keys can be used".to_owned()) } else { Ok(keys.into()) }
 }
 
 async fn get<T: serde::de::DeserializeOwned>(client: &Client, url: &Url) -> Result<T, String> {
@@ -165,6 +254,10 @@ fn check(issuer: &Issuer, claims: &Claims, nonce: Option<&str>, now: Timestamp) 
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     if text("iss") != Some(&issuer.id) {
         return Err(TokenError::Invalid("it is of another issuer"));
+    }
+    // Of a logout or another event: <https://www.rfc-editor.org/rfc/rfc8417#section-2.2>.
+    if claims.contains_key("events") {
+        return Err(TokenError::Invalid("it is no token of a user"));
     }
     let audiences: Vec<&str> = match claims.get("aud") {
         Some(Value::String(one)) => vec![one],
@@ -211,17 +304,7 @@ fn user(issuer: &Issuer, claims: &Claims) -> Result<User, TokenError> {
     // For people alone: users choose it themselves at many issuers.
     let name = ["preferred_username", "email", "name"].into_iter().find_map(text);
     let name = name.filter(|name| name.len() <= MAX_NAME_BYTES);
-    let groups = issuer.groups_claim.as_ref().and_then(|claim| claims.get(&**claim)).and_then(Value::as_array);
-    let groups = groups.into_iter().flatten().filter_map(Value::as_str);
-    let groups: Box<[Box<str>]> = groups
-        .filter(|group| is_plain(group) && group.len() <= MAX_GROUP_BYTES)
-        .map(|group| format!("{}:{group}", issuer.name).into())
-        .take(MAX_GROUPS.saturating_add(1))
-        .collect();
-    if groups.len() > MAX_GROUPS {
-        // A forbid may be about one that would be left out.
-        return Err(TokenError::Invalid("its user is in too many groups"));
-    }
+    let groups = groups(issuer, claims)?;
     Ok(User {
         id: format!("{}:{subject}", issuer.name).into(),
         verified: Verified::Oidc,
@@ -230,6 +313,23 @@ fn user(issuer: &Issuer, claims: &Claims) -> Result<User, TokenError> {
         name: name.map(Into::into),
         groups,
     })
+}
+
+/// Whole or not at all: a `forbid` may be about one that would be left out.
+fn groups(issuer: &Issuer, claims: &Claims) -> Result<Box<[Box<str>]>, TokenError> {
+    let Some(name) = &issuer.groups_claim else { return Ok(Box::default()) };
+    // <https://openid.net/specs/openid-connect-core-1_0.html#AggregatedDistributedClaims>: they are somewhere else.
+    if claims.get("_claim_names").is_some_and(|elsewhere| elsewhere.get(&**name).is_some()) {
+        return Err(TokenError::Invalid("its groups are not in it"));
+    }
+    let Some(found) = claims.get(&**name) else { return Ok(Box::default()) };
+    let found = found.as_array().ok_or(TokenError::Invalid("its groups are no list"))?;
+    if found.len() > MAX_GROUPS {
+        return Err(TokenError::Invalid("its user is in too many groups"));
+    }
+    let is_good = |group: &&str| (1..=MAX_GROUP_BYTES).contains(&group.len()) && !group.chars().any(char::is_control);
+    let named = |group: &Value| group.as_str().filter(is_good).map(|group| format!("{}:{group}", issuer.name).into());
+    found.iter().map(|group| named(group).ok_or(TokenError::Invalid("one of its groups is no name"))).collect()
 }
 
 #[cfg(test)]
@@ -252,7 +352,7 @@ mod tests {
     fn claims(change: Value) -> Claims {
         let mut claims = json!({
             "iss": "https://idp.example", "sub": "248", "aud": "agent-daemon", "exp": 1060, "iat": 1000,
-            "email": "ada@example.org", "groups": ["staff", "\u{7}", 5],
+            "email": "ada@example.org", "groups": ["staff"],
         });
         for (name, value) in change.as_object().unwrap() {
             claims[name] = value.clone();
@@ -304,6 +404,11 @@ mod tests {
             (json!({"sub": ""}), "names no user"),
             (json!({"sub": "a\nb"}), "names no user"),
             (json!({"sub": "x".repeat(256)}), "names no user"),
+            (json!({"groups": "staff"}), "are no list"),
+            (json!({"groups": ["staff", 5]}), "is no name"),
+            (json!({"groups": ["staff", "a\u{7}"]}), "is no name"),
+            (json!({"groups": null, "_claim_names": {"groups": "src1"}}), "are not in it"),
+            (json!({"events": {}}), "no token of a user"),
             (json!({"groups": (0..65).map(|n| n.to_string()).collect::<Vec<_>>()}), "too many groups"),
         ] {
             let error = verdict(change.clone(), None).unwrap_err().to_string();

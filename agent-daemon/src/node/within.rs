@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::decide::{Denial, Reason};
 use super::{Node, Refusal};
-use crate::attest::{Attested, Beyond};
-use crate::policy::{self, PreparedPrincipal, Request};
-use crate::process::ExecInstance;
+use crate::attest::{Above, Ancestry, Attested, Beyond};
+use crate::policy::{self, Action, PreparedPrincipal, Request};
+use crate::process::{ExecId, ExecInstance};
 use crate::session::{HandleDigest, NotActing, Session};
 use crate::snapshot::Snapshot;
 
@@ -20,7 +20,7 @@ impl Node {
         asker: &ExecInstance,
         handle: Option<HandleDigest>,
     ) -> Result<Option<Arc<Session>>, Denial> {
-        self.sessions().acting(asker, handle).map_err(|error| {
+        self.sessions().acting(asker, handle, self.clock.now()).map_err(|error| {
             let reason = match error {
                 NotActing::Ended(_) | NotActing::UnknownHandle => Reason::SessionEnded,
                 NotActing::NotBelow { .. } | NotActing::Outside { .. } => Reason::SessionNotYours,
@@ -29,7 +29,9 @@ impl Node {
         })
     }
 
-    /// Whether everybody from the asker up to the opener of its outermost session may have what it asks for.
+    /// Whether everybody from the asker up to the opener of its outermost session may have what it asks for. The asker in
+    /// every session that its own was delegated from, too, and each ancestor in those that it was in: what a session is
+    /// called must not give more than the one above it.
     pub(super) async fn within_ancestors(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -37,29 +39,76 @@ impl Node {
         session: &Session,
         request: &Request<'_>,
     ) -> Result<Result<(), Denial>, Refusal> {
-        let (asker, top) = (attested.evidence.instance.id, session.outermost().opener);
-        if asker == top {
-            return Ok(Ok(()));
-        }
-        let ancestry = self.attestor.ancestry_of(snapshot, attested).await?;
-        let failed = Cell::new(false);
-        let allows = |principal: &Arc<PreparedPrincipal>| {
-            let decision = snapshot.policies.evaluate(&Request { principal, ..*request });
-            failed.set(failed.get() || decision.reason == policy::Reason::Error);
-            decision.is_allow()
+        let asker = attested.evidence.instance.id;
+        let ancestry = match asker == session.outermost().opener {
+            true => Arc::new(Ancestry { above: Vec::new() }),
+            false => self.attestor.ancestry_of(snapshot, attested).await?,
         };
-        let Err(beyond) = ancestry.permits(asker, top, allows) else { return Ok(Ok(())) };
-        let permit = "permit it to the ancestor, too: a tool never has more than what started it";
-        let (reason, remedy) = match beyond {
-            // What could not be evaluated is no plain word of policy.
-            Beyond::Refused(_) | Beyond::PossiblyRefused(_) if failed.get() => (Reason::PolicyError, permit),
-            Beyond::Refused(_) | Beyond::PossiblyRefused(_) => (Reason::AncestorNotPermitted, permit),
-            Beyond::Unknown(_) => (
-                Reason::AncestorUnknown,
-                "let what starts tools live on, or have the tool enter the session (EnterSession)",
-            ),
-            Beyond::TooDeep(_) => (Reason::SessionTooDeep, "start tools from fewer programs in a row"),
-        };
-        Ok(Err(Denial::new(reason, beyond.to_string()).remedy(remedy)))
+        Ok(within(snapshot, asker, &ancestry, session, request))
     }
+}
+
+fn within(
+    snapshot: &Snapshot,
+    asker: ExecId,
+    ancestry: &Ancestry,
+    session: &Session,
+    request: &Request<'_>,
+) -> Result<(), Denial> {
+    let chain: Vec<&Session> = session.chain().collect();
+    let failed = Cell::new(false);
+    let allows_in = |principal: &PreparedPrincipal, session: &Session| {
+        let decision = snapshot.policies.evaluate(&in_session(request, principal, session));
+        failed.set(failed.get() || decision.reason == policy::Reason::Error);
+        decision.is_allow()
+    };
+    // What could not be evaluated is no plain word of policy.
+    let refused = || if failed.get() { Reason::PolicyError } else { Reason::AncestorNotPermitted };
+    if let Some(outer) = chain.iter().skip(1).find(|outer| !allows_in(request.principal, outer)) {
+        let detail = format!("it may not have it in the session {} that its own was delegated from", outer.id);
+        return Err(Denial::new(refused(), detail));
+    }
+    let homes = homes(ancestry, &chain);
+    let allows = |id: ExecId, principal: &Arc<PreparedPrincipal>| {
+        let home = homes.iter().find(|(of, _)| *of == id).map_or(0, |(_, home)| *home);
+        chain.iter().skip(home).all(|session| allows_in(principal, session))
+    };
+    let Err(beyond) = ancestry.permits(asker, session.outermost().opener, allows) else { return Ok(()) };
+    let (reason, remedy) = match beyond {
+        Beyond::Refused(_) | Beyond::PossiblyRefused(_) => {
+            (refused(), "permit it to the ancestor, too: a tool never has more than what started it")
+        }
+        Beyond::Unknown(_) => (
+            Reason::AncestorUnknown,
+            "let what starts tools live on, or have the tool enter the session (EnterSession)",
+        ),
+        Beyond::TooDeep(_) => (Reason::SessionTooDeep, "start tools from fewer programs in a row"),
+    };
+    Err(Denial::new(reason, beyond.to_string()).remedy(remedy))
+}
+
+/// Where in the chain of sessions each ancestor was: the opener of a session was in the one above, and that of the outermost
+/// counts as if it had been in that.
+fn homes(ancestry: &Ancestry, chain: &[&Session]) -> Vec<(ExecId, usize)> {
+    let mut home: usize = 0;
+    let last = chain.len().saturating_sub(1);
+    let place = |above: &Above| {
+        while chain.get(home).is_some_and(|session| session.opener == above.id) && home < last {
+            home = home.saturating_add(1);
+        }
+        (above.id, home)
+    };
+    ancestry.above.iter().map(place).collect()
+}
+
+/// The same question of somebody else in another session.
+fn in_session<'a>(request: &Request<'a>, principal: &'a PreparedPrincipal, within: &'a Session) -> Request<'a> {
+    let action = match request.action {
+        Action::Release { destination, connection, credential, renewal, .. } => {
+            Action::Release { destination, connection, credential, renewal, session: Some(&within.prepared) }
+        }
+        // About the session that would be opened, and the node.
+        action @ (Action::ActFor { .. } | Action::Attest) => action,
+    };
+    Request { principal, action, now: request.now }
 }

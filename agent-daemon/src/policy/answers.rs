@@ -15,7 +15,7 @@ use super::prepared::{DestinationEntity, SessionEntities};
 use super::{Action, ConnectionContext, CredentialContext, Decision, Generation, PreparedSession, Request};
 
 /// Answers kept for one identity of one exec instance. When there are more, the oldest is forgotten.
-pub const MAX_ANSWERS: usize = 8;
+pub const MAX_ANSWERS: usize = 64;
 
 /// The answers to one principal's questions.
 #[derive(Debug, Default)]

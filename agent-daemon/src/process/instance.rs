@@ -37,6 +37,8 @@ pub struct ExecInstance {
     pub egid: u32,
     /// Effective capabilities.
     pub capabilities: u64,
+    /// Capabilities that it may make effective.
+    pub permitted: u64,
     /// Inode numbers of its namespaces.
     pub namespaces: Namespaces,
     /// What is special about it.

@@ -243,6 +243,15 @@ pub enum Error {
         /// The bound.
         limit: usize,
     },
+    /// No room for this user.
+    #[error("{limit} sessions are open on behalf of the user, which is all there can be")]
+    TooManyOfUser {
+        /// The bound.
+        limit: usize,
+    },
+    /// It cannot be kept over a restart.
+    #[error("the session cannot be written down")]
+    NotKept,
     /// It is on nobody's behalf.
     #[error("a session is on behalf of a user: show a token, or ask for the local user")]
     NoUser,

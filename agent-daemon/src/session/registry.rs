@@ -16,6 +16,8 @@ pub struct Limits {
     pub total: usize,
     /// Opened by one exec instance and not over.
     pub per_opener: usize,
+    /// On behalf of one user and not over.
+    pub per_user: usize,
     /// How often one may be delegated from another.
     pub depth: usize,
     /// Ended ones that can still be looked at.
@@ -175,6 +177,9 @@ impl Sessions {
             // By chance, one in some quintillion.
             return Err(Error::Unknown);
         }
+        if table.active.values().filter(|one| one.user.id == session.user.id).count() >= self.limits.per_user {
+            return Err(Error::TooManyOfUser { limit: self.limits.per_user });
+        }
         let of_opener = table.by_opener.entry(session.opener).or_default();
         if *of_opener >= self.limits.per_opener {
             return Err(Error::TooManyOfOpener { limit: self.limits.per_opener });
@@ -207,17 +212,20 @@ impl Sessions {
         &self,
         asker: &ExecInstance,
         handle: Option<HandleDigest>,
+        now: Timestamp,
     ) -> Result<Option<Arc<Session>>, NotActing> {
+        // Whether or not anybody has noticed.
+        let live = |session: &Arc<Session>| now < session.expires_at;
         let below = |session: Arc<Session>| match session.holds(asker.id, &asker.ancestors) {
             true => Ok(session),
             false => Err(NotActing::NotBelow { exec_id: asker.id, opener: session.opener, session: session.id }),
         };
         let of_kernel = match asker.session_id {
             None => None,
-            Some(id) => Some(below(self.session(id).ok_or(NotActing::Ended(id))?)?),
+            Some(id) => Some(below(self.session(id).filter(live).ok_or(NotActing::Ended(id))?)?),
         };
         let Some(handle) = handle else { return Ok(of_kernel) };
-        let named = below(self.of_handle(handle).ok_or(NotActing::UnknownHandle)?)?;
+        let named = below(self.of_handle(handle).filter(live).ok_or(NotActing::UnknownHandle)?)?;
         match of_kernel {
             Some(bound) if !named.is_within(bound.id) => Err(NotActing::Outside { bound: bound.id, named: named.id }),
             _ => Ok(Some(named)),
@@ -276,7 +284,7 @@ mod tests {
     use super::*;
     use crate::session::{Named, Verified};
 
-    const LIMITS: Limits = Limits { total: 8, per_opener: 3, depth: 2, ended_kept: 4 };
+    const LIMITS: Limits = Limits { total: 8, per_opener: 3, per_user: 7, depth: 2, ended_kept: 4 };
 
     fn user(id: &str) -> Arc<User> {
         Arc::new(User {
@@ -378,9 +386,13 @@ mod tests {
         }
         let error = sessions.insert(session(99, opening(None))).unwrap_err();
         assert_eq!(error, Error::TooManyOfOpener { limit: LIMITS.per_opener });
-        for number in 10..10 + 5 {
+        for number in 10..10 + 4 {
             sessions.insert(session(number, Opening { opener: ExecId(number), ..opening(None) })).unwrap();
         }
+        let error = sessions.insert(session(97, Opening { opener: ExecId(97), ..opening(None) })).unwrap_err();
+        assert_eq!(error, Error::TooManyOfUser { limit: LIMITS.per_user });
+        let other = Opening { opener: ExecId(14), user: Some(user("corp:b")), ..opening(None) };
+        sessions.insert(session(14, other)).unwrap();
         let error = sessions.insert(session(98, Opening { opener: ExecId(98), ..opening(None) })).unwrap_err();
         assert_eq!(error, Error::TooMany { limit: LIMITS.total });
         for session in sessions.active() {

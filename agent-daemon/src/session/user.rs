@@ -28,9 +28,9 @@ pub struct User {
 pub enum Verified {
     /// By a token of an issuer that the operator named.
     Oidc,
-    /// By the kernel: who logged in, whatever the process became since.
+    /// By the kernel: who logged in, and is it still, or became root.
     LoginUid,
-    /// By the kernel: the user that the process is, where nobody logged in.
+    /// By the kernel: the user that the process is.
     Uid,
 }
 

@@ -93,7 +93,7 @@ impl Default for Setup {
             policies: Self::PERMIT.to_owned(),
             sizes: Sizes::default(),
             leases: lease::Limits { total: 1000, per_exec: 100, ended_kept: 100 },
-            sessions: session::Limits { total: 100, per_opener: 10, depth: 3, ended_kept: 10 },
+            sessions: session::Limits { total: 100, per_opener: 10, per_user: 50, depth: 3, ended_kept: 10 },
             rates: rate::Limits {
                 burst: NonZeroU32::new(1000).unwrap_or(NonZeroU32::MIN),
                 refill: Duration::from_millis(1),

@@ -63,6 +63,7 @@ pub fn exec_instance_of(tgid: u32, id: ExecId) -> ExecInstance {
         euid,
         egid,
         capabilities: 0,
+        permitted: 0,
         namespaces: Namespaces {
             pid: namespace("pid"),
             mnt: namespace("mnt"),

@@ -16,7 +16,9 @@ const TREES: u64 = 100_000;
 const STEPS: u64 = 24;
 const PROGRAMS: u64 = 6;
 const DESTINATIONS: u64 = 4;
-const LIMITS: Limits = Limits { total: 64, per_opener: 8, depth: 3, ended_kept: 0 };
+const LIMITS: Limits = Limits { total: 64, per_opener: 8, per_user: 64, depth: 3, ended_kept: 0 };
+/// A program that has one more identity in sessions of a named agent, and which.
+const NAMED: (u64, u64) = (2, PROGRAMS);
 
 /// Small, fast, and the same for everybody: splitmix64.
 struct Random(u64);
@@ -38,17 +40,22 @@ impl Random {
 /// What really happened, without any bound.
 #[derive(Default)]
 struct Truth {
-    /// Who made whom, by the rules of the kernel half: a fork that execs has no place of its own.
+    /// Who made whom. A fork that became somebody else by coming into a session has a place; one that only execs is its
+    /// parent until then.
     parent: HashMap<ExecId, ExecId>,
-    program: HashMap<ExecId, u64>,
+    /// Forks, and the session in which they began.
+    forks: HashMap<ExecId, Option<SessionId>>,
+    /// As whom each that is over could ask at its end.
+    identities: HashMap<ExecId, Vec<u64>>,
     /// Where each session was opened.
     opener: HashMap<SessionId, ExecId>,
 }
 
-/// The identities of a program: none, one or two, by its number.
-fn identities(program: u64) -> Vec<u64> {
+/// The identities of a program: none, one or two, by its number and by whether its session names the agent.
+fn identities(program: u64, is_named: bool) -> Vec<u64> {
     match program {
         0 => Vec::new(),
+        program if is_named && program == NAMED.0 => vec![program, NAMED.1],
         1 => vec![1, 2],
         program => vec![program],
     }
@@ -61,16 +68,21 @@ fn permits(policy: &[u64], identity: u64, destination: u64) -> bool {
 
 /// As [`agent_daemon::attest::Attestor::ancestry`] has it. Of one that is over it may be that nothing can be read but
 /// what it certainly was not; then every identity that it may have had counts.
-fn ancestry(kernel: &FakeKernel, instance: &ExecInstance, blind: u64) -> Ancestry<u64> {
+fn ancestry(world: &World, instance: &ExecInstance, blind: u64) -> Ancestry<u64> {
+    let kernel = &world.kernel;
+    let session = instance.session_id.and_then(|id| world.sessions.session(id));
+    let is_of_asker = |id: SessionId| session.as_ref().is_some_and(|session| session.is_within(id));
     let above = instance.ancestors.iter().map(|ancestor| {
         let live = kernel.process(ancestor.tgid).unwrap().filter(|live| live.id == ancestor.id);
+        let one_of = |ids: Vec<u64>| if ids.is_empty() { Authority::Unregistered } else { Authority::OneOf(ids) };
         let of = |ids: Vec<u64>| if ids.is_empty() { Authority::Unregistered } else { Authority::Registered(ids) };
         let authority = match (live, kernel.ended(ancestor.id).unwrap()) {
-            (Some(live), _) => of(identities(live.exe.inode)),
+            (Some(live), _) if live.session_id.is_none_or(is_of_asker) => of(world.identities(&live)),
+            (Some(live), _) => one_of(identities(live.exe.inode, true)),
             (None, Some(ended)) => {
-                let mut possible = identities(ended.exe.inode);
-                possible.extend((1..PROGRAMS).filter(|identity| blind >> identity & 1 == 1));
-                if possible.is_empty() { Authority::Unregistered } else { Authority::OneOf(possible) }
+                let mut possible = identities(ended.exe.inode, true);
+                possible.extend((1..=PROGRAMS).filter(|identity| blind >> identity & 1 == 1));
+                one_of(possible)
             }
             (None, None) => Authority::Unknown,
         };
@@ -96,15 +108,13 @@ impl World {
         let mut root = template.clone();
         root.process.tgid = 10;
         root.exe.inode = random.below(PROGRAMS);
-        let mut truth = Truth::default();
-        truth.program.insert(root.id, root.exe.inode);
         kernel.insert(root);
         // Three of four destinations are permitted, so that much is given.
-        let policy = (0..PROGRAMS).map(|_| random.next() | random.next()).collect();
+        let policy = (0..=PROGRAMS).map(|_| random.next() | random.next()).collect();
         Self {
             kernel,
             sessions: Sessions::new(LIMITS),
-            truth,
+            truth: Truth::default(),
             handles: Vec::new(),
             live: vec![10],
             policy,
@@ -121,7 +131,7 @@ impl World {
                 let parent = self.kernel.instance(tgid);
                 let child = self.kernel.fork(tgid, self.next_tgid);
                 self.truth.parent.insert(child.id, parent.id);
-                self.truth.program.insert(child.id, parent.exe.inode);
+                self.truth.forks.insert(child.id, parent.session_id);
                 self.live.push(self.next_tgid);
                 self.next_tgid += 1;
             }
@@ -130,21 +140,26 @@ impl World {
                 let program = random.below(PROGRAMS);
                 let _event = self.kernel.exec(tgid, |new| new.exe.inode = program);
                 let after = self.kernel.instance(tgid);
-                // A fork that execs is its parent until then.
-                let above = match before.flags.has(agent_ebpf::flags::FORK) {
-                    true => self.truth.parent.get(&before.id).copied(),
-                    false => Some(before.id),
-                };
+                let is_its_parent = self.truth.forks.get(&before.id) == Some(&before.session_id);
+                let above = if is_its_parent { self.truth.parent.get(&before.id).copied() } else { Some(before.id) };
                 self.truth.parent.extend(above.map(|above| (after.id, above)));
-                self.truth.program.insert(after.id, program);
+                self.truth.identities.insert(before.id, self.identities(&before));
             }
             7 if self.live.len() > 1 => {
+                let ended = self.kernel.instance(tgid);
+                self.truth.identities.insert(ended.id, self.identities(&ended));
                 let _event = self.kernel.exit(tgid);
                 self.live.swap_remove(at);
             }
             8 => self.open(random, tgid),
             _ => self.enter(random, tgid),
         }
+    }
+
+    /// As whom an exec instance can ask now, by its program and the session that the kernel has it in.
+    fn identities(&self, instance: &ExecInstance) -> Vec<u64> {
+        let session = instance.session_id.and_then(|id| self.sessions.session(id));
+        identities(instance.exe.inode, session.is_some_and(|session| session.agent.is_some()))
     }
 
     fn handle(&self, random: &mut Random) -> Option<HandleDigest> {
@@ -155,7 +170,7 @@ impl World {
     fn open(&mut self, random: &mut Random, tgid: u32) {
         let instance = self.kernel.instance(tgid);
         let handle = self.handle(random);
-        let Ok(parent) = self.sessions.acting(&instance, handle) else { return };
+        let Ok(parent) = self.sessions.acting(&instance, handle, Timestamp::UNIX_EPOCH) else { return };
         let scopes = (random.below(3) > 0).then(|| {
             let bits = random.next();
             (0..DESTINATIONS).filter(|one| bits >> one & 1 == 1).map(|one| one.to_string().into()).collect()
@@ -171,7 +186,7 @@ impl World {
         let opening = Opening {
             parent,
             user: (random.below(2) == 0).then(|| Arc::new(user)),
-            agent: None,
+            agent: (random.below(2) == 0).then(|| "coder".into()),
             purpose: None,
             scopes,
             opener: instance.id,
@@ -195,7 +210,7 @@ impl World {
     fn enter(&mut self, random: &mut Random, tgid: u32) {
         let instance = self.kernel.instance(tgid);
         let Some(handle) = self.handle(random) else { return };
-        if let Ok(Some(session)) = self.sessions.acting(&instance, Some(handle)) {
+        if let Ok(Some(session)) = self.sessions.acting(&instance, Some(handle), Timestamp::UNIX_EPOCH) {
             self.kernel.bind_session(tgid, instance.id, instance.session_id, Some(session.id)).unwrap();
         }
     }
@@ -208,12 +223,14 @@ impl World {
         to: u64,
         blind: u64,
     ) -> Option<Arc<Session>> {
-        let session = self.sessions.acting(instance, handle).ok()??;
-        let own = identities(instance.exe.inode);
+        let session = self.sessions.acting(instance, handle, Timestamp::UNIX_EPOCH).ok()??;
+        let own = self.identities(instance);
         let allows = |identity: &u64| permits(&self.policy, *identity, to);
         let is_allowed = session.reaches(&to.to_string(), &[])
             && own.iter().any(allows)
-            && ancestry(&self.kernel, instance, blind).permits(instance.id, session.outermost().opener, allows).is_ok();
+            && ancestry(self, instance, blind)
+                .permits(instance.id, session.outermost().opener, |_, identity| allows(identity))
+                .is_ok();
         is_allowed.then_some(session)
     }
 
@@ -232,7 +249,11 @@ impl World {
                 let top = self.truth.opener[&session.outermost().id];
                 let mut at = instance.id;
                 loop {
-                    let ids = identities(self.truth.program[&at]);
+                    let ended = self.truth.identities.get(&at).cloned();
+                    let ids = ended.unwrap_or_else(|| {
+                        let live = self.live.iter().map(|tgid| self.kernel.instance(*tgid));
+                        live.filter(|live| live.id == at).flat_map(|live| self.identities(&live)).collect()
+                    });
                     assert!(
                         ids.is_empty() || ids.iter().any(|id| permits(&self.policy, *id, to)),
                         "{} got {to} in {}, which {at} above it may not have",

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use agent_daemon::attest::Peer;
 use agent_daemon::node::{Ask, OnBehalf, OpenAsk, Opened, Refusal};
-use agent_daemon::process::{Ancestor, ExecId, SessionId};
+use agent_daemon::process::{Ancestor, ExecId, ExecInstance, SessionId};
 use agent_daemon::session::{Cause, HandleDigest};
-use agent_daemon::testing::{Call, Fault, Setup, TestNode};
+use agent_daemon::testing::{Call, Fault, Setup, TestNode, exec_instance_of};
 use serde_json::json;
 
 use super::{denied, is_active, refused};
@@ -259,7 +259,7 @@ async fn a_tool_never_has_more_than_what_started_it_alive_or_not() {
         @id("all") permit (principal in Group::"agents", action == Action::"release", resource);"#;
     for (policies, expected) in [(only, Some("ancestor_not_permitted")), (both, None)] {
         let t = Setup { entries: entries.clone(), policies: format!("{policies}{ACT}"), ..setup() }.build();
-        let flagged = |flag: u32| move |instance: &mut agent_daemon::process::ExecInstance| instance.flags.0 = flag;
+        let flagged = |flag: u32| move |instance: &mut ExecInstance| instance.flags.0 = flag;
         t.kernel.change(t.tgid, flagged(agent_ebpf::flags::TRACED));
         open(&t, local()).await;
         let _event = t.kernel.exec(t.tgid, flagged(agent_ebpf::flags::NO_NEW_PRIVS));
@@ -397,4 +397,120 @@ async fn whoever_has_the_handle_and_descends_from_the_opener_may_enter_for_good(
     let stranger = t.node.enter_session(&t.peer(), handle).await;
     assert!(matches!(stranger, Err(Refusal::Denied { .. })), "{stranger:?}");
     assert_eq!(t.kernel.instance(t.tgid).session_id, None);
+}
+
+/// What an ancestor makes unreadable of itself frees nobody.
+#[tokio::test]
+async fn an_ancestor_that_lives_bounds_what_it_started_whatever_can_be_read_of_it() {
+    let nobodys = "0".repeat(64);
+    let entries = Setup::entry("tool", "agent/tool", ", \"exec:no-new-privs\"")
+        + &format!(
+            "[[entry]]\nid = \"starter\"\nspiffe_id = \"spiffe://example.org/agent/starter\"\nkind = \"agent\"\n\
+             selectors = [\"unix:sha256:{nobodys}\"]\ngroups = [\"agents\"]\n"
+        );
+    let only = r#"
+        @id("tool") permit (principal == Workload::"spiffe://example.org/agent/tool", action == Action::"release", resource);"#;
+    let tool = |instance: &mut ExecInstance| instance.flags.0 = agent_ebpf::flags::NO_NEW_PRIVS;
+    for is_readable in [true, false] {
+        let t = Setup { entries: entries.clone(), policies: format!("{only}{ACT}"), ..setup() }.build();
+        t.kernel.change(t.tgid, tool);
+        open(&t, local()).await;
+        let top = t.kernel.instance(t.tgid);
+        // A live child of the test stands between; its executable is what the kernel recorded, or cannot be looked at.
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let mut above = exec_instance_of(child.id(), ExecId(2000));
+        above.ancestors = Box::new([Ancestor { id: top.id, tgid: 1 }]);
+        above.session_id = top.session_id;
+        above.exe.inode += u64::from(!is_readable);
+        t.kernel.insert(above);
+        let _event = t.kernel.exec(t.tgid, tool);
+        let between = Ancestor { id: ExecId(2000), tgid: child.id() };
+        let ancestors = [between, Ancestor { id: top.id, tgid: 1 }];
+        t.kernel.change(t.tgid, |instance| instance.ancestors = Box::new(ancestors));
+        let result = t.node.release(&t.peer(), t.ask()).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        match is_readable {
+            // It is nobody, and that is sure.
+            true => drop(result.unwrap()),
+            // It may be the starter, who is permitted nothing.
+            false => assert_eq!(denied(&t, result), "ancestor_not_permitted"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_delegated_session_gives_nothing_by_what_it_is_called() {
+    let only = r#"
+        @id("reports") permit (principal in Group::"agents", action == Action::"release", resource)
+        when { context has session && context.session has purpose && context.session.purpose == "reports" };"#;
+    let build = || Setup { policies: format!("{only}{ACT}"), ..setup() }.build();
+    let t = build();
+    open(&t, OpenAsk { purpose: None, ..local() }).await;
+    assert_eq!(denied(&t, t.node.release(&t.peer(), t.ask()).await), "policy_no_permit");
+    open(&t, OpenAsk { purpose: Some("reports".into()), ..local() }).await;
+    assert_eq!(denied(&t, t.node.release(&t.peer(), t.ask()).await), "ancestor_not_permitted");
+    let t = build();
+    open(&t, OpenAsk { purpose: Some("reports".into()), ..local() }).await;
+    open(&t, OpenAsk { purpose: Some("something else".into()), ..local() }).await;
+    assert_eq!(denied(&t, t.node.release(&t.peer(), t.ask()).await), "policy_no_permit");
+}
+
+#[tokio::test]
+async fn whoever_may_not_act_for_a_user_lets_nobody_below_it_do_so() {
+    let entries = Setup::entry("tool", "agent/tool", ", \"exec:no-new-privs\"")
+        + &Setup::entry("agent", "agent/agent", ", \"exec:deleted\"")
+        + &Setup::entry("launcher", "agent/launcher", ", \"exec:traced\"");
+    let act = r#"
+        @id("act") permit (principal, action == Action::"actFor", resource is User)
+        when { principal.spiffe_id != "spiffe://example.org/agent/agent" };"#;
+    let t = Setup { entries, policies: format!("{}{act}", Setup::PERMIT), ..setup() }.build();
+    let flagged = |flag: u32| move |instance: &mut ExecInstance| instance.flags.0 = flag;
+    t.kernel.change(t.tgid, flagged(agent_ebpf::flags::TRACED));
+    open(&t, local()).await;
+    let _event = t.kernel.exec(t.tgid, flagged(agent_ebpf::flags::DELETED));
+    assert_eq!(reason(&t, t.node.open_session(&t.peer(), local()).await), "policy_no_permit");
+    let _event = t.kernel.exec(t.tgid, flagged(agent_ebpf::flags::NO_NEW_PRIVS));
+    assert_eq!(reason(&t, t.node.open_session(&t.peer(), local()).await), "ancestor_not_permitted");
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_has_noticed_to_be_over_is_over() {
+    let t = setup().build();
+    let opened = open(&t, local()).await;
+    t.clock.set(opened.session.expires_at);
+    assert!(t.node.sessions().session(opened.session.id).is_some(), "nobody has looked");
+    let released = t.node.release(&t.peer(), t.ask()).await;
+    assert!(matches!(released, Err(Refusal::Denied { .. })), "{released:?}");
+    assert_eq!(t.last("decision")["reason"], "session_ended");
+}
+
+#[tokio::test]
+async fn a_local_user_is_the_real_one_unless_root_says_who_logged_in() {
+    let t = setup().build();
+    let user = open(&t, local()).await.session.user.id.clone();
+    let real = rustix::process::getuid().as_raw();
+    let login = std::fs::read_to_string("/proc/self/loginuid").unwrap_or_default();
+    let login = login.trim().parse::<u32>().ok().filter(|uid| *uid != u32::MAX);
+    let expected = login.filter(|login| *login == real || real == 0).unwrap_or(real);
+    assert_eq!(*user, *format!("uid:{expected}"));
+}
+
+#[tokio::test]
+async fn a_fork_that_opens_a_session_and_execs_is_still_in_it() {
+    let t = setup().build();
+    let own = t.kernel.instance(t.tgid);
+    let mut parent = own.clone();
+    (parent.id, parent.process.tgid) = (ExecId(900), 999_999);
+    t.kernel.insert(parent);
+    t.kernel.fork(999_999, t.tgid);
+    t.kernel.change(t.tgid, |instance| instance.process = own.process);
+    let opened = open(&t, local()).await;
+    exec(&t);
+    let released = t.node.release(&t.peer(), t.ask()).await.unwrap();
+    assert_eq!(released.lease.session, Some(opened.session.id));
+    // One that only execs has no place of its own.
+    t.kernel.fork(999_999, t.tgid);
+    let _event = t.kernel.exec(t.tgid, |_| {});
+    assert_eq!(t.kernel.instance(t.tgid).ancestors.first().map(|above| above.id), Some(ExecId(900)));
 }

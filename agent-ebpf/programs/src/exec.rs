@@ -43,8 +43,12 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
     let Some(exec_id) = task::next_exec_id() else { return };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    // One that forked and execs is in nobody's lineage.
-    let is_transient = record.flags & (flags::FORK | flags::REFERRED) == flags::FORK;
+    // A fork that execs is the same program as its parent until here: it gets no place of its own in the lineage, unless
+    // it came into a session or became another user, and so may have been somebody else. An image that replaces another
+    // one has a place, or exec would shed its ancestors.
+    let is_same = record.flags & flags::FORK != 0 && record.forked_in == record.session_id && has_ids(task, record);
+    // And then nobody has it in their lineage, unless it forked itself.
+    let is_transient = is_same && record.flags & flags::REFERRED == 0;
     let is_urgent = is_watched(ended_id);
     if ended_id != 0 && !is_transient {
         keep_ended(record);
@@ -61,9 +65,7 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
         // The lineage is unknown, and nothing is released without one.
         record.flags = flags::INCOMPLETE;
     } else {
-        // A fork that execs is the same program as its parent until here: it gets no place of its own in
-        // the lineage. An image that replaces another one does, or exec would shed its ancestors.
-        if record.flags & flags::FORK == 0 {
+        if !is_same {
             record.push_ancestor(ended_id, tgid);
             record.parent_exec_id = ended_id;
         }
@@ -74,6 +76,15 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
         count(Counter::ExecReadFailed);
     }
     record.exec_id_check = exec_id;
+}
+
+/// Whether the ids are still those of the record. A set-id image has others by now, and counts as a change.
+#[inline(always)]
+fn has_ids(task: *const u8, record: &ExecRecord) -> bool {
+    let Ok(cred) = pointer!(task, task_cred) else { return false };
+    field!(cred, cred_uid, u32) == record.uid
+        && field!(cred, cred_euid, u32) == record.euid
+        && field!(cred, cred_egid, u32) == record.egid
 }
 
 #[inline(always)]

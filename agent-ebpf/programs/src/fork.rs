@@ -62,6 +62,7 @@ fn inherit(parent: *const u8, child: *const u8) -> Result<(), i64> {
     record.exec_id = exec_id;
     record.push_ancestor(parent_exec_id, parent_tgid);
     record.parent_exec_id = parent_exec_id;
+    record.forked_in = record.session_id;
     record.parent_tgid = parent_tgid;
     record.flags = record.flags & KEPT | flags::FORK;
     let read = fill(child, record);

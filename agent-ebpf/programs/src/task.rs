@@ -30,6 +30,7 @@ pub(crate) fn credentials(task: *const u8, record: &mut ExecRecord) -> Result<()
     record.euid = field!(cred, cred_euid, u32);
     record.egid = field!(cred, cred_egid, u32);
     record.cap_effective = field!(cred, cred_cap_effective, u64);
+    record.cap_permitted = field!(cred, cred_cap_permitted, u64);
     record.user_ns = number!(pointer!(cred, cred_user_ns)?, user_namespace_inum, u32)?;
     Ok(())
 }

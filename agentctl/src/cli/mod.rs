@@ -2,6 +2,7 @@
 
 //! The command line. The only place that reads the environment.
 
+mod audit;
 mod run;
 mod spiffe;
 
@@ -11,11 +12,12 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::audit::{AuditCommand, AuditFilter, AuditOutcome, TraceArgs};
 pub(crate) use self::run::{RunArgs, SessionsArgs};
 pub(crate) use self::spiffe::{BundleCommand, BundleFormat, FetchCommand, SpiffeCommand};
 
 use crate::id::{ExecId, Subject};
-use crate::time::{self, Moment};
+use crate::time;
 
 const DEFAULT_ADMIN_SOCKET: &str = "/run/agent-daemon/admin.sock";
 
@@ -198,78 +200,6 @@ pub(crate) enum PolicyCommand {
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AuditCommand {
-    /// The newest records
-    Tail {
-        /// How many
-        #[arg(short = 'n', long = "lines", default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        lines: u32,
-        /// Then go on with new ones
-        #[arg(short, long)]
-        follow: bool,
-        #[command(flatten)]
-        filter: AuditFilter,
-    },
-    /// Every record that fits all filters given
-    Query {
-        /// Only the newest N that fit
-        #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        last: Option<u32>,
-        /// Then go on with new ones
-        #[arg(short, long)]
-        follow: bool,
-        #[command(flatten)]
-        filter: AuditFilter,
-    },
-    /// Check the whole chain and its signed checkpoints; exit 1 when broken
-    Verify,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AuditFilter {
-    /// From this moment on: RFC 3339, a date, or how long ago (15m, 2h, 1d)
-    #[arg(long, value_name = "WHEN")]
-    pub(crate) since: Option<Moment>,
-    /// Up to this moment
-    #[arg(long, value_name = "WHEN")]
-    pub(crate) until: Option<Moment>,
-    /// SPIFFE ID
-    #[arg(long, value_name = "SPIFFE-ID")]
-    pub(crate) identity: Option<String>,
-    /// Declared destination
-    #[arg(long, value_name = "NAME")]
-    pub(crate) destination: Option<String>,
-    /// Everything about one lease
-    // Its 64 letters have a hyphen among them, which may come first.
-    #[arg(long, value_name = "LEASE-ID", allow_hyphen_values = true)]
-    pub(crate) lease: Option<String>,
-    /// One decision: the id that a refused caller was given
-    #[arg(long, value_name = "DECISION-ID")]
-    pub(crate) decision: Option<String>,
-    /// Exec instance, for example x123
-    #[arg(long, value_name = "EXEC-ID")]
-    pub(crate) exec: Option<ExecId>,
-    /// Process; a pid is used again, an exec id never
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) pid: Option<u32>,
-    /// For example decision, lease_ended, reload, caller_refused, revoke, secret
-    #[arg(long)]
-    pub(crate) kind: Option<String>,
-    /// How it was decided
-    #[arg(long, value_enum)]
-    pub(crate) outcome: Option<AuditOutcome>,
-    /// The log's own lines, byte for byte
-    #[arg(long)]
-    pub(crate) raw: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AuditOutcome {
-    Allow,
-    Deny,
 }
 
 #[derive(Debug, Args)]

@@ -2,13 +2,14 @@
 
 //! `agentctl audit`: the log's records, and whether its chain holds.
 
-use agent_proto::admin::{QueryAuditRequest, VerifyAuditRequest, VerifyAuditResponse};
+use agent_proto::admin::{MemberFilter, QueryAuditRequest, VerifyAuditRequest, VerifyAuditResponse};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::Verdict;
 use crate::cli::{AuditCommand, AuditFilter, AuditOutcome};
 use crate::client::{Client, Patience};
+use crate::command::trace;
 use crate::error::Error;
 use crate::id::ExecId;
 use crate::output::{Line, Output, Style, quiet};
@@ -51,6 +52,7 @@ pub(crate) async fn run(client: &Client, command: &AuditCommand, output: &mut Ou
     let (filter, last, follow) = match command {
         AuditCommand::Tail { lines, follow, filter } => (filter, *lines, *follow),
         AuditCommand::Query { last, follow, filter } => (filter, last.unwrap_or(0), *follow),
+        AuditCommand::Trace(args) => return trace::run(client, args, output).await,
         AuditCommand::Verify => return verify(client, output).await,
     };
     let patience = if follow { Patience::Endless } else { Patience::Finite };
@@ -93,6 +95,11 @@ fn request(filter: &AuditFilter, last: u32, follow: bool) -> QueryAuditRequest {
             Some(AuditOutcome::Allow) => "allow".to_owned(),
             Some(AuditOutcome::Deny) => "deny".to_owned(),
         },
+        members: filter
+            .members
+            .iter()
+            .map(|(path, value)| MemberFilter { path: path.clone(), value: value.clone() })
+            .collect(),
     }
 }
 

@@ -18,6 +18,7 @@ mod sessions;
 mod spiffe;
 mod status;
 mod story;
+mod trace;
 mod watch;
 
 use std::fs::File;

@@ -610,7 +610,7 @@ pub struct RevokeResponse {
     #[prost(string, repeated, tag = "1")]
     pub lease_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueryAuditRequest {
     /// Only the newest N that match (`tail`); zero: all.
     #[prost(uint32, tag = "1")]
@@ -641,6 +641,18 @@ pub struct QueryAuditRequest {
     /// "allow" or "deny".
     #[prost(string, tag = "12")]
     pub outcome: ::prost::alloc::string::String,
+    /// Members anywhere in the record; at most 16.
+    #[prost(message, repeated, tag = "13")]
+    pub members: ::prost::alloc::vec::Vec<MemberFilter>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberFilter {
+    /// The names on the way to it, joined by dots: `session.agent`. Of a list, any of its elements will do.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// As JSON writes it, without the quotes of a text.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryAuditResponse {

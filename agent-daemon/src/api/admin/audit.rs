@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use agent_proto::admin::{QueryAuditRequest, QueryAuditResponse, VerifyAuditResponse};
+use agent_proto::admin::{MemberFilter, QueryAuditRequest, QueryAuditResponse, VerifyAuditResponse};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
@@ -16,12 +16,14 @@ use super::failure;
 use super::outlet::{Broken, Outlet};
 use super::processes::{PAGE, PAGE_BYTES};
 use crate::api::convert;
-use crate::audit::{KINDS, Log, MAX_LAST, Progress, Query, VerifyReport, seq_of};
+use crate::audit::{KINDS, Log, MAX_LAST, Member, Progress, Query, VerifyReport, seq_of};
 
 /// Records between two messages of progress.
 const PROGRESS_RECORDS: u64 = 50_000;
 /// Longest word or name to look for; none in the log is longer.
 const MAX_FILTER_BYTES: usize = 4096;
+/// Members asked for at once.
+const MAX_MEMBERS: usize = 16;
 
 /// What an operator asks the log.
 pub(super) fn query(asked: QueryAuditRequest) -> Result<Query, Status> {
@@ -60,7 +62,26 @@ pub(super) fn query(asked: QueryAuditRequest) -> Result<Query, Status> {
         tgid: (asked.tgid != 0).then_some(asked.tgid),
         kind,
         outcome,
+        members: members(asked.members)?,
     })
+}
+
+fn members(asked: Vec<MemberFilter>) -> Result<Vec<Member>, Status> {
+    if asked.len() > MAX_MEMBERS {
+        return Err(Status::invalid_argument(format!("members: at most {MAX_MEMBERS}")));
+    }
+    let check = |MemberFilter { path, value }| {
+        let is_path =
+            |part: &str| !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        if path.len() > MAX_FILTER_BYTES || !path.split('.').all(is_path) {
+            return Err(Status::invalid_argument("members: a path is names joined by dots, for example session.agent"));
+        }
+        if value.len() > MAX_FILTER_BYTES {
+            return Err(Status::invalid_argument("members: a value is too long"));
+        }
+        Ok(Member { path, value })
+    };
+    asked.into_iter().map(check).collect()
 }
 
 /// Streams the lines that match, and says the number of the last one. Blocks.

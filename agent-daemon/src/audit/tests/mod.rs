@@ -50,6 +50,7 @@ fn decision(number: u64) -> Record {
         outcome: if number.is_multiple_of(2) { Outcome::Allow } else { Outcome::Deny },
         spiffe_id: Some("spiffe://example.org/agent".to_owned()),
         exec: ExecFacts { exec_id: number, tgid: 100, ..ExecFacts::default() },
+        policy_ids: if number.is_multiple_of(2) { vec!["p0".to_owned(), "p1".to_owned()] } else { Vec::new() },
         ..DecisionRecord::default()
     }))
 }

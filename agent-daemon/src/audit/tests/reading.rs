@@ -30,7 +30,16 @@ fn queries_find_lines_by_every_member() {
         ..LeaseEndedRecord::default()
     }))
     .unwrap();
+    log.append(&Record::LeaseEnded(LeaseEndedRecord {
+        destination: "a\"b\n".to_owned(),
+        ..LeaseEndedRecord::default()
+    }))
+    .unwrap();
     let some = |text: &str| Some(text.to_owned());
+    let member = |path: &str, value: &str| Query {
+        members: vec![Member { path: path.to_owned(), value: value.to_owned() }],
+        ..Query::default()
+    };
     let now = Timestamp::now();
     let hour = SignedDuration::from_hours(1);
     let base = Query { kind: some("decision"), ..Query::default() };
@@ -49,6 +58,13 @@ fn queries_find_lines_by_every_member() {
         ("until", Query { until: Some(now - hour), ..base.clone() }, 0),
         ("last", Query { last: Some(12), ..base.clone() }, 12),
         ("last of few", Query { last: Some(12), decision_id: some("d7"), ..base }, 1),
+        ("a member", member("exec.tgid", "100"), 30),
+        ("a member with another value", member("exec.tgid", "10"), 0),
+        ("an element of a list", member("policy_ids", "p1"), 15),
+        ("a member that is no text", member("audit_mode", "false"), 30),
+        ("a member that nobody has", member("exec.nothing", "100"), 0),
+        ("a member that is not at the end", member("exec", "100"), 0),
+        ("a value with what JSON escapes", member("destination", "a\"b\n"), 1),
     ] {
         assert_eq!(ask(&log, &query).len(), expected, "{case}");
     }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 
 use crate::audit::{Caller, Record, SessionEndedRecord};
-use crate::credential;
+use crate::credential::{self, Delivery};
 use crate::node::{Node, bump};
 use crate::process::{ExecId, SessionId};
 use crate::session::{Cause, Ended};
@@ -38,7 +38,12 @@ impl Node {
             // They are gone from the table: whoever is granted something in them now finds that out afterwards.
             let over =
                 self.leases.end_where(credential::Cause::SessionEnded, at, |lease| lease.session == Some(session.id));
-            for one in over.iter().filter(|ended| ended.lease.credential_type != credential::CredentialType::Static) {
+            let snapshot = self.snapshot();
+            let is_streamed = |name: &str| {
+                let bindings = snapshot.catalog.bindings();
+                bindings.iter().any(|one| *one.name == *name && one.delivery == Delivery::WorkloadApi)
+            };
+            for one in over.iter().filter(|ended| is_streamed(&ended.lease.binding)) {
                 self.streams.end(one.lease.exec_id);
             }
             self.record_ended(over);
@@ -55,9 +60,13 @@ impl Node {
                 bump(&self.counters.audit_refused);
                 tracing::error!(%error, session = %session.id, "the end of a session could not be recorded");
             }
-            if let Err(error) = self.delegation.store.forget(session.id) {
-                tracing::warn!(%error, session = %session.id, "the file of a session that is over cannot be removed");
-            }
+            self.forget_session(session.id);
+        }
+    }
+
+    pub(super) fn forget_session(&self, id: SessionId) {
+        if let Err(error) = self.delegation.store.forget(id) {
+            tracing::warn!(%error, session = %id, "the file of a session that is over cannot be removed");
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::attest::{Attested, Failure, Peer};
@@ -105,6 +106,11 @@ impl Node {
         self.attestor.sessions()
     }
 
+    /// Fetches the keys of issuers as they are wanted, until cancelled.
+    pub async fn fetch_issuers(&self, cancel: CancellationToken) {
+        self.delegation.issuers.run(cancel).await;
+    }
+
     /// Opens a session for the caller.
     ///
     /// # Errors
@@ -112,13 +118,17 @@ impl Node {
     pub async fn open_session(self: &Arc<Self>, peer: &Peer, ask: OpenAsk) -> Result<Opened, Refusal> {
         let snapshot = self.snapshot();
         let attested = self.admit(peer, "open_session", &snapshot).await?;
+        let mut ask = ask;
+        // Before there is a slot: an issuer that is slow must hold up nobody else.
+        let asked = std::mem::replace(&mut ask.user, OnBehalf::Inherited);
+        let user = self.on_behalf(&snapshot, &attested, asked).await?;
         let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
         let now = self.clock.now();
         let id = decision_id()?;
         let mut record = draft::draft(id.clone(), "act_for", &attested, &snapshot);
         let handle = Handle::generate(authority::fill_random).map_err(Refusal::Authority)?;
         let is_bound = ask.is_bound;
-        let decided = self.decide_session(&snapshot, &attested, ask, &handle, &id, now, &mut record).await?;
+        let decided = self.decide_session(&snapshot, &attested, (ask, user), &handle, &id, now, &mut record).await?;
         let session = match decided {
             Ok(session) => session,
             Err(denial) => return Err(self.denied(slot, Verdicted::denied(record, denial)).await),
@@ -141,6 +151,14 @@ impl Node {
             record.reason = "session_not_kept".to_owned();
             record.detail = format!("the session could not be written: {error}");
             self.commit_denied(slot, record).await?;
+            return Err(Refusal::Sessions(session::Error::NotKept));
+        }
+        // Whoever ended it meanwhile found no file to remove.
+        if self.sessions().session(session.id).is_none() {
+            self.forget_session(session.id);
+            record.reason = Reason::SessionEnded.as_str().to_owned();
+            record.detail = "the session ended while it was opened".to_owned();
+            self.commit_denied(slot, record).await?;
             return Err(Refusal::Sessions(session::Error::Unknown));
         }
         record.outcome = Outcome::Allow;
@@ -157,6 +175,9 @@ impl Node {
             self.refuse_peer("open_session", &failure, peer);
             return Err(Refusal::Caller(failure));
         }
+        if self.sessions().session(session.id).is_none() {
+            return Err(Refusal::Sessions(session::Error::Unknown));
+        }
         opening.done();
         Ok(Opened { session, handle })
     }
@@ -166,7 +187,7 @@ impl Node {
         &self,
         snapshot: &Arc<Snapshot>,
         attested: &Arc<Attested>,
-        ask: OpenAsk,
+        (ask, user): (OpenAsk, Result<Option<Arc<User>>, Denial>),
         handle: &Handle,
         decision_id: &str,
         now: Timestamp,
@@ -186,7 +207,11 @@ impl Node {
             Ok(parent) => parent,
             Err(denial) => return Ok(Err(denial)),
         };
-        let user = match self.on_behalf(snapshot, attested, ask.user, parent.is_some(), now).await? {
+        let user = match user {
+            Ok(None) if parent.is_none() => match self.local_user(attested) {
+                Ok(user) => Some(user),
+                Err(failure) => return Err(failure.into()),
+            },
             Ok(user) => user,
             Err(denial) => return Ok(Err(denial)),
         };
@@ -202,6 +227,7 @@ impl Node {
             opener_id: entry.spiffe_id.clone(),
             expires_at: now.saturating_add(lifetime).unwrap_or(Timestamp::MAX),
         };
+        let above = opening.parent.clone();
         let narrowed = match opening.narrowed(self.sessions().limits()) {
             Ok(narrowed) => narrowed,
             Err(error) => return Ok(Err(Denial::new(Reason::SessionRefused, error.to_string()))),
@@ -229,6 +255,11 @@ impl Node {
             policy::Reason::Permit => {
                 record.reason = Reason::Allowed.as_str().to_owned();
                 record.detail = format!("policy permits to act for {user}");
+                if let Some(above) = above
+                    && let Err(denial) = self.within_ancestors(snapshot, attested, &above, &request).await?
+                {
+                    return Ok(Err(denial));
+                }
                 return Ok(Ok(session));
             }
             policy::Reason::Forbid => Denial::new(Reason::PolicyForbid, format!("policy forbids to act for {user}")),
@@ -250,34 +281,18 @@ impl Node {
         Ok(Err(denial))
     }
 
+    /// The user whom the opener names; none where that is for the session above to say.
     async fn on_behalf(
         &self,
         snapshot: &Snapshot,
         attested: &Attested,
         asked: OnBehalf,
-        is_delegated: bool,
-        now: Timestamp,
     ) -> Result<Result<Option<Arc<User>>, Denial>, Refusal> {
         match asked {
-            OnBehalf::Inherited if is_delegated => Ok(Ok(None)),
-            OnBehalf::Inherited | OnBehalf::Local => {
-                let tgid = attested.evidence.instance.process.tgid;
-                // Kernels without audit keep no such word.
-                let login = self.attestor.login_uid(tgid).ok().flatten();
-                let (uid, verified) = match login {
-                    Some(uid) => (uid, Verified::LoginUid),
-                    None => (attested.evidence.real_uid, Verified::Uid),
-                };
-                Ok(Ok(Some(Arc::new(User {
-                    id: format!("uid:{uid}").into(),
-                    verified,
-                    issuer: None,
-                    subject: uid.to_string().into(),
-                    name: self.attestor.user_name(uid).map(Into::into),
-                    groups: Box::default(),
-                }))))
-            }
+            OnBehalf::Inherited => Ok(Ok(None)),
+            OnBehalf::Local => Ok(Ok(Some(self.local_user(attested)?))),
             OnBehalf::Token { token, nonce } => {
+                let now = self.clock.now();
                 let user = self.delegation.issuers.user(snapshot, &token, nonce.as_deref(), now).await;
                 Ok(user.map(|user| Some(Arc::new(user))).map_err(|error| {
                     let denial = Denial::new(Reason::InvalidToken, error.to_string());
@@ -285,6 +300,26 @@ impl Node {
                 }))
             }
         }
+    }
+
+    /// The user of this machine to whom a process belongs, by the kernel's word.
+    fn local_user(&self, attested: &Attested) -> Result<Arc<User>, Failure> {
+        let users = self.attestor.users(attested.evidence.instance.process.tgid);
+        let (real, login) = users.map_err(|source| Failure::Io { operation: "read the caller's users", source })?;
+        let (uid, verified) = match login {
+            // Where nobody logged in any process may say that somebody did, so it is believed of itself and of root alone,
+            // who could be anybody.
+            Some(login) if login == real || real == 0 => (login, Verified::LoginUid),
+            Some(_) | None => (real, Verified::Uid),
+        };
+        Ok(Arc::new(User {
+            id: format!("uid:{uid}").into(),
+            verified,
+            issuer: None,
+            subject: uid.to_string().into(),
+            name: self.attestor.user_name(uid).map(Into::into),
+            groups: Box::default(),
+        }))
     }
 
     /// Puts the caller into a session that it descends from the opener of and has the handle of.

@@ -90,7 +90,7 @@ impl SessionStore {
     }
 
     /// The sessions of this boot, those that others were delegated from first. Files of another boot, and what is no
-    /// session, are removed.
+    /// session or has lost the one that it was delegated from, are removed.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -98,29 +98,47 @@ impl SessionStore {
         let mut waiting: Vec<Stored> = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
-            match self.read(&path) {
-                Some(stored) => waiting.push(stored),
-                None => {
-                    tracing::info!(path = %path.display(), "no session of this boot; removed");
-                    fs::remove_file(&path)?;
+            match file::read_private(&path, MAX_FILE_BYTES) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => match self.parse(&path, &bytes) {
+                    Some(stored) => waiting.push(stored),
+                    None => remove(&path, "no session of this boot")?,
+                },
+                // Whoever is in it gets nothing then, which is the safe side.
+                Err(error) => tracing::warn!(%error, path = %path.display(), "a session cannot be read"),
+            }
+        }
+        let mut known: HashMap<SessionId, Arc<Session>> = HashMap::new();
+        let mut loaded = Vec::new();
+        loop {
+            // By what they say of each other and not by the time of day, which may have been set back.
+            let is_ready = |stored: &mut Stored| {
+                let parent = stored.parent.as_ref().map(|parent| parent.parse::<SessionId>());
+                parent.is_none_or(|parent| parent.is_ok_and(|parent| known.contains_key(&parent)))
+            };
+            let ready: Vec<Stored> = waiting.extract_if(.., is_ready).collect();
+            if ready.is_empty() {
+                break;
+            }
+            for stored in ready {
+                let path = self.directory.join(format!("{}{SUFFIX}", stored.id));
+                match restore(stored, &known) {
+                    Some(session) => {
+                        known.insert(session.id, Arc::new(session.clone()));
+                        loaded.push(session);
+                    }
+                    None => remove(&path, "no session")?,
                 }
             }
         }
-        // By age, so that a parent comes before its children.
-        waiting.sort_by_key(|stored| stored.opened_at);
-        let mut known: HashMap<SessionId, Arc<Session>> = HashMap::new();
-        let mut loaded = Vec::new();
-        for stored in waiting {
-            let Some(session) = restore(stored, &known) else { continue };
-            known.insert(session.id, Arc::new(session.clone()));
-            loaded.push(session);
+        for orphan in waiting {
+            remove(&self.directory.join(format!("{}{SUFFIX}", orphan.id)), "its outer session is over")?;
         }
         Ok(loaded)
     }
 
-    fn read(&self, path: &Path) -> Option<Stored> {
-        let bytes = file::read_private(path, MAX_FILE_BYTES).ok()??;
-        let stored: Stored = serde_json::from_slice(&bytes).ok()?;
+    fn parse(&self, path: &Path, bytes: &[u8]) -> Option<Stored> {
+        let stored: Stored = serde_json::from_slice(bytes).ok()?;
         let is_named = path.file_name().is_some_and(|name| name.to_string_lossy() == format!("{}{SUFFIX}", stored.id));
         (is_named && stored.boot_id == self.boot_id).then_some(stored)
     }
@@ -128,6 +146,11 @@ impl SessionStore {
     fn path(&self, id: SessionId) -> PathBuf {
         self.directory.join(format!("{id}{SUFFIX}"))
     }
+}
+
+fn remove(path: &Path, why: &str) -> io::Result<()> {
+    tracing::info!(path = %path.display(), why, "the file of a session is removed");
+    file::remove(path)
 }
 
 fn restore(stored: Stored, known: &HashMap<SessionId, Arc<Session>>) -> Option<Session> {
@@ -202,7 +225,7 @@ mod tests {
         for kept in [&outer, &inner, &orphan] {
             store.keep(kept).unwrap();
         }
-        fs::write(folder.join("s00000000000000ff.json"), "{}").unwrap();
+        assert!(file::create_new(&folder.join("s00000000000000ff.json"), b"{}").unwrap());
         let loaded = SessionStore::open(folder.clone(), "boot-1".to_owned()).unwrap().load().unwrap();
         let ids: Vec<_> = loaded.iter().map(|session| session.id).collect();
         assert_eq!(ids, [outer.id, inner.id], "one whose parent is gone would be wider than it was");

@@ -52,6 +52,8 @@ pub struct FakeKernel {
 struct State {
     processes: HashMap<u32, ExecInstance>,
     ended: HashMap<ExecId, ExecInstance>,
+    /// Of forks: the session and the ids with which they began.
+    forked: HashMap<ExecId, (Option<SessionId>, u32, u32)>,
     connections: HashMap<u64, Connection>,
     cookies: HashMap<Tuple, u64>,
     watched: BTreeSet<ExecId>,
@@ -109,6 +111,7 @@ impl FakeKernel {
         let state = State {
             processes: HashMap::new(),
             ended: HashMap::new(),
+            forked: HashMap::new(),
             connections: HashMap::new(),
             cookies: HashMap::new(),
             watched: BTreeSet::new(),
@@ -169,6 +172,7 @@ impl FakeKernel {
         if let Some(parent) = state.processes.get_mut(&parent_tgid) {
             parent.flags = Flags(parent.flags.0 | flags::REFERRED);
         }
+        state.forked.insert(child.id, (child.session_id, child.euid, child.egid));
         drop(state);
         self.insert(child.clone());
         child
@@ -181,7 +185,9 @@ impl FakeKernel {
         let mut new = ended.clone();
         new.id = state.next_exec();
         new.began = state.tick();
-        if !ended.flags.has(flags::FORK) {
+        let is_same = ended.flags.has(flags::FORK)
+            && state.forked.get(&ended.id) == Some(&(ended.session_id, ended.euid, ended.egid));
+        if !is_same {
             push_ancestor(&mut new, ended.id, tgid);
             new.parent = Some(ended.id);
         }
@@ -190,7 +196,7 @@ impl FakeKernel {
         let exec_id = new.id;
         let is_told = state.is_told(&ended) || !ended.flags.has(flags::FORK);
         state.watched.remove(&ended.id);
-        state.keep_ended(&ended, !ended.flags.has(flags::FORK) || ended.flags.has(flags::REFERRED), self.sizes.ended);
+        state.keep_ended(&ended, !is_same || ended.flags.has(flags::REFERRED), self.sizes.ended);
         state.processes.insert(tgid, new);
         drop(state);
         self.send(is_told, Event::Exec { ended: Some(Box::new(Ended::from(&ended))), tgid, exec_id })

@@ -418,3 +418,110 @@ fn a_user_is_whom_a_good_token_names_and_nobody_else() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_trace_of_one_credential_is_its_chain_and_nothing_of_anybody_else() -> Result<()> {
+    with_daemon(setup(), |world| {
+        install(world)?;
+        let issuer = Issuer::start(world)?;
+        issuer.name_it(world, &setup())?;
+        let file = world.path("open/token");
+        let mut told = Vec::new();
+        for user in ["ada", "bob"] {
+            fs::write(&file, issuer.token(&format!("sub={user}"))?)?;
+            let token = file.to_string_lossy().into_owned();
+            let purpose = format!("for {user}");
+            let mut agent = run(world, &["--user-token-file", &token, "--purpose", &purpose], &world.program("agent"))?;
+            let mut tool = agent.fork(None)?;
+            tool.exec(&world.program("tool"), &[])?;
+            world.open_channel(&mut tool)?;
+            let cookie = tool.connect("api", &world.api("127.0.0.1"))?;
+            let got = released(&mut tool, &crate::calls::release_for(cookie))?;
+            released(&mut agent, &release_loose())?;
+            told.push((user, session_of(world, &agent)?, cookie, got));
+            tool.exit()?;
+        }
+        world.record("lease_ended", &[("/lease_id", told[1].3.lease.as_str().into())])?;
+        for (user, session, cookie, got) in &told {
+            let other = if *user == "ada" { "bob" } else { "ada" };
+            let jti = world.ask(&["audit", "trace", &got.lease])?;
+            let text = jti.to_string();
+            ensure!(!text.contains(&format!("corp:{other}")) && !text.contains(&format!("for {other}")), "{text}");
+            assert_eq!(jti["users"].as_array().map(Vec::len), Some(1), "{text}");
+            assert_eq!(jti["programs"], json!([]));
+            assert_eq!(jti["users"][0]["user"], format!("corp:{user}"));
+            let found = &jti["users"][0]["sessions"][0];
+            assert_eq!((&found["session_id"], &found["purpose"]), (&json!(session), &json!(format!("for {user}"))));
+            // Opener, agent, tool; one decision, with its connection and its credential.
+            let mut program = &found["programs"][0];
+            for path in ["agentctl", "agent", "tool"] {
+                ensure!(program["path"] == world.program(path), "{path}: {program}");
+                if path != "tool" {
+                    assert_eq!(program["decisions"], json!([]), "{text}");
+                    program = &program["programs"][0];
+                }
+            }
+            assert_eq!(program["decisions"].as_array().map(Vec::len), Some(1), "{text}");
+            let decision = &program["decisions"][0];
+            assert_eq!(decision["connection"]["cookie"], cookie.to_string());
+            assert_eq!(decision["credential"]["lease_id"], got.lease);
+            assert_eq!(decision["credential"]["cause"], "exited");
+            assert_eq!(decision["policy_ids"], json!(["agents-release"]));
+            // The same by the connection and by the decision; the session and the user have the agent's own, too.
+            for subject in [format!("cookie:{cookie}"), got.decision.clone()] {
+                assert_eq!(world.ask(&["audit", "trace", &subject])?["users"], jti["users"], "{subject}");
+            }
+            for subject in [session.clone(), format!("corp:{user}")] {
+                let all = world.ask(&["audit", "trace", &subject])?.to_string();
+                ensure!(all.contains(&got.lease) && all.matches("\"action\":\"release\"").count() == 2, "{all}");
+                ensure!(!all.contains(&format!("corp:{other}")), "{all}");
+            }
+        }
+        let page = world.path("open/page.html");
+        world.ask(&["audit", "trace", "corp:ada", "--html", &page.to_string_lossy()])?;
+        let page = fs::read_to_string(page)?;
+        ensure!(page.starts_with("<!doctype html>") && page.contains("for ada") && !page.contains("for bob"), "{page}");
+        assert_eq!(world.ctl(&["audit", "trace", "corp:eve"])?.code, 1);
+        assert_eq!(world.ctl(&["audit", "trace", "nonsense"])?.code, 2);
+        let by_agent = world.ask(&["audit", "query", "--where", "session.agent=coder", "--where", "user=corp:bob"])?;
+        assert_eq!(by_agent["record"]["user"], "corp:bob", "one record is not a list: {by_agent}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_fork_that_opens_a_session_has_a_place_in_the_lineage_of_what_it_becomes() -> Result<()> {
+    with_daemon(setup(), |world| {
+        install(world)?;
+        // The gateway forks, the child opens a session for itself and becomes the tool.
+        let bounds = r#"
+@id("gateway-bounds-nobody")
+permit (principal == Workload::"spiffe://example.org/component/gateway", action == Action::"release", resource)
+when { context has session };
+"#;
+        world.rewrite(setup().with_policies(bounds))?;
+        ensure!(world.ask(&["reload"])?["accepted"] == true, "not taken");
+        let mut gateway = world.spawn(&world.program("gateway"), NOBODY, &[])?;
+        let mut child = gateway.fork(None)?;
+        world.open_channel(&mut child)?;
+        let (session, _) = open(&mut child, &json!({"agent": "coder"}))?;
+        let opener = world.process(child.pid())?["exec_id"].clone();
+        child.exec(&world.program("tool"), &[])?;
+        world.open_channel(&mut child)?;
+        let got = released(&mut child, &release_loose())?;
+        let record = decision(world, &got.decision)?;
+        assert_eq!(record["session_id"], session);
+        let above = record["lineage"].as_array().context("a lineage")?;
+        ensure!(above.iter().any(|one| json!(format!("x{}", one["exec_id"])) == opener), "{opener} is not in {record}");
+        // One that only execs has none.
+        let mut plain = gateway.fork(None)?;
+        let fork = world.process(plain.pid())?["exec_id"].clone();
+        plain.exec(&world.program("agent"), &[])?;
+        world.open_channel(&mut plain)?;
+        let got = released(&mut plain, &release_loose())?;
+        let record = decision(world, &got.decision)?;
+        let above = record["lineage"].as_array().context("a lineage")?;
+        ensure!(above.iter().all(|one| json!(format!("x{}", one["exec_id"])) != fork), "{fork} is in {record}");
+        Ok(())
+    })
+}

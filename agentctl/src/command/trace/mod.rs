@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `agentctl audit trace`: everything that the log says about one thing, put together: for whom, in which session, by
+//! which programs, what was decided, on which connection, and what became of the credential.
+
+mod html;
+mod text;
+mod tree;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use agent_proto::admin::{MemberFilter, QueryAuditRequest};
+use serde::Serialize;
+use serde_json::Value;
+
+use self::tree::{Told, field};
+use crate::Verdict;
+use crate::cli::TraceArgs;
+use crate::client::{Client, Patience};
+use crate::error::Error;
+use crate::id::{ExecId, Trace};
+use crate::output::{Line, Output, Style};
+use crate::time;
+
+const SCHEMA: &str = "agentctl.audit.trace/v1";
+/// Records that one picture may be made of.
+const MAX_RECORDS: usize = 100_000;
+/// Sessions in it, those that were delegated from one another included.
+const MAX_SESSIONS: usize = 4096;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    told: &'a Told,
+}
+
+pub(crate) async fn run(client: &Client, args: &TraceArgs, output: &mut Output<'_>) -> Result<Verdict, Error> {
+    let found = Log { client, args }.collect().await?;
+    let told = Told::of(&found);
+    if let Some(path) = &args.html {
+        let page = html::page(&told, &args.subject.to_string());
+        write(path, &page, output)?;
+    } else if output.is_json() {
+        output.document(SCHEMA, &Document { told: &told })?;
+    } else if told.is_empty() {
+        let nothing = format!("the log says nothing about {}", args.subject);
+        output.line(&Line::painted(Style::Warn, nothing))?;
+    } else {
+        text::print(&told, output)?;
+    }
+    Ok(Verdict::ok_if(!told.is_empty()))
+}
+
+fn write(path: &Path, page: &str, output: &mut Output<'_>) -> Result<(), Error> {
+    if path == Path::new("-") {
+        return output.raw(page.as_bytes());
+    }
+    fs::write(path, page).map_err(|source| Error::WritePage { path: path.to_owned(), source })
+}
+
+/// What a picture is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The decisions that were asked about.
+    pub(crate) decisions: Vec<Value>,
+    /// Those that opened the sessions in which they were made, and the ones that these were delegated from.
+    pub(crate) openings: Vec<Value>,
+    /// How sessions ended.
+    pub(crate) session_ends: Vec<Value>,
+    /// How credentials ended.
+    pub(crate) lease_ends: Vec<Value>,
+}
+
+/// The audit log, as far as a person wants to see it.
+struct Log<'a> {
+    client: &'a Client,
+    args: &'a TraceArgs,
+}
+
+impl Log<'_> {
+    async fn collect(&self) -> Result<Found, Error> {
+        let mut found = Found::default();
+        let decisions = || QueryAuditRequest { kind: "decision".to_owned(), ..QueryAuditRequest::default() };
+        let member = |path: &str, value: &str| vec![MemberFilter { path: path.to_owned(), value: value.to_owned() }];
+        let wanted = match &self.args.subject {
+            Trace::User(user) => QueryAuditRequest { members: member("user", user), ..decisions() },
+            Trace::Session(id) => QueryAuditRequest { members: member("session_id", id), ..decisions() },
+            Trace::Lease(id) => QueryAuditRequest { lease_id: id.clone(), ..decisions() },
+            Trace::Decision(id) => QueryAuditRequest { decision_id: id.clone(), ..decisions() },
+            Trace::Exec(ExecId(id)) => QueryAuditRequest { exec_id: *id, ..decisions() },
+            Trace::Connection(cookie) => {
+                QueryAuditRequest { members: member("connection.cookie", &cookie.to_string()), ..decisions() }
+            }
+        };
+        found.decisions = self.records(wanted).await?;
+        if let Trace::Session(id) = &self.args.subject {
+            self.delegated(id, &mut found).await?;
+        }
+        self.openings(&mut found).await?;
+        let ids = |records: &[Value], name: &str| -> BTreeSet<String> {
+            records.iter().map(|record| field(record, name)).filter(|id| !id.is_empty()).collect()
+        };
+        let (sessions, leases) = (ids(&found.openings, "session_id"), ids(&found.decisions, "lease_id"));
+        // One reading of the log for all of them, and none where there is nothing to find.
+        let ends = async |kind: &str, name: &str, ids: &BTreeSet<String>| {
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut all = self.records_of(kind).await?;
+            all.retain(|record| ids.contains(&field(record, name)));
+            Ok::<_, Error>(all)
+        };
+        found.session_ends = ends("session_ended", "session_id", &sessions).await?;
+        found.lease_ends = ends("lease_ended", "lease_id", &leases).await?;
+        Ok(found)
+    }
+
+    /// What was decided in the sessions that were delegated from one.
+    async fn delegated(&self, id: &str, found: &mut Found) -> Result<(), Error> {
+        let mut above = vec![id.to_owned()];
+        let mut seen = BTreeSet::from([id.to_owned()]);
+        while let Some(id) = above.pop() {
+            for opening in self.decisions_with("session.parent", &id).await? {
+                let child = field(&opening, "session_id");
+                if field(&opening, "outcome") == "allow" && seen.len() < MAX_SESSIONS && seen.insert(child.clone()) {
+                    found.decisions.extend(self.decisions_with("session_id", &child).await?);
+                    above.push(child);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The decisions that opened the sessions of those found, and of what these were delegated from.
+    async fn openings(&self, found: &mut Found) -> Result<(), Error> {
+        let is_opening = |record: &Value| field(record, "action") == "act_for" && field(record, "outcome") == "allow";
+        found.openings = found.decisions.extract_if(.., |record| is_opening(record)).collect();
+        let mut known: BTreeSet<String> = found.openings.iter().map(|opening| field(opening, "session_id")).collect();
+        let mut wanted: Vec<String> = found.decisions.iter().map(|record| field(record, "session_id")).collect();
+        wanted.extend(found.openings.iter().map(|opening| field(opening, "session.parent")));
+        while let Some(id) = wanted.pop() {
+            if id.is_empty() || known.len() >= MAX_SESSIONS || !known.insert(id.clone()) {
+                continue;
+            }
+            let mut openings = self.decisions_with("session_id", &id).await?;
+            openings.retain(is_opening);
+            wanted.extend(openings.iter().map(|opening| field(opening, "session.parent")));
+            found.openings.extend(openings);
+        }
+        Ok(())
+    }
+
+    async fn decisions_with(&self, path: &str, value: &str) -> Result<Vec<Value>, Error> {
+        let members = vec![MemberFilter { path: path.to_owned(), value: value.to_owned() }];
+        self.all(QueryAuditRequest { kind: "decision".to_owned(), members, ..QueryAuditRequest::default() }).await
+    }
+
+    async fn records_of(&self, kind: &str) -> Result<Vec<Value>, Error> {
+        self.all(QueryAuditRequest { kind: kind.to_owned(), ..QueryAuditRequest::default() }).await
+    }
+
+    /// Those of the time that is asked about.
+    async fn records(&self, request: QueryAuditRequest) -> Result<Vec<Value>, Error> {
+        let now = time::now();
+        let moment = |moment: Option<time::Moment>| moment.map(|moment| moment.resolve(now));
+        let (since, until) = (moment(self.args.since), moment(self.args.until));
+        self.all(QueryAuditRequest { since, until, ..request }).await
+    }
+
+    async fn all(&self, request: QueryAuditRequest) -> Result<Vec<Value>, Error> {
+        let mut pages = self.client.pages(Patience::Finite, self.client.api().query_audit(request)).await?;
+        let mut records = Vec::new();
+        while let Some(page) = pages.next().await? {
+            // A line that is no record is for `audit verify` to find.
+            records.extend(page.records.iter().filter_map(|record| serde_json::from_str(record).ok()));
+            if records.len() > MAX_RECORDS {
+                return Err(Error::TraceTooLarge { limit: MAX_RECORDS });
+            }
+        }
+        Ok(records)
+    }
+}
