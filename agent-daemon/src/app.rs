@@ -292,6 +292,7 @@ fn build_node(
         identity: node::Identity {
             trust_domain: config.trust_domain.clone(),
             issuer: config.issuer.as_deref().map(str::to_owned),
+            names_transactions: config.names_transactions,
             boot_id,
             kernel_release,
             tiers,

@@ -16,7 +16,7 @@ use agent_ebpf::flags;
 use super::attestor::{evidence_context, prepare};
 use super::evidence::{Evidence, Lineage, LineageEntry, Program, fact};
 use super::{Attested, Attestor, Failure, binary};
-use crate::identity::{Entry, Fact, Provenance};
+use crate::identity::{Entry, Fact, Provenance, SpiffeId};
 use crate::policy::{EvidenceContext, PreparedPrincipal};
 use crate::process::{Ancestor, ExecId, ExecInstance, SessionId};
 use crate::snapshot::Snapshot;
@@ -39,6 +39,19 @@ pub struct Above<P = Arc<PreparedPrincipal>> {
     pub id: ExecId,
     /// As whom it could have asked.
     pub authority: Authority<P>,
+    /// Who it is, where that is certain.
+    pub name: Option<SpiffeId>,
+}
+
+/// What is known of one ancestor.
+#[derive(Debug, Clone)]
+struct Standing {
+    authority: Authority,
+    name: Option<SpiffeId>,
+}
+
+impl Standing {
+    const UNKNOWN: Self = Self { authority: Authority::Unknown, name: None };
 }
 
 /// As whom an ancestor could have asked.
@@ -81,7 +94,7 @@ impl<P> Ancestry<P> {
         if asker == top {
             return Ok(());
         }
-        for Above { id, authority } in &self.above {
+        for Above { id, authority, .. } in &self.above {
             let may = |principal: &P| allows(*id, principal);
             match authority {
                 Authority::Unregistered => {}
@@ -116,20 +129,20 @@ const CACHE: usize = 4096;
 
 /// What is known of ended ancestors, which does not change any more, by their ids: for a snapshot.
 #[derive(Debug, Default)]
-pub(super) struct EndedCache(Mutex<HashMap<ExecId, (u64, Authority)>>);
+pub(super) struct EndedCache(Mutex<HashMap<ExecId, (u64, Standing)>>);
 
 impl EndedCache {
-    fn find(&self, id: ExecId, snapshot: u64) -> Option<Authority> {
+    fn find(&self, id: ExecId, snapshot: u64) -> Option<Standing> {
         let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.get(&id).filter(|(of, _)| *of == snapshot).map(|(_, authority)| authority.clone())
+        cache.get(&id).filter(|(of, _)| *of == snapshot).map(|(_, standing)| standing.clone())
     }
 
-    fn keep(&self, id: ExecId, snapshot: u64, authority: &Authority) {
+    fn keep(&self, id: ExecId, snapshot: u64, standing: &Standing) {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHE {
             cache.clear();
         }
-        cache.insert(id, (snapshot, authority.clone()));
+        cache.insert(id, (snapshot, standing.clone()));
     }
 }
 
@@ -185,15 +198,17 @@ impl Attestor {
     fn ancestry(&self, snapshot: &Snapshot, instance: &ExecInstance) -> Ancestry {
         let session = instance.session_id.and_then(|id| self.sessions().session(id));
         let sessions: Vec<SessionId> = session.iter().flat_map(|session| session.chain().map(|one| one.id)).collect();
-        let authority = |ancestor| self.authority(snapshot, ancestor, &sessions);
-        let above = instance.ancestors.iter().map(|ancestor| Above { id: ancestor.id, authority: authority(ancestor) });
+        let above = instance.ancestors.iter().map(|ancestor| {
+            let Standing { authority, name } = self.standing(snapshot, ancestor, &sessions);
+            Above { id: ancestor.id, authority, name }
+        });
         Ancestry { above: above.collect() }
     }
 
     /// `sessions` are those that the asker is in.
-    fn authority(&self, snapshot: &Snapshot, ancestor: &Ancestor, sessions: &[SessionId]) -> Authority {
+    fn standing(&self, snapshot: &Snapshot, ancestor: &Ancestor, sessions: &[SessionId]) -> Standing {
         match self.records().process(ancestor.tgid) {
-            Err(_) => return Authority::Unknown,
+            Err(_) => return Standing::UNKNOWN,
             Ok(Some(instance)) if instance.id == ancestor.id => {
                 // As the user that it is now.
                 let attested = self.effective_ids(ancestor.tgid).ok().and_then(|ids| {
@@ -212,17 +227,17 @@ impl Attestor {
         }
         match self.records().ended(ancestor.id) {
             Ok(Some(instance)) if !instance.flags.has(flags::INCOMPLETE) => {
-                let authority = self.of_ended(snapshot, instance);
-                self.ended.keep(ancestor.id, snapshot.number, &authority);
-                authority
+                let standing = self.of_ended(snapshot, instance);
+                self.ended.keep(ancestor.id, snapshot.number, &standing);
+                standing
             }
-            Ok(_) | Err(_) => Authority::Unknown,
+            Ok(_) | Err(_) => Standing::UNKNOWN,
         }
     }
 
     /// One that lives is who it is, unless it can have made some of its facts unreadable, or came into a session that the
     /// asker is not in: it was somebody else when it started what led to the asker.
-    fn of_live(&self, snapshot: &Snapshot, attested: &Attested, sessions: &[SessionId]) -> Authority {
+    fn of_live(&self, snapshot: &Snapshot, attested: &Attested, sessions: &[SessionId]) -> Standing {
         let (evidence, lineage) = (&attested.evidence, &attested.lineage);
         let has_session = evidence.instance.session_id.is_none_or(|id| sessions.contains(&id));
         let is_known = |entry: &Entry, kind: &str| match kind {
@@ -240,13 +255,15 @@ impl Attestor {
         };
         let possible = snapshot.entries.possible(&attested.facts, is_known);
         if possible.iter().all(|entry| attested.entries.iter().any(|own| Arc::ptr_eq(own, entry))) {
-            return Authority::registered(attested.principals.clone());
+            let name = attested.entries.first().map(|entry| entry.spiffe_id.clone());
+            return Standing { authority: Authority::registered(attested.principals.clone()), name };
         }
-        one_of(&possible, &evidence_context(evidence, lineage, &attested.facts))
+        let name = attested.entries.first().filter(|_| has_session).map(|entry| entry.spiffe_id.clone());
+        Standing { authority: one_of(&possible, &evidence_context(evidence, lineage, &attested.facts)), name }
     }
 
     /// Every identity that an exec instance that is over may have had.
-    fn of_ended(&self, snapshot: &Snapshot, instance: ExecInstance) -> Authority {
+    fn of_ended(&self, snapshot: &Snapshot, instance: ExecInstance) -> Standing {
         let mut facts: Vec<Fact> =
             instance.flags.names().filter_map(|name| fact("exec", name, Provenance::Kernel)).collect();
         let may_change_ids = (instance.capabilities | instance.permitted) & CAN_CHANGE_IDS != 0
@@ -287,7 +304,10 @@ impl Attestor {
             facts: facts.clone(),
             missing: vec!["it is over".to_owned()],
         };
-        one_of(&possible.iter().collect::<Vec<_>>(), &evidence_context(&evidence, &Lineage::default(), &facts))
+        let authority =
+            one_of(&possible.iter().collect::<Vec<_>>(), &evidence_context(&evidence, &Lineage::default(), &facts));
+        let name = snapshot.entries.matching(&facts).first().map(|entry| entry.spiffe_id.clone());
+        Standing { authority, name }
     }
 }
 

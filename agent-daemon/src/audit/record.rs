@@ -144,6 +144,9 @@ pub struct DecisionRecord {
     /// The session it acts in, or opens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
+    /// Who acts in it: the caller's identity, then those above it up to the opener of the outermost session.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub actors: Vec<String>,
     /// What the session is that it opens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionFacts>,
@@ -164,7 +167,7 @@ pub struct DecisionRecord {
     /// Of the credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
-    /// `jwt-svid`, `x509-svid`, `wit-svid` or `static`.
+    /// `jwt-svid`, `access-token`, `x509-svid`, `wit-svid` or `static`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential_type: Option<String>,
     /// For a JWT-SVID also its `jti`.

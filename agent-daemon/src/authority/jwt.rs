@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::SystemRandom;
 use serde::Serialize;
+use svid_verifier::Jws;
 use zeroize::Zeroizing;
 
 use super::generations::{Generation, Generations, MAX_GENERATIONS};
@@ -26,7 +27,7 @@ const END_BYTES: usize = 8;
 /// What the keys sign. Keys of one kind never sign another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
-    /// JWT-SVIDs.
+    /// JWT-SVIDs, and access tokens, which have another `typ`.
     Jwt,
     /// WIT-SVIDs.
     Wit,
@@ -205,11 +206,22 @@ impl JwtAuthority {
         kid.is_some_and(|kid| self.keys.load().public.iter().any(|key| key.kid() == kid))
     }
 
-    /// The claims of a compact JWS that one of these keys signed.
+    /// The claims of a JWT-SVID that one of these keys signed.
     ///
-    /// Checks size, form, algorithm, key and signature; what the claims say is the caller's to check.
+    /// Checks size, form, type, algorithm, key and signature; what the claims say is the caller's to check.
     pub fn verify_jwt(&self, token: &str) -> Result<Claims, Error> {
-        let jws = verifying::parse(token)?;
+        self.verify(&verifying::parse(token)?)
+    }
+
+    /// The same for an access token.
+    ///
+    /// # Errors
+    /// As [`Self::verify_jwt`].
+    pub fn verify_access_token(&self, token: &str) -> Result<Claims, Error> {
+        self.verify(&verifying::parse_access_token(token)?)
+    }
+
+    fn verify(&self, jws: &Jws<'_>) -> Result<Claims, Error> {
         // The one algorithm is fixed here; the token has no say in it.
         if jws.alg != "ES256" {
             return Err(Error::Token { reason: "algorithm is not ES256" });

@@ -111,6 +111,9 @@ pub enum Error {
         /// The most allowed.
         limit: usize,
     },
+    /// A token that names a user, and there is none.
+    #[error("the token is on behalf of a user, and nobody is acted for")]
+    Nobody,
     /// There is nothing to sign with at this time.
     #[error("no key that signs {what} is good at this time")]
     NoSigner {

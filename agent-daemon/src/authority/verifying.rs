@@ -5,6 +5,7 @@
 use svid_verifier::{Invalid, Jws, VerifyingKey};
 
 use super::{Claims, Error};
+use crate::credential::access::ACCESS_TOKEN_TYPE;
 
 /// Of a JWT-SVID: <https://github.com/spiffe/spiffe/blob/main/standards/JWT-SVID.md#23-type>.
 const JWT: &[Option<&str>] = &[None, Some("JWT"), Some("JOSE")];
@@ -17,6 +18,10 @@ impl From<Invalid> for Error {
 
 pub(super) fn parse(token: &str) -> Result<Jws<'_>, Error> {
     Ok(Jws::parse(token, JWT)?)
+}
+
+pub(super) fn parse_access_token(token: &str) -> Result<Jws<'_>, Error> {
+    Ok(Jws::parse(token, &[Some(ACCESS_TOKEN_TYPE)])?)
 }
 
 /// The claims of a token that one of these keys signed; what they say is the caller's to check.

@@ -258,6 +258,8 @@ section! {
         /// WIT-SVIDs over the Workload API: tokens that are good only with a proof that whoever shows them has their key.
         /// Bindings whose source has the type "wit-svid" give them.
         wit_svid: bool = false;
+        /// A transaction id (txn) in access tokens: the decision that opened the outermost session they belong to.
+        transaction_ids: bool = false;
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// The `iss` claim of minted tokens.
     pub issuer: Option<Box<str>>,
+    /// Whether access tokens name their transaction.
+    pub names_transactions: bool,
     /// Keys, sealed secrets and, unless configured otherwise, the audit log.
     pub state_dir: PathBuf,
     /// What a reload reads again.
@@ -327,6 +329,7 @@ impl ConfigFile {
             trust_domain,
             spiffe,
             issuer: self.issuer.map(|issuer| issuer.0.into()),
+            names_transactions: self.experimental.transaction_ids,
             sources: SourcePaths {
                 entries: all(&self.entries),
                 destinations: all(&self.destinations),

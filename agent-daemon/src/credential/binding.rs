@@ -189,9 +189,9 @@ impl Binding {
         let releases = releases_per_connection(&mut fields);
         let evidence = fields.flag("evidence");
         if let (Some(Placed { value: true, at }), Some(source)) = (&evidence, &references.source)
-            && source.credential_type() != CredentialType::JwtSvid
+            && !matches!(source.credential_type(), CredentialType::JwtSvid | CredentialType::AccessToken)
         {
-            let help = "remove it, or use a source of type jwt-svid";
+            let help = "remove it, or use a source of type jwt-svid or access-token";
             fields.error(*at, "evidence is a claim of a token, and this source gives none", help);
         }
         if !fields.finish() {
@@ -213,7 +213,7 @@ impl Binding {
 
 /// As a person says it.
 pub(crate) fn one(kind: CredentialType) -> String {
-    let article = if kind == CredentialType::X509Svid { "an" } else { "a" };
+    let article = if matches!(kind, CredentialType::X509Svid | CredentialType::AccessToken) { "an" } else { "a" };
     format!("{article} {}", kind.as_str())
 }
 
@@ -228,13 +228,17 @@ fn check_delivery(fields: &mut Fields<'_, '_>, delivery: Delivery, source: &Sour
             let help = "set delivery = \"release\"";
             fields.error(fields.at(), "the Workload API has no words for a static secret", help);
         }
-        (Delivery::Release, CredentialType::JwtSvid)
+        (Delivery::WorkloadApi, CredentialType::AccessToken) => {
+            let help = "set delivery = \"release\"";
+            fields.error(fields.at(), "the Workload API gives SVIDs, and an access-token is none", help);
+        }
+        (Delivery::Release, CredentialType::JwtSvid | CredentialType::AccessToken)
             if destination.is_some_and(|destination| destination.takes_any_audience()) =>
         {
             let help = "give the destination an audience, or set delivery = \"workload-api\"";
             fields.error(fields.at(), "a token that is released needs one audience, and the destination has any", help);
         }
-        (Delivery::Release, CredentialType::JwtSvid | CredentialType::Static)
+        (Delivery::Release, CredentialType::JwtSvid | CredentialType::AccessToken | CredentialType::Static)
         | (Delivery::WorkloadApi, CredentialType::JwtSvid | CredentialType::X509Svid | CredentialType::WitSvid) => {}
     }
 }

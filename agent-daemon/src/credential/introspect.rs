@@ -22,7 +22,14 @@ pub struct Presented {
     iat: Option<i64>,
     iss: Option<String>,
     lease_id: LeaseId,
+    /// The identity that it was given to.
+    holder: String,
+    kind: CredentialType,
+    further: Map<String, Value>,
 }
+
+/// What an access token says beyond a JWT-SVID, and an answer about it, too.
+const OF_ACCESS_TOKENS: [&str; 6] = ["client_id", "scope", "act", "sub_id", "sid", "txn"];
 
 /// Whether the exec instance that holds the lease still is, as the kernel's map says now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,18 +62,29 @@ struct Details {
     #[serde(skip_serializing_if = "Option::is_none")]
     iat: Option<i64>,
     jti: String,
+    #[serde(flatten)]
+    further: Map<String, Value>,
 }
 
 impl Presented {
     /// Takes the claims that an answer needs. [`None`] when one is missing or of another form: no token of ours.
-    pub fn from_claims(claims: &Map<String, Value>) -> Option<Self> {
+    pub fn from_claims(kind: CredentialType, claims: &Map<String, Value>) -> Option<Self> {
         let text = |key: &str| claims.get(key).and_then(Value::as_str);
         let aud = match claims.get("aud")? {
             Value::String(one) => vec![one.clone()],
             Value::Array(many) => many.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<_>>()?,
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => return None,
         };
+        let (holder, names): (_, &[&str]) = match kind {
+            CredentialType::AccessToken => ("client_id", &OF_ACCESS_TOKENS),
+            CredentialType::JwtSvid => ("sub", &[]),
+            CredentialType::X509Svid | CredentialType::WitSvid | CredentialType::Static => return None,
+        };
+        let further = names.iter().filter_map(|name| Some(((*name).to_owned(), claims.get(*name)?.clone())));
         Some(Self {
+            holder: text(holder)?.to_owned(),
+            kind,
+            further: further.collect(),
             sub: text("sub")?.to_owned(),
             aud,
             exp: claims.get("exp")?.as_i64()?,
@@ -91,17 +109,17 @@ impl Introspection {
     pub fn new(presented: Presented, lease: Option<&Lease>, liveness: Liveness, now: Timestamp) -> Self {
         let is_its_lease = |lease: &&Lease| {
             lease.id == presented.lease_id
-                && lease.spiffe_id.as_str() == presented.sub
-                && lease.credential_type == CredentialType::JwtSvid
+                && lease.spiffe_id.as_str() == presented.holder
+                && lease.credential_type == presented.kind
         };
         let lease_is_live = lease.filter(is_its_lease).is_some_and(|lease| lease.is_live(now));
         let token_is_live = now.as_second() < presented.exp;
         if !(lease_is_live && token_is_live && liveness == Liveness::Live) {
             return Self::INACTIVE;
         }
-        let Presented { sub, aud, exp, iat, iss, lease_id } = presented;
+        let Presented { sub, aud, exp, iat, iss, lease_id, further, .. } = presented;
         let jti = lease_id.as_str().to_owned();
-        Self { active: true, details: Some(Details { token_type: "Bearer", sub, aud, iss, exp, iat, jti }) }
+        Self { active: true, details: Some(Details { token_type: "Bearer", sub, aud, iss, exp, iat, jti, further }) }
     }
 
     /// What it says.
@@ -122,7 +140,7 @@ mod tests {
 
     fn presented(lease: &Lease) -> Presented {
         let claims = serde_json::to_value(Claims::new(lease, &["https://reports.internal".into()], None)).unwrap();
-        Presented::from_claims(claims.as_object().unwrap()).unwrap()
+        Presented::from_claims(CredentialType::JwtSvid, claims.as_object().unwrap()).unwrap()
     }
 
     fn just_after(lease: &Lease) -> Timestamp {
@@ -195,9 +213,9 @@ mod tests {
         ] {
             let mut claims = good.as_object().unwrap().clone();
             claims.insert(key.to_owned(), value.clone());
-            assert_eq!(Presented::from_claims(&claims), None, "{key} = {value}");
+            assert_eq!(Presented::from_claims(CredentialType::JwtSvid, &claims), None, "{key} = {value}");
             claims.remove(key);
-            assert_eq!(Presented::from_claims(&claims), None, "no {key}");
+            assert_eq!(Presented::from_claims(CredentialType::JwtSvid, &claims), None, "no {key}");
         }
     }
 }

@@ -3,10 +3,11 @@
 //! What may be released, for which destination, to whom; and what has been.
 //!
 //! Owns the catalog (destinations, sources, bindings), the check of an observed address against a destination,
-//! the lease registry, the rate limit and the claims of a minted JWT-SVID.
+//! the lease registry, the rate limit and the claims of minted tokens.
 //! It never signs, never reads a secret and never decides: that is `authority` and `policy`.
 //! Its only IO is the look-up of host names, behind [`resolve::Resolve`].
 
+pub mod access;
 pub mod address;
 pub mod att;
 pub mod binding;

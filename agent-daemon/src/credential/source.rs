@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::binding::one;
 use super::fields::{Fields, NAME_HELP, is_name};
 
 /// A declared credential source.
@@ -20,6 +21,8 @@ pub struct Source {
 pub enum SourceKind {
     /// The daemon mints a JWT-SVID.
     JwtSvid,
+    /// The daemon mints an access token on behalf of the session's user.
+    AccessToken,
     /// The daemon issues an X509-SVID.
     X509Svid,
     /// The daemon mints a WIT-SVID and its key.
@@ -36,6 +39,8 @@ pub enum SourceKind {
 pub enum CredentialType {
     /// A minted JWT-SVID.
     JwtSvid,
+    /// A minted access token that names the session's user and everybody who acts.
+    AccessToken,
     /// An X509-SVID with its key.
     X509Svid,
     /// A WIT-SVID with its key.
@@ -49,6 +54,7 @@ impl CredentialType {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::JwtSvid => "jwt-svid",
+            Self::AccessToken => "access-token",
             Self::X509Svid => "x509-svid",
             Self::WitSvid => "wit-svid",
             Self::Static => "static",
@@ -57,7 +63,9 @@ impl CredentialType {
 
     /// From [`Self::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::JwtSvid, Self::X509Svid, Self::WitSvid, Self::Static].into_iter().find(|kind| kind.as_str() == word)
+        [Self::JwtSvid, Self::AccessToken, Self::X509Svid, Self::WitSvid, Self::Static]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
     }
 }
 
@@ -66,6 +74,7 @@ impl Source {
     pub fn credential_type(&self) -> CredentialType {
         match self.kind {
             SourceKind::JwtSvid => CredentialType::JwtSvid,
+            SourceKind::AccessToken => CredentialType::AccessToken,
             SourceKind::X509Svid => CredentialType::X509Svid,
             SourceKind::WitSvid => CredentialType::WitSvid,
             SourceKind::Static { .. } => CredentialType::Static,
@@ -73,18 +82,24 @@ impl Source {
     }
 
     pub(super) fn parse(mut fields: Fields<'_, '_>, name: Option<Arc<str>>) -> Option<Self> {
-        const TYPES: &str = "one of \"jwt-svid\", \"x509-svid\", \"wit-svid\", \"static\"";
+        const TYPES: &str = "one of \"jwt-svid\", \"access-token\", \"x509-svid\", \"wit-svid\", \"static\"";
         let kind = fields.required_text("type", TYPES);
         let secret = fields.text("secret");
         let kind = kind.and_then(|given| match (CredentialType::from_word(&given.value), secret) {
             (Some(CredentialType::JwtSvid), None) => Some(SourceKind::JwtSvid),
+            (Some(CredentialType::AccessToken), None) => Some(SourceKind::AccessToken),
             (Some(CredentialType::X509Svid), None) => Some(SourceKind::X509Svid),
             (Some(CredentialType::WitSvid), None) => Some(SourceKind::WitSvid),
             (
-                Some(minted @ (CredentialType::JwtSvid | CredentialType::X509Svid | CredentialType::WitSvid)),
+                Some(
+                    minted @ (CredentialType::JwtSvid
+                    | CredentialType::AccessToken
+                    | CredentialType::X509Svid
+                    | CredentialType::WitSvid),
+                ),
                 Some(secret),
             ) => {
-                let message = format!("a {} source has no secret", minted.as_str());
+                let message = format!("{} source has no secret", one(minted));
                 fields.error(secret.at, message, "remove it, or set type = \"static\"");
                 None
             }

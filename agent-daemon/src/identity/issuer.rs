@@ -17,8 +17,8 @@ pub const MAX_ISSUERS: usize = 16;
 /// Of each list of one.
 const MAX_WORDS: usize = 32;
 const MAX_WORD_BYTES: usize = 512;
-/// Users that the kernel names are called so.
-const RESERVED: &str = "uid";
+/// Users that the kernel names are called so, and workloads: a user must not be able to look like either.
+const RESERVED: [&str; 2] = ["uid", "spiffe"];
 
 /// One issuer of users' tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +87,8 @@ fn parse(file: &SourceFile, table: IssuerTable, diagnostics: &mut Vec<Diagnostic
     };
     let name = table.name.get_ref();
     // With a colon in it, the users of two issuers could have one name.
-    if !is_name(name) || name.contains(':') || name == RESERVED {
-        let help = "letters, digits and . _ - / #; uid is taken by the users of this machine";
+    if !is_name(name) || name.contains(':') || RESERVED.iter().any(|taken| name.eq_ignore_ascii_case(taken)) {
+        let help = "letters, digits and . _ - / #; uid is taken by the users of this machine, spiffe by workloads";
         report(table.name.span().start, format!("{name:?} cannot be the name of an issuer"), help);
     }
     let url = match table.url.get_ref().parse::<Url>() {
@@ -156,6 +156,7 @@ mod tests {
         let good = table("corp", "https://idp.example", rest);
         for (text, words) in [
             (table("uid", "https://idp.example", rest), "cannot be the name"),
+            (table("SPIFFE", "https://idp.example", rest), "cannot be the name"),
             (table("a b", "https://idp.example", rest), "cannot be the name"),
             (table("a:b", "https://idp.example", rest), "cannot be the name"),
             (table("corp", "http://idp.example", rest), "use https"),

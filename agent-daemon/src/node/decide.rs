@@ -10,9 +10,11 @@ use jiff::Timestamp;
 
 use super::ask::{Ask, ConnectionRef};
 use super::draft;
+use super::within::within;
 use super::{Node, Refusal};
 use crate::attest::{Attested, Failure};
 use crate::audit::DecisionRecord;
+use crate::credential::access::Actors;
 use crate::credential::address::{self, Matched, Observed, Verdict};
 use crate::credential::{Binding, CredentialType, Destination, Mode, ObservedConnect};
 use crate::diagnostic::with_sources;
@@ -88,6 +90,8 @@ reasons! {
     AncestorUnknown = "ancestor_unknown",
     /// It is further below the opener of its session than the kernel's record reaches.
     SessionTooDeep = "session_too_deep",
+    /// The credential names a user, and the caller acts in no session.
+    SessionRequired = "session_required",
     /// The user's token is not good.
     InvalidToken = "invalid_token",
     /// What is asked for is wider than the session it is delegated from, or on nobody's behalf.
@@ -102,7 +106,15 @@ pub(super) struct Grounds {
     pub(super) audiences: Vec<Arc<str>>,
     pub(super) ttl: Duration,
     pub(super) connection: Option<Connection>,
-    pub(super) session: Option<Arc<Session>>,
+    pub(super) on_behalf: Option<OnBehalf>,
+}
+
+/// On whose behalf something is issued.
+#[derive(Debug)]
+pub(super) struct OnBehalf {
+    pub(super) session: Arc<Session>,
+    /// Through whom.
+    pub(super) actors: Actors,
 }
 
 /// A decision with its record, which says `deny` exactly when there are no grounds.
@@ -246,13 +258,17 @@ impl Node {
             let scopes = session.scopes.as_ref().map(|scopes| scopes.join(", ")).unwrap_or_default();
             return Ok(Err(Denial::new(Reason::OutOfScope, detail).differing(expected, scopes)));
         }
+        if binding.source.credential_type() == CredentialType::AccessToken && session.is_none() {
+            let detail = "the credential is on behalf of a user, and the process acts in no session";
+            let remedy = "start it with agentctl run, or open a session (OpenSession)";
+            return Ok(Err(Denial::new(Reason::SessionRequired, detail).remedy(remedy)));
+        }
         let audiences = match binding.source.credential_type() {
             // Good towards everybody who trusts the trust domain.
             CredentialType::X509Svid | CredentialType::WitSvid => Vec::new(),
-            CredentialType::JwtSvid | CredentialType::Static if ask.audiences.is_empty() => {
-                vec![Arc::clone(&destination.audience)]
+            CredentialType::JwtSvid | CredentialType::AccessToken | CredentialType::Static => {
+                if ask.audiences.is_empty() { vec![Arc::clone(&destination.audience)] } else { ask.audiences.clone() }
             }
-            CredentialType::JwtSvid | CredentialType::Static => ask.audiences.clone(),
         };
         record.audience = (!audiences.is_empty()).then(|| audiences.join(", "));
         record.credential_type = Some(binding.source.credential_type().as_str().to_owned());
@@ -281,15 +297,20 @@ impl Node {
         if let Err(denial) = apply_policy(snapshot, &request, destination, record) {
             return Ok(Err(denial));
         }
+        let mut on_behalf = None;
         if let Some(session) = &session {
-            let within = self.within_ancestors(snapshot, attested, session, &request).await?;
+            let ancestry = self.ancestry(snapshot, attested, session).await?;
+            let within = within(snapshot, attested.evidence.instance.id, &ancestry, session, &request);
             if let Err(denial) = within.or_else(|denial| overruled(denial, destination, record)) {
                 return Ok(Err(denial));
             }
+            let actors = self.actors(&entry.spiffe_id, &ancestry, session);
+            record.actors = actors.iter().map(ToString::to_string).collect();
+            on_behalf = Some(OnBehalf { session: Arc::clone(session), actors });
         }
         let connection = observed.map(|(connection, _)| connection);
         let (entry, binding, ttl) = (Arc::clone(entry), Arc::clone(binding), binding.ttl);
-        Ok(Ok(Grounds { entry, binding, audiences, ttl, connection, session }))
+        Ok(Ok(Grounds { entry, binding, audiences, ttl, connection, on_behalf }))
     }
 
     /// The connection that was named, proved to be this exec instance's own and to go to the destination.

@@ -18,6 +18,7 @@ mod explain;
 mod federate;
 mod introspect;
 mod issuers;
+mod mint;
 mod own;
 mod peers;
 mod recent;
@@ -29,6 +30,7 @@ mod streams;
 mod svids;
 mod within;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,6 +86,8 @@ pub struct Identity {
     pub trust_domain: TrustDomain,
     /// The `iss` of minted tokens.
     pub issuer: Option<String>,
+    /// Whether access tokens name their transaction (`txn`).
+    pub names_transactions: bool,
     /// Of this boot of the kernel.
     pub boot_id: String,
     /// `uname -r`.
@@ -92,6 +96,16 @@ pub struct Identity {
     pub tiers: Vec<String>,
     /// When the daemon started.
     pub started_at: Timestamp,
+}
+
+impl Identity {
+    /// The `iss` of tokens that have to have one: where none is configured, the trust domain.
+    fn token_issuer(&self) -> Cow<'_, str> {
+        match &self.issuer {
+            Some(issuer) => issuer.into(),
+            None => format!("spiffe://{}", self.trust_domain).into(),
+        }
+    }
 }
 
 /// The parts a node is made of.

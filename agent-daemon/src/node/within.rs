@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::decide::{Denial, Reason};
 use super::{Node, Refusal};
-use crate::attest::{Above, Ancestry, Attested, Beyond};
+use crate::attest::{Above, Ancestry, Attested, Authority, Beyond};
+use crate::credential::access::Actors;
+use crate::identity::SpiffeId;
 use crate::policy::{self, Action, PreparedPrincipal, Request};
 use crate::process::{ExecId, ExecInstance};
 use crate::session::{HandleDigest, NotActing, Session};
@@ -29,26 +31,44 @@ impl Node {
         })
     }
 
-    /// Whether everybody from the asker up to the opener of its outermost session may have what it asks for. The asker in
-    /// every session that its own was delegated from, too, and each ancestor in those that it was in: what a session is
-    /// called must not give more than the one above it.
-    pub(super) async fn within_ancestors(
+    /// Everybody above the asker, as far as they count in its session.
+    pub(super) async fn ancestry(
         &self,
         snapshot: &Arc<Snapshot>,
         attested: &Arc<Attested>,
         session: &Session,
-        request: &Request<'_>,
-    ) -> Result<Result<(), Denial>, Refusal> {
-        let asker = attested.evidence.instance.id;
-        let ancestry = match asker == session.outermost().opener {
-            true => Arc::new(Ancestry { above: Vec::new() }),
-            false => self.attestor.ancestry_of(snapshot, attested).await?,
-        };
-        Ok(within(snapshot, asker, &ancestry, session, request))
+    ) -> Result<Arc<Ancestry>, Refusal> {
+        match attested.evidence.instance.id == session.outermost().opener {
+            true => Ok(Arc::new(Ancestry { above: Vec::new() })),
+            false => Ok(self.attestor.ancestry_of(snapshot, attested).await?),
+        }
+    }
+
+    /// Who acts in a session when the asker does so as `caller`: it, and everybody above it who has an identity, up to the
+    /// opener of the outermost session. Somebody of whom it is not certain who it is is called as the trust domain: it is
+    /// not left out because it ended.
+    pub(super) fn actors(&self, caller: &SpiffeId, ancestry: &Ancestry, session: &Session) -> Actors {
+        let (top, mut above) = (session.outermost().opener, Vec::new());
+        for one in &ancestry.above {
+            let opened = session.chain().find(|session| session.opener == one.id);
+            match (opened, &one.name, &one.authority) {
+                (Some(session), _, _) => above.push(session.opener_id.as_str().into()),
+                (None, Some(name), _) => above.push(name.as_str().into()),
+                (None, None, Authority::Unregistered) => {}
+                (None, None, _) => above.push(format!("spiffe://{}", self.identity.trust_domain).into()),
+            }
+            if one.id == top {
+                break;
+            }
+        }
+        Actors::new(caller.as_str().into(), above)
     }
 }
 
-fn within(
+/// Whether everybody from the asker up to the opener of its outermost session may have what it asks for. The asker in every
+/// session that its own was delegated from, too, and each ancestor in those that it was in: what a session is called must
+/// not give more than the one above it.
+pub(super) fn within(
     snapshot: &Snapshot,
     asker: ExecId,
     ancestry: &Ancestry,

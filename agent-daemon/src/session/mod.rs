@@ -151,9 +151,13 @@ impl Session {
 
     /// Whether it reaches a destination of this name and these labels. Those that it was delegated from do then, too.
     pub fn reaches(&self, destination: &str, labels: &[Arc<str>]) -> bool {
-        self.scopes.as_ref().is_none_or(|scopes| {
-            scopes.iter().any(|scope| **scope == *destination || labels.iter().any(|label| **label == **scope))
-        })
+        self.scopes_for(destination, labels).is_none_or(|mut scopes| scopes.next().is_some())
+    }
+
+    /// The scopes by which it reaches a destination; none where it has no scopes and so reaches all that policy permits.
+    pub fn scopes_for(&self, destination: &str, labels: &[Arc<str>]) -> Option<impl Iterator<Item = &str>> {
+        let reach = move |scope: &&str| **scope == *destination || labels.iter().any(|label| **label == **scope);
+        self.scopes.as_ref().map(|scopes| scopes.iter().map(AsRef::as_ref).filter(reach))
     }
 }
 

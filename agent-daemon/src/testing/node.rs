@@ -217,6 +217,7 @@ impl Setup {
             identity: Identity {
                 trust_domain,
                 issuer: None,
+                names_transactions: false,
                 boot_id: self.boot_id,
                 kernel_release: "6.18.0-fake".to_owned(),
                 tiers: vec!["observe".to_owned()],

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on has to fail; only functions marked as tests are exempt by themselves"
 )]
 
+mod access_tokens;
 mod admin_api;
 mod agent_api;
 mod audit_log;

@@ -86,7 +86,7 @@ fn ancestry(world: &World, instance: &ExecInstance, blind: u64) -> Ancestry<u64>
             }
             (None, None) => Authority::Unknown,
         };
-        Above { id: ancestor.id, authority }
+        Above { id: ancestor.id, authority, name: None }
     });
     Ancestry { above: above.collect() }
 }

@@ -173,7 +173,7 @@ pub struct ReleaseResponse {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct Credential {
-    /// "jwt-svid", "x509-svid", "wit-svid" or "static".
+    /// "jwt-svid", "access-token", "x509-svid", "wit-svid" or "static".
     #[prost(string, tag = "1")]
     pub r#type: ::prost::alloc::string::String,
     /// The secret itself. Never log it.

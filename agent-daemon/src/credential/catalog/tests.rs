@@ -220,7 +220,7 @@ releases_per_connection = 17
         "3:1: the destination has neither a host nor an audience / what the service expects in the token's aud, for example audience = \"https://reports.internal\"",
         "10:1: unknown field \"colour\" in a destination / a destination has: name, hosts, cidrs, ports, protocol, mode, labels, audience",
         "12:1: the destination has neither a host nor an audience / what the service expects in the token's aud, for example audience = \"https://reports.internal\"",
-        "17:8: unknown source type \"vault\" / one of \"jwt-svid\", \"x509-svid\", \"wit-svid\", \"static\"",
+        "17:8: unknown source type \"vault\" / one of \"jwt-svid\", \"access-token\", \"x509-svid\", \"wit-svid\", \"static\"",
         "21:15: unknown destination \"nowhere\" / declared are: empty",
         "23:15: \"spiffe://other.org/x\" is not in the trust domain example.org / spiffe://TRUST-DOMAIN/path, or with /* at the end for everything below a path",
         "24:12: unknown delivery \"inject\" / one of \"release\", \"workload-api\"",
@@ -236,6 +236,14 @@ releases_per_connection = 17
 }
 
 #[test]
+fn an_access_token_goes_no_way_that_is_for_svids() {
+    let text = GOOD.replacen("type = \"jwt-svid\"", "type = \"access-token\"", 1);
+    assert_eq!(findings(&text), Vec::<String>::new());
+    let found = findings(&text.replacen("delivery = \"release\"", "delivery = \"workload-api\"", 1));
+    assert!(found.iter().any(|finding| finding.contains("the Workload API gives SVIDs")), "{found:#?}");
+}
+
+#[test]
 fn one_wrong_value_is_one_finding() {
     for (from, to, expected) in [
         ("name = \"dns\"", "name = \"reports-api\"", "declared twice"),
@@ -243,6 +251,7 @@ fn one_wrong_value_is_one_finding() {
         ("name = \"reports-key\"", "name = \"reports-token\"", "declared twice"),
         ("secret = \"partner-key\"\n", "", "a static source has no secret"),
         ("type = \"jwt-svid\"", "type = \"jwt-svid\"\nsecret = \"a\"", "a jwt-svid source has no secret"),
+        ("type = \"jwt-svid\"", "type = \"access-token\"\nsecret = \"a\"", "an access-token source has no secret"),
         ("name = \"node-jwt\"\ntype = \"jwt-svid\"", "name = \"node-jwt\"", "the source has no type"),
         ("source = \"partner-key\"\n", "", "the binding has no source"),
         ("source = \"partner-key\"\n", "source = 7\n", "source is integer, expected a string"),

@@ -22,6 +22,7 @@ use crate::authority;
 use crate::node::decide::{Denial, Reason, Verdicted, principal};
 use crate::node::issuers::{Issuers, TokenError};
 use crate::node::release::decision_id;
+use crate::node::within::within;
 use crate::node::{Node, Refusal, bump, draft};
 use crate::policy::{self, Action, Request};
 use crate::process::{Bound, ExecId, SessionId};
@@ -255,12 +256,10 @@ impl Node {
             policy::Reason::Permit => {
                 record.reason = Reason::Allowed.as_str().to_owned();
                 record.detail = format!("policy permits to act for {user}");
-                if let Some(above) = above
-                    && let Err(denial) = self.within_ancestors(snapshot, attested, &above, &request).await?
-                {
-                    return Ok(Err(denial));
-                }
-                return Ok(Ok(session));
+                let Some(above) = above else { return Ok(Ok(session)) };
+                let ancestry = self.ancestry(snapshot, attested, &above).await?;
+                let asker = attested.evidence.instance.id;
+                return Ok(within(snapshot, asker, &ancestry, &above, &request).map(|()| session));
             }
             policy::Reason::Forbid => Denial::new(Reason::PolicyForbid, format!("policy forbids to act for {user}")),
             policy::Reason::NoPermit => {

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::{Actor, NOBODY, OTHER, SOON, Setup, Talker, World, binaries, python_script, wait_until, with_daemon};
 use serde_json::{Value, json};
 
-use crate::calls::{denied, release_loose, released};
+use crate::calls::{denied, release_as, release_loose, released};
 
 /// `agentctl` opens sessions, and so does the gateway, which has no right to anything else.
 const OPENERS: &str = r#"
@@ -522,6 +522,78 @@ when { context has session };
         let record = decision(world, &got.decision)?;
         let above = record["lineage"].as_array().context("a lineage")?;
         ensure!(above.iter().all(|one| json!(format!("x{}", one["exec_id"])) != fork), "{fork} is in {record}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_access_token_names_the_user_and_everybody_down_to_the_tool() -> Result<()> {
+    let binding = r#"
+[[source]]
+name = "access"
+type = "access-token"
+
+[[binding]]
+name = "on-behalf"
+destination = "api"
+identities = ["spiffe://example.org/*"]
+source = "access"
+observed_connect = "optional"
+"#;
+    let setup = setup().with_destinations(binding).set("experimental.transaction_ids", true);
+    with_daemon(setup.clone(), |world| {
+        install(world)?;
+        let issuer = Issuer::start(world)?;
+        issuer.name_it(world, &setup)?;
+        let file = world.path("open/token");
+        fs::write(&file, issuer.token("sub=ada")?)?;
+        let token_file = file.to_string_lossy().into_owned();
+        let further = ["--user-token-file", &token_file, "--scope", "api", "--scope", "elsewhere"];
+        let mut agent = run(world, &further, &world.program("agent"))?;
+        let mut tool = agent.fork(None)?;
+        tool.exec(&world.program("tool"), &[])?;
+        world.open_channel(&mut tool)?;
+        let got = released(&mut tool, &release_as("on-behalf"))?;
+        let keys = world.get("/jwks.json")?.to_string();
+        let check = |token: &str| -> Result<Value> {
+            let arguments = [&keys, token, "spiffe://example.org", "https://api.example.org"];
+            python_script(world, OTHER, "resource_server.py", &arguments)?.next(SOON)
+        };
+        let claims = check(&got.token)?;
+        let opened = world.record("decision", &[("/action", "act_for".into()), ("/user", "corp:ada".into())])?;
+        let chain = ["tool", "agent/one", "launcher"].map(|name| format!("spiffe://example.org/{name}"));
+        let act = chain.iter().rev().fold(Value::Null, |above, sub| match above {
+            Value::Null => json!({"sub": sub}),
+            above => json!({"sub": sub, "act": above}),
+        });
+        for (claim, expected) in [
+            ("sub", json!("corp:ada")),
+            ("sub_id", json!({"format": "iss_sub", "iss": issuer.url, "sub": "ada"})),
+            ("client_id", json!(chain[0])),
+            ("act", act),
+            ("scope", json!("api")),
+            ("sid", opened["session_id"].clone()),
+            ("txn", opened["decision_id"].clone()),
+        ] {
+            assert_eq!(claims[claim], expected, "{claim}: {claims}");
+        }
+        assert_eq!(decision(world, &got.decision)?["actors"], json!(chain));
+        assert!(world.authority.is_active(&got.token)?);
+        // The same tool without the agent says so.
+        let mut alone = run(world, &further, &world.program("tool"))?;
+        let claims = check(&released(&mut alone, &release_as("on-behalf"))?.token)?;
+        assert_eq!(claims["act"], json!({"sub": chain[0], "act": {"sub": chain[2]}}));
+        // A token about the agent alone is none of these, and on nobody's behalf there is none.
+        let svid = released(&mut tool, &release_loose())?;
+        assert_eq!(check(&svid.token)?["refused"], "it is no access token");
+        assert!(world.authority.verify(&got.token).is_err(), "an access token passes for an SVID");
+        let mut outside = world.spawn(&world.program("tool"), NOBODY, &[])?;
+        world.open_channel(&mut outside)?;
+        denied(world, &mut outside, &release_as("on-behalf"), "session_required")?;
+        // It ends with its session.
+        world.ask(&["sessions", claims["sid"].as_str().context("a session")?, "--end"])?;
+        world.ask(&["sessions", opened["session_id"].as_str().context("a session")?, "--end"])?;
+        assert!(!world.authority.is_active(&got.token)?);
         Ok(())
     })
 }
