@@ -26,6 +26,7 @@ mod rights;
 pub mod session;
 pub mod shutdown;
 pub mod snapshot;
+pub mod step;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -168,6 +168,14 @@ impl AgentService for Bare {
     ) -> Result<Response<v1::CloseSessionResponse>, Status> {
         Err(Status::unimplemented("not measured"))
     }
+
+    async fn begin_step(&self, _: Request<v1::BeginStepRequest>) -> Result<Response<v1::BeginStepResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn end_step(&self, _: Request<v1::EndStepRequest>) -> Result<Response<v1::EndStepResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
 }
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

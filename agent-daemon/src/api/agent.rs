@@ -16,8 +16,9 @@ use super::status::status;
 use super::stream::present;
 use crate::authority::MAX_TOKEN_BYTES;
 use crate::credential::LeaseId;
-use crate::node::{Ask, ConnectionRef, Node, OnBehalf, OpenAsk, Opened, Released};
+use crate::node::{Ask, ConnectionRef, Node, OnBehalf, OpenAsk, Opened, Released, StepAsk};
 use crate::session::{HandleDigest, MAX_AGENT_BYTES, MAX_HANDLE_BYTES, MAX_PURPOSE_BYTES, MAX_SCOPE_BYTES, MAX_SCOPES};
+use crate::step::{self, TraceContext};
 
 const NAME_BYTES: usize = 128;
 const SPIFFE_ID_BYTES: usize = 2048;
@@ -135,6 +136,57 @@ impl AgentService for Agent {
         self.node.close_session(&peer, named).await.map_err(|refusal| status(&refusal))?;
         Ok(Response::new(v1::CloseSessionResponse {}))
     }
+
+    async fn begin_step(
+        &self,
+        request: Request<v1::BeginStepRequest>,
+    ) -> Result<Response<v1::BeginStepResponse>, Status> {
+        let peer = present(&request).await?;
+        let ask = step_ask(request.into_inner())?;
+        self.node.begin_step(&peer, ask).await.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(v1::BeginStepResponse {}))
+    }
+
+    async fn end_step(&self, request: Request<v1::EndStepRequest>) -> Result<Response<v1::EndStepResponse>, Status> {
+        let peer = present(&request).await?;
+        let request = request.into_inner();
+        let handle = handle("session_handle", &request.session_handle)?;
+        let context = trace_context(&request.traceparent)?;
+        let ended = self.node.end_step(&peer, context, request.failed, handle).await;
+        ended.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(v1::EndStepResponse {}))
+    }
+}
+
+fn step_ask(request: v1::BeginStepRequest) -> Result<StepAsk, Status> {
+    use v1::begin_step_request::Kind;
+    let kind = match Kind::try_from(request.kind) {
+        Ok(Kind::Instruction) => step::Kind::Instruction,
+        Ok(Kind::Reasoning) => step::Kind::Reasoning,
+        Ok(Kind::ToolCall) => step::Kind::ToolCall,
+        Ok(Kind::Approval) => step::Kind::Approval,
+        Ok(Kind::Unspecified) | Err(_) => return Err(Status::invalid_argument("kind: not one that there is")),
+    };
+    let parent = match request.parent_span_id.as_str() {
+        "" => None,
+        text => Some(step::parse_span_id(text).ok_or_else(|| {
+            Status::invalid_argument("parent_span_id: 16 hexadecimal digits, small letters, and not all zero")
+        })?),
+    };
+    let text = |field, text, limit| Ok::<_, Status>(optional(field, text, limit)?.map(String::into_boxed_str));
+    Ok(StepAsk {
+        context: trace_context(&request.traceparent)?,
+        parent,
+        kind,
+        name: text("name", request.name, step::MAX_NAME_BYTES)?,
+        reference: text("reference", request.reference, step::MAX_REFERENCE_BYTES)?,
+        tid: Some(request.thread_id).filter(|tid| *tid != 0),
+        session: handle("session_handle", &request.session_handle)?,
+    })
+}
+
+fn trace_context(text: &str) -> Result<TraceContext, Status> {
+    text.parse().map_err(|error: step::NoTraceContext| Status::invalid_argument(format!("traceparent: {error}")))
 }
 
 fn open_ask(request: v1::OpenSessionRequest) -> Result<OpenAsk, Status> {

@@ -145,6 +145,7 @@ mod tests {
             cookie: 7,
             exec_id: ExecId(8),
             tgid: 9,
+            tid: 7,
             session_id: None,
             at: BootTime(10),
             uid: 11,

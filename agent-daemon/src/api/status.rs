@@ -10,6 +10,7 @@ use crate::audit;
 use crate::authority;
 use crate::node::Refusal;
 use crate::session;
+use crate::step;
 
 /// What an agent is told.
 pub(super) fn status(refusal: &Refusal) -> Status {
@@ -21,6 +22,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
         Refusal::Sessions(session::Error::NotKept) => "the session cannot be written down now".to_owned(),
         Refusal::Sessions(session::Error::Unknown) => "the session ended while it was opened".to_owned(),
         Refusal::Sessions(_) => "no room for another session".to_owned(),
+        Refusal::Steps(error) => error.to_string(),
         Refusal::Audit(_) => "the audit log takes no record now".to_owned(),
         Refusal::Authority(authority::Error::NoSigner { .. }) => "nothing can sign it now".to_owned(),
         Refusal::Authority(_) | Refusal::Bug(_) => "internal error".to_owned(),
@@ -42,6 +44,15 @@ fn code(refusal: &Refusal) -> Code {
         }
         Refusal::Sessions(session::Error::NotKept | session::Error::Unknown) => Code::Unavailable,
         Refusal::Sessions(_) => Code::ResourceExhausted,
+        Refusal::Steps(error) => match error {
+            step::Error::Known => Code::AlreadyExists,
+            step::Error::NotUnderWay => Code::NotFound,
+            step::Error::NoParent | step::Error::NoSession => Code::FailedPrecondition,
+            step::Error::NoThread => Code::InvalidArgument,
+            step::Error::TooDeep { .. } | step::Error::TooManyOfSession { .. } | step::Error::TooMany { .. } => {
+                Code::ResourceExhausted
+            }
+        },
         Refusal::Audit(_) => Code::Unavailable,
         Refusal::Authority(_) | Refusal::Bug(_) => Code::Internal,
     }

@@ -17,7 +17,7 @@ use super::attestor::{evidence_context, prepare};
 use super::evidence::{Evidence, Lineage, LineageEntry, Program, fact};
 use super::{Attested, Attestor, Failure, binary};
 use crate::identity::{Entry, Fact, Provenance, SpiffeId};
-use crate::policy::{EvidenceContext, PreparedPrincipal};
+use crate::policy::{EvidenceContext, Permitted, PreparedPrincipal};
 use crate::process::{Ancestor, ExecId, ExecInstance, SessionId};
 use crate::snapshot::Snapshot;
 
@@ -26,10 +26,19 @@ use crate::snapshot::Snapshot;
 const CAN_CHANGE_IDS: u64 = 1 << 6 | 1 << 7;
 
 /// Everything above an exec instance, nearest first, as far as the record holds it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Ancestry<P = Arc<PreparedPrincipal>> {
     /// One for each ancestor.
     pub above: Vec<Above<P>>,
+    /// What was permitted to all of them.
+    pub(crate) permitted: Permitted,
+}
+
+impl<P> Ancestry<P> {
+    /// These.
+    pub fn new(above: Vec<Above<P>>) -> Self {
+        Self { above, permitted: Permitted::default() }
+    }
 }
 
 /// One ancestor.
@@ -202,7 +211,7 @@ impl Attestor {
             let Standing { authority, name } = self.standing(snapshot, ancestor, &sessions);
             Above { id: ancestor.id, authority, name }
         });
-        Ancestry { above: above.collect() }
+        Ancestry::new(above.collect())
     }
 
     /// `sessions` are those that the asker is in.

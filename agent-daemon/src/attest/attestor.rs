@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent_ebpf::flags;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::ancestry::{EndedCache, Lately};
+use super::ancestry::{Ancestry, EndedCache, Lately};
 use super::evidence::{Evidence, Lineage, LineageEntry, fact};
 use super::measure::Measurer;
 use super::proc::{Home, Proc};
@@ -39,6 +39,8 @@ pub struct Attested {
     pub principals: Vec<Arc<PreparedPrincipal>>,
     /// As whom its ancestors could have asked, where somebody wanted to know a moment ago.
     pub(super) ancestry: Lately,
+    /// Where nobody above it counts.
+    pub(crate) alone: Arc<Ancestry>,
     /// [`Snapshot::number`] of the entries that were asked.
     pub snapshot: u64,
 }
@@ -195,6 +197,10 @@ impl Attestor {
         Ok(self.conclude(snapshot, evidence, lineage))
     }
 
+    pub(super) fn proc(&self) -> &Proc {
+        &self.proc
+    }
+
     /// Evidence in the cache, if it is of this snapshot, this session and these effective ids.
     pub fn known(
         &self,
@@ -204,40 +210,6 @@ impl Attestor {
         ids: (u32, u32),
     ) -> Option<Arc<Attested>> {
         self.cached(id, snapshot, session, Some(ids))
-    }
-
-    /// The effective user and group of a process now.
-    ///
-    /// # Errors
-    /// When there is no such process.
-    pub fn effective_ids(&self, tgid: u32) -> std::io::Result<(u32, u32)> {
-        let ids = unix::ids(&self.proc.process(tgid)?)?;
-        Ok((ids.uid, ids.gid))
-    }
-
-    /// The real user of a process now, and who logged in at the beginning of its line, as the kernel says; none where
-    /// nobody did, or the kernel keeps no such word.
-    ///
-    /// # Errors
-    /// When there is no such process.
-    pub fn users(&self, tgid: u32) -> std::io::Result<(u32, Option<u32>)> {
-        let process = self.proc.process(tgid)?;
-        let login = process.text("loginuid").ok().and_then(|text| text.trim().parse().ok());
-        Ok((unix::ids(&process)?.real_uid, login.filter(|uid| *uid != u32::MAX)))
-    }
-
-    /// What the name database of this host calls a user.
-    pub fn user_name(&self, uid: u32) -> Option<String> {
-        unix::user_name(uid)
-    }
-
-    /// The network namespace that a process is in now. The kernel recorded the one at exec; a process may have
-    /// moved since, and the same addresses are another connection there.
-    ///
-    /// # Errors
-    /// When it is gone, or its first thread is.
-    pub fn network(&self, tgid: u32) -> std::io::Result<u32> {
-        self.proc.process(tgid)?.namespace("net")
     }
 
     /// What is known of the exec instances above one. Never fails: what cannot be read is unknown.
@@ -411,6 +383,7 @@ impl Attestor {
             entries: kept,
             principals,
             ancestry: Lately::default(),
+            alone: Arc::new(Ancestry::new(Vec::new())),
             snapshot: snapshot.number,
         });
         let mut cache = self.lock();

@@ -13,6 +13,7 @@ mod cgroup;
 mod evidence;
 mod measure;
 mod mounts;
+mod now;
 mod peer;
 mod pidfd;
 mod proc;

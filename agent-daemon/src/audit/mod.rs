@@ -14,12 +14,14 @@ mod chain;
 mod directory;
 mod lease;
 mod log;
+mod operator;
 mod query;
 mod record;
 mod recovery;
 mod segment;
 mod session;
 mod sidecar;
+mod step;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -33,13 +35,15 @@ use std::path::PathBuf;
 pub use self::chain::seq_of;
 pub use self::lease::{GrantedLease, MAX_RECOVERED_LEASES, recover_leases};
 pub use self::log::{Config, Durability, Log, Receipt, Slot, Status};
+pub use self::operator::{ExplainRecord, RevokeRecord, SecretOperation, SecretRecord};
 pub use self::query::{MAX_LAST, Member, Query, QuerySummary};
 pub use self::record::{
-    Caller, CallerRefusedRecord, CheckpointRecord, Connection, DecisionRecord, Difference, ExecFacts, ExplainRecord,
-    KINDS, LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss, Record, RecoveredRecord, RecoveryCause,
-    ReloadRecord, RevokeRecord, SecretOperation, SecretRecord, SegmentRecord, StartRecord, StopRecord, text,
+    Caller, CallerRefusedRecord, CheckpointRecord, Connection, DecisionRecord, Difference, ExecFacts, KINDS,
+    LeaseEndedRecord, LineageEntry, NearMiss, Outcome, PolicyNearMiss, Record, RecoveredRecord, RecoveryCause,
+    ReloadRecord, SegmentRecord, StartRecord, StopRecord, text,
 };
 pub use self::session::{SessionEndedRecord, SessionFacts};
+pub use self::step::{StepEndedRecord, StepFacts, StepRecord};
 pub use self::trust::{AuthorityRecord, BundleRecord};
 pub use self::verify::{Problem, Progress, VerifyReport, verify};
 

@@ -7,7 +7,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::operator::{ExplainRecord, RevokeRecord, SecretRecord};
 use super::session::{SessionEndedRecord, SessionFacts};
+use super::step::{StepEndedRecord, StepFacts, StepRecord};
 use super::trust::{AuthorityRecord, BundleRecord};
 
 /// One line, without what the chain adds (`seq`, `prev`, `time`, `boot_id`). The variant is its `kind`.
@@ -26,6 +28,10 @@ pub enum Record {
     LeaseEnded(LeaseEndedRecord),
     /// A session is over.
     SessionEnded(SessionEndedRecord),
+    /// An agent says that it begins a step.
+    Step(StepRecord),
+    /// A step is over.
+    StepEnded(StepEndedRecord),
     /// Configuration and policies were read anew.
     Reload(ReloadRecord),
     /// An operator revoked leases.
@@ -47,13 +53,15 @@ pub enum Record {
 }
 
 /// Every `kind` there is; a line of another kind is not ours.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 17] = [
     "start",
     "stop",
     "segment",
     "decision",
     "lease_ended",
     "session_ended",
+    "step",
+    "step_ended",
     "reload",
     "revoke",
     "caller_refused",
@@ -176,6 +184,9 @@ pub struct DecisionRecord {
     /// Of the lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// The step of its agent that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepFacts>,
     /// The caller's claim (W3C trace context).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -383,19 +394,6 @@ pub struct Caller {
     pub path: Option<String>,
 }
 
-/// See [`Record::Revoke`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct RevokeRecord {
-    /// The operator's process.
-    pub by: Caller,
-    /// What was named, `lease_id:…`, `exec_id:…`, `tgid:…`, `spiffe_id:…` or `destination:…`.
-    pub what: String,
-    /// The operator's words.
-    pub reason: String,
-    /// How many leases ended; each has its own `lease_ended` line.
-    pub revoked: u64,
-}
-
 /// See [`Record::CallerRefused`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct CallerRefusedRecord {
@@ -411,47 +409,6 @@ pub struct CallerRefusedRecord {
     pub detail: String,
     /// Who it was.
     pub caller: Caller,
-}
-
-/// What was done to a static secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SecretOperation {
-    /// A new version was sealed.
-    Put,
-    /// It was removed.
-    Remove,
-}
-
-/// See [`Record::Secret`]. The name, never the secret.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SecretRecord {
-    /// What was done.
-    pub operation: SecretOperation,
-    /// The secret's name.
-    pub name: String,
-    /// The version now sealed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<u32>,
-    /// The operator's process.
-    pub by: Caller,
-}
-
-/// See [`Record::Explain`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct ExplainRecord {
-    /// The operator's process.
-    pub by: Caller,
-    /// The process that was asked about.
-    pub exec_id: u64,
-    /// The process that was asked about.
-    pub tgid: u32,
-    /// The destination that was asked about.
-    pub destination: String,
-    /// What would be decided.
-    pub outcome: Outcome,
-    /// The stable word that goes with it.
-    pub reason: String,
 }
 
 /// Why the log had to be mended.

@@ -288,6 +288,14 @@ section! {
         lifetime: Period<S, { 30 * 24 * H }> = Period::of_micros(H);
         /// How long a session may live.
         max_lifetime: Period<S, { 30 * 24 * H }> = Period::of_micros(12 * H);
+        /// Steps that agents take at once on this node.
+        max_steps: Count<1, 65_536> = Count(16_384);
+        /// In one session.
+        max_steps_per_session: Count<1, 65_536> = Count(64);
+        /// How deep steps nest.
+        max_step_depth: Count<1, 64> = Count(16);
+        /// After this a step that nobody ended is over.
+        step_lifetime: Period<S, { 30 * 24 * H }> = Period::of_micros(H);
         /// PEM: the roots by which issuers are believed. Not set: those of this machine.
         issuer_ca_file: Option<FilePath> = None, example "\"/etc/agent-daemon/issuer-roots.pem\"";
     }

@@ -36,7 +36,7 @@ use crate::diagnostic::{Diagnostic, Severity, SourceFile};
 use crate::identity::TrustDomain;
 use crate::node::Lifetimes;
 use crate::web::HttpsEndpoint;
-use crate::{audit, kernel, session, upstream};
+use crate::{audit, kernel, session, step, upstream};
 
 /// `sun_path` of `unix(7)` without its terminator.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -84,6 +84,8 @@ pub struct Config {
     pub sessions: session::Limits,
     /// How long they live.
     pub session_lifetimes: Lifetimes,
+    /// How many steps there may be, and how long one may take.
+    pub steps: (step::Limits, Duration),
     /// The roots by which issuers of users' tokens are believed, if not those of the machine.
     pub issuer_ca_file: Option<PathBuf>,
     /// For [`crate::attest::Measurer`].
@@ -367,6 +369,14 @@ impl ConfigFile {
                 usual: self.sessions.lifetime.duration(),
                 longest: self.sessions.max_lifetime.duration(),
             },
+            steps: (
+                step::Limits {
+                    total: self.sessions.max_steps.usize(),
+                    per_session: self.sessions.max_steps_per_session.usize(),
+                    depth: self.sessions.max_step_depth.usize(),
+                },
+                self.sessions.step_lifetime.duration(),
+            ),
             issuer_ca_file: self.sessions.issuer_ca_file.as_ref().map(below),
             measure: MeasureConfig {
                 max_file_bytes: self.measure.max_file_bytes.0,

@@ -83,6 +83,7 @@ pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malfor
         cookie: record.cookie,
         exec_id: ExecId(record.exec_id),
         tgid: record.tgid,
+        tid: record.tid,
         session_id: SessionId::new(record.session_id),
         at: BootTime(record.ktime_ns),
         uid: record.euid,

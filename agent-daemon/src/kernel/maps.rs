@@ -10,6 +10,7 @@ use agent_ebpf::{ConnectionRecord, Counter, ExecRecord, TupleKey, bound, limits}
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use aya::{Ebpf, Pod};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::watched::Watched;
 use super::{Error, decode};
@@ -139,6 +140,13 @@ impl Maps {
 }
 
 impl Records for Maps {
+    fn now(&self) -> BootTime {
+        let now = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+        let rest = u64::try_from(now.tv_nsec).unwrap_or_default();
+        BootTime(seconds.saturating_mul(1_000_000_000).saturating_add(rest))
+    }
+
     fn process(&self, tgid: u32) -> Result<Option<ExecInstance>, process::Error> {
         // A record is written where it stands. Two equal readings with matching ends saw no writer between.
         let mut last = self.raw(tgid)?;

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::attest::Failure;
 use crate::credential::{self, Delivery, Lease, LeaseId};
 use crate::session::{self, HandleDigest};
-use crate::{audit, authority};
+use crate::{audit, authority, step};
 
 /// What a caller asks for.
 #[derive(Debug, Clone, Default)]
@@ -85,6 +85,9 @@ pub enum Refusal {
     /// There is no room for another session, or it could not be kept.
     #[error("no session")]
     Sessions(#[source] session::Error),
+    /// What is said of a step cannot be.
+    #[error(transparent)]
+    Steps(step::Error),
     /// The record could not be written, so nothing was issued.
     #[error("the audit log takes no record")]
     Audit(#[source] audit::Error),

@@ -207,6 +207,7 @@ impl Node {
         if let Some(session) = &session {
             record.session_id = Some(session.id.to_string());
             record.user = Some(session.user.id.to_string());
+            record.step = self.step_of(session, &attested.evidence.instance, None, ask.traceparent.as_deref());
         }
         let (principal, entry) = match principal(attested, ask.spiffe_id.as_deref()) {
             Ok(found) => found,
@@ -276,6 +277,10 @@ impl Node {
             Ok(observed) => observed,
             Err(denial) => return Ok(Err(denial)),
         };
+        if let (Some(session), Some((connection, _))) = (&session, &observed) {
+            let instance = &attested.evidence.instance;
+            record.step = self.step_of(session, instance, Some(connection), ask.traceparent.as_deref());
+        }
         let credential = CredentialContext {
             binding: Arc::clone(&binding.name),
             credential_type: binding.source.credential_type().as_str().into(),

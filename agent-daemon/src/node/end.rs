@@ -121,6 +121,7 @@ impl Node {
                 self.sweep_holders();
                 self.attestor.sweep();
                 self.expire_sessions();
+                self.expire_steps();
                 looked = Instant::now();
             }
             // So that it is never more than a hundredth of the time, however many processes there are.

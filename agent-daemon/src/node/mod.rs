@@ -26,6 +26,7 @@ mod release;
 mod reload;
 mod rotate;
 mod sessions;
+mod steps;
 mod streams;
 mod svids;
 mod within;
@@ -35,6 +36,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -52,6 +54,7 @@ pub use own::{OwnError, OwnMark, OwnSvid};
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use sessions::{Lifetimes, OnBehalf, OpenAsk, Opened, SessionStore};
+pub use steps::StepAsk;
 pub use streams::Stream;
 pub use svids::{Invalid, SpiffeLimits, Svids, Wanted};
 
@@ -65,19 +68,20 @@ use crate::credential::{CachingResolver, Cause, LeaseId, Leases};
 use crate::identity::TrustDomain;
 use crate::process::{Count, Records};
 use crate::snapshot::Snapshot;
+use crate::step;
 use crate::upstream::Upstream;
 
 /// Events that a slow watcher may fall behind before it loses some.
 const WATCH_BUFFER: usize = 1024;
 /// Records of refused callers that one user causes in a burst, and how long one more takes.
 const REFUSED_BURST: u32 = 500;
-const REFUSED_REFILL: std::time::Duration = std::time::Duration::from_millis(50);
+const REFUSED_REFILL: Duration = Duration::from_millis(50);
 /// The same for requests that are no good: others may make a service show theirs, so they hide no refused caller.
 const BAD_REQUEST_BURST: u32 = 50;
-const BAD_REQUEST_REFILL: std::time::Duration = std::time::Duration::from_secs(1);
+const BAD_REQUEST_REFILL: Duration = Duration::from_secs(1);
 /// The same for denials: beyond it the user's requests are refused as too many, and counted.
 const DENIED_BURST: u32 = 1000;
-const DENIED_REFILL: std::time::Duration = std::time::Duration::from_millis(50);
+const DENIED_REFILL: Duration = Duration::from_millis(50);
 
 /// What this node is; it does not change while the daemon runs.
 #[derive(Debug, Clone)]
@@ -137,6 +141,8 @@ pub struct Parts {
     pub session_store: SessionStore,
     /// How long sessions live.
     pub session_lifetimes: Lifetimes,
+    /// How many steps there may be, and how long one may take.
+    pub steps: (step::Limits, Duration),
     /// The roots by which issuers of users' tokens are believed; without, those of the machine.
     pub issuer_roots: Option<PathBuf>,
     /// Static secrets.
@@ -236,7 +242,12 @@ impl Node {
             spiffe: parts.spiffe,
             upstream: parts.upstream,
             foreign: parts.foreign,
-            delegation: sessions::Delegation::new(parts.issuer_roots, parts.session_store, parts.session_lifetimes),
+            delegation: sessions::Delegation::new(
+                parts.issuer_roots,
+                parts.session_store,
+                parts.session_lifetimes,
+                parts.steps,
+            ),
             federations: federate::Federations::new(parts.fetching),
             in_flight: Mutex::default(),
             adopted: Notify::new(),

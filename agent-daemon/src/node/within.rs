@@ -39,7 +39,7 @@ impl Node {
         session: &Session,
     ) -> Result<Arc<Ancestry>, Refusal> {
         match attested.evidence.instance.id == session.outermost().opener {
-            true => Ok(Arc::new(Ancestry { above: Vec::new() })),
+            true => Ok(Arc::clone(&attested.alone)),
             false => Ok(self.attestor.ancestry_of(snapshot, attested).await?),
         }
     }
@@ -75,6 +75,9 @@ pub(super) fn within(
     session: &Session,
     request: &Request<'_>,
 ) -> Result<(), Denial> {
+    if ancestry.permitted.holds(&snapshot.policies, request) {
+        return Ok(());
+    }
     let chain: Vec<&Session> = session.chain().collect();
     let failed = Cell::new(false);
     let allows_in = |principal: &PreparedPrincipal, session: &Session| {
@@ -93,7 +96,10 @@ pub(super) fn within(
         let home = homes.iter().find(|(of, _)| *of == id).map_or(0, |(_, home)| *home);
         chain.iter().skip(home).all(|session| allows_in(principal, session))
     };
-    let Err(beyond) = ancestry.permits(asker, session.outermost().opener, allows) else { return Ok(()) };
+    let Err(beyond) = ancestry.permits(asker, session.outermost().opener, allows) else {
+        ancestry.permitted.keep(&snapshot.policies, request);
+        return Ok(());
+    };
     let (reason, remedy) = match beyond {
         Beyond::Refused(_) | Beyond::PossiblyRefused(_) => {
             (refused(), "permit it to the ancestor, too: a tool never has more than what started it")

@@ -12,10 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::load::Reads;
 use super::prepared::{DestinationEntity, SessionEntities};
-use super::{Action, ConnectionContext, CredentialContext, Decision, Generation, PreparedSession, Request};
+use super::{
+    Action, ConnectionContext, CredentialContext, Decision, Generation, Policies, PreparedPrincipal, PreparedSession,
+    Request,
+};
 
 /// Answers kept for one identity of one exec instance. When there are more, the oldest is forgotten.
 pub const MAX_ANSWERS: usize = 64;
+const MAX_PERMITTED: usize = 16;
 
 /// The answers to one principal's questions.
 #[derive(Debug, Default)]
@@ -29,6 +33,44 @@ struct Answer {
     /// What of the time and the audiences it holds for alone.
     reads: Reads,
     decision: Arc<Decision>,
+}
+
+/// Requests that were permitted in a wider sense than by one answer, for example to others, too, as somebody else found out:
+/// for whoever asks the same again of the same policies. What was refused is not here.
+#[derive(Debug, Default)]
+pub struct Permitted(Mutex<VecDeque<Yes>>);
+
+#[derive(Debug)]
+struct Yes {
+    principal: PreparedPrincipal,
+    question: Question,
+    generation: Generation,
+    second: i64,
+}
+
+impl Permitted {
+    /// Whether it was.
+    pub fn holds(&self, policies: &Policies, request: &Request<'_>) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().any(|yes| {
+            yes.principal.is(request.principal)
+                && yes.question.is_of(request, policies.reads)
+                && (!policies.reads.clock || yes.second == request.now.as_second())
+                && yes.generation == *policies.generation()
+        })
+    }
+
+    /// It was, and nothing but what is a part of a request was asked for.
+    pub fn keep(&self, policies: &Policies, request: &Request<'_>) {
+        let Some(question) = Question::of(request) else { return };
+        let (principal, generation) = (request.principal.clone(), policies.generation().clone());
+        let yes = Yes { principal, question, generation, second: request.now.as_second() };
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_PERMITTED {
+            kept.pop_front();
+        }
+        kept.push_back(yes);
+    }
 }
 
 /// Everything of a request but its principal, whose answers these are, and the time.

@@ -19,7 +19,7 @@ mod request;
 mod schema;
 mod slice;
 
-pub use answers::MAX_ANSWERS;
+pub use answers::{MAX_ANSWERS, Permitted};
 pub use cases::CaseResult;
 pub use decision::{Decision, Effect, Generation, Reason};
 pub use explain::{MAX_NEAR_MISSES, PolicyNearMiss};

@@ -21,6 +21,8 @@ pub struct Policies {
     index: Index,
     generation: Generation,
     warnings: Vec<Diagnostic>,
+    /// What any of them reads.
+    pub(super) reads: Reads,
     authorizer: Authorizer,
 }
 
@@ -45,6 +47,7 @@ impl Policies {
     pub fn parse(files: &[SourceFile]) -> Result<Self, Vec<Diagnostic>> {
         let (loaded, warnings) = load::load(files)?;
         Ok(Self {
+            reads: loaded.iter().map(|policy| policy.reads).fold(Reads::NOTHING, Reads::or),
             index: Index::new(loaded.iter().map(|policy| &policy.policy)),
             loaded,
             generation: Generation::of(files),
@@ -93,12 +96,12 @@ impl Policies {
     /// Decides without looking at what was decided before; says too on what the answer may depend.
     pub(super) fn evaluate_anew(&self, request: &Request<'_>) -> (Decision, Reads) {
         match self.ask(request) {
-            Ok((slice, built)) => (self.decide(&slice.set, &built), self.reads(&slice)),
+            Ok((slice, built)) => (self.decide(&slice.set, &built), self.reads_of(&slice)),
             Err(error) => (self.failed(Vec::new(), vec![with_sources(&error)]), Reads::ALL),
         }
     }
 
-    fn reads(&self, slice: &Slice) -> Reads {
+    fn reads_of(&self, slice: &Slice) -> Reads {
         let of = |place: &usize| self.loaded.get(*place).map_or(Reads::ALL, |loaded| loaded.reads);
         slice.places.iter().map(of).fold(Reads::NOTHING, Reads::or)
     }

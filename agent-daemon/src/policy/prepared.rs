@@ -90,6 +90,11 @@ impl PreparedPrincipal {
         Ok(Self(Arc::new(PrincipalEntities { uid, evidence: exec_instance, names, entities, answers })))
     }
 
+    /// Whether it is the very same.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(super) fn names(&self) -> &[String] {
         &self.0.names
     }

@@ -14,6 +14,8 @@ pub struct Connection {
     pub exec_id: ExecId,
     /// Thread group of the caller.
     pub tgid: u32,
+    /// Its thread that did.
+    pub tid: u32,
     /// Its session.
     pub session_id: Option<SessionId>,
     /// When.

@@ -78,6 +78,9 @@ pub enum Bound {
 
 /// The kernel's records: the truth about processes and connections, read at decision time.
 pub trait Records: Debug + Send + Sync + 'static {
+    /// Now, on the clock of the records.
+    fn now(&self) -> BootTime;
+
     /// The exec instance now running in a process; none when there is no record.
     ///
     /// # Errors

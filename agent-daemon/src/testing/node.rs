@@ -22,6 +22,7 @@ use crate::node::{Ask, ConnectionRef, Fetching, Identity, Lifetimes, Node, Parts
 use crate::process::{ExecId, History, Records};
 use crate::session::{self, Sessions};
 use crate::snapshot::Snapshot;
+use crate::step;
 use crate::upstream::Upstream;
 
 /// Of every node here.
@@ -235,6 +236,7 @@ impl Setup {
             fetching: Fetching { web_roots: self.web_roots, min_refresh: Duration::from_secs(1) },
             session_store: SessionStore::open(directory.join("sessions"), boot_id).expect("the sessions"),
             session_lifetimes: Lifetimes { usual: Duration::from_secs(600), longest: Duration::from_secs(3600) },
+            steps: (step::Limits { total: 100, per_session: 10, depth: 3 }, Duration::from_secs(600)),
             issuer_roots: None,
             secrets: SecretStore::open(directory.join("secrets"), sealer).expect("the secret store"),
             log,

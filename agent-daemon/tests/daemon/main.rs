@@ -29,6 +29,7 @@ mod session_trees;
 mod sessions;
 mod spiffe;
 mod spire;
+mod steps;
 mod upstreams;
 mod verifiers;
 mod wit;

@@ -88,7 +88,7 @@ fn ancestry(world: &World, instance: &ExecInstance, blind: u64) -> Ancestry<u64>
         };
         Above { id: ancestor.id, authority, name: None }
     });
-    Ancestry { above: above.collect() }
+    Ancestry::new(above.collect())
 }
 
 struct World {

@@ -359,6 +359,95 @@ pub struct CloseSessionRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseSessionResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeginStepRequest {
+    /// The session that the step belongs to; empty: the one that the kernel has the caller in.
+    #[prost(string, tag = "1")]
+    pub session_handle: ::prost::alloc::string::String,
+    #[prost(enumeration = "begin_step_request::Kind", tag = "2")]
+    pub kind: i32,
+    /// The step's own trace and span (W3C trace context). The span names the step, so it has to be new in the session.
+    #[prost(string, tag = "3")]
+    pub traceparent: ::prost::alloc::string::String,
+    /// The span of the step in which it is one, 16 hexadecimal digits; empty: none. That step has to be under way.
+    #[prost(string, tag = "4")]
+    pub parent_span_id: ::prost::alloc::string::String,
+    /// For example that of the tool. At most 128 bytes.
+    #[prost(string, tag = "5")]
+    pub name: ::prost::alloc::string::String,
+    /// A hash or an id of what it is about, never the content itself. At most 128 bytes.
+    #[prost(string, tag = "6")]
+    pub reference: ::prost::alloc::string::String,
+    /// The thread that takes it, as gettid(2) says outside of PID namespaces; zero: any of the process.
+    #[prost(uint32, tag = "7")]
+    pub thread_id: u32,
+}
+/// Nested message and enum types in `BeginStepRequest`.
+pub mod begin_step_request {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        /// What the agent was told to do.
+        Instruction = 1,
+        /// It thinks.
+        Reasoning = 2,
+        /// It uses a tool.
+        ToolCall = 3,
+        /// It asks somebody whether it may.
+        Approval = 4,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::Instruction => "KIND_INSTRUCTION",
+                Self::Reasoning => "KIND_REASONING",
+                Self::ToolCall => "KIND_TOOL_CALL",
+                Self::Approval => "KIND_APPROVAL",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "KIND_INSTRUCTION" => Some(Self::Instruction),
+                "KIND_REASONING" => Some(Self::Reasoning),
+                "KIND_TOOL_CALL" => Some(Self::ToolCall),
+                "KIND_APPROVAL" => Some(Self::Approval),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeginStepResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndStepRequest {
+    #[prost(string, tag = "1")]
+    pub session_handle: ::prost::alloc::string::String,
+    /// As the step began.
+    #[prost(string, tag = "2")]
+    pub traceparent: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub failed: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndStepResponse {}
 /// Where a fact comes from, strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -690,6 +779,57 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("agent.v1.AgentService", "CloseSession"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says that the caller begins a step of its work. It stands in the audit log, and decisions say to which step they belong;
+        /// nothing is decided by it.
+        pub async fn begin_step(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BeginStepRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BeginStepResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.v1.AgentService/BeginStep",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.v1.AgentService", "BeginStep"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says that a step of the caller's is over. NOT_FOUND when it has none such under way (any more).
+        pub async fn end_step(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EndStepRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EndStepResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.v1.AgentService/EndStep",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.v1.AgentService", "EndStep"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -763,6 +903,20 @@ pub mod agent_service_server {
             tonic::Response<super::CloseSessionResponse>,
             tonic::Status,
         >;
+        /// Says that the caller begins a step of its work. It stands in the audit log, and decisions say to which step they belong;
+        /// nothing is decided by it.
+        async fn begin_step(
+            &self,
+            request: tonic::Request<super::BeginStepRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BeginStepResponse>,
+            tonic::Status,
+        >;
+        /// Says that a step of the caller's is over. NOT_FOUND when it has none such under way (any more).
+        async fn end_step(
+            &self,
+            request: tonic::Request<super::EndStepRequest>,
+        ) -> std::result::Result<tonic::Response<super::EndStepResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AgentServiceServer<T> {
@@ -1185,6 +1339,96 @@ pub mod agent_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CloseSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.v1.AgentService/BeginStep" => {
+                    #[allow(non_camel_case_types)]
+                    struct BeginStepSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::BeginStepRequest>
+                    for BeginStepSvc<T> {
+                        type Response = super::BeginStepResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BeginStepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::begin_step(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BeginStepSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.v1.AgentService/EndStep" => {
+                    #[allow(non_camel_case_types)]
+                    struct EndStepSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::EndStepRequest>
+                    for EndStepSvc<T> {
+                        type Response = super::EndStepResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EndStepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::end_step(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EndStepSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

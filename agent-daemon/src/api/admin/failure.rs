@@ -61,6 +61,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Status {
         Refusal::Denied { .. } => Status::permission_denied(text),
         Refusal::RateLimited { .. } | Refusal::Leases(_) | Refusal::Sessions(_) => Status::resource_exhausted(text),
         Refusal::Unavailable { .. } => Status::unavailable(text),
+        Refusal::Steps(_) => Status::failed_precondition(text),
         Refusal::Bug(_) => Status::internal(text),
     }
 }

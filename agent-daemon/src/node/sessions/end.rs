@@ -47,6 +47,7 @@ impl Node {
                 self.streams.end(one.lease.exec_id);
             }
             self.record_ended(over);
+            self.end_steps(session.id);
             bump(&self.counters.sessions_ended);
             let record = Record::SessionEnded(SessionEndedRecord {
                 session_id: session.id.to_string(),

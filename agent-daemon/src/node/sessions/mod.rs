@@ -28,6 +28,7 @@ use crate::policy::{self, Action, Request};
 use crate::process::{Bound, ExecId, SessionId};
 use crate::session::{self, Cause, Handle, HandleDigest, Named, Opening, Session, Sessions, User, Verified};
 use crate::snapshot::Snapshot;
+use crate::step::{self, Steps};
 
 pub use self::store::SessionStore;
 
@@ -93,11 +94,19 @@ pub(super) struct Delegation {
     store: SessionStore,
     lifetimes: Lifetimes,
     missed: Mutex<end::Missed>,
+    pub(super) steps: Steps,
+    pub(super) step_lifetime: Duration,
 }
 
 impl Delegation {
-    pub(super) fn new(issuer_roots: Option<PathBuf>, store: SessionStore, lifetimes: Lifetimes) -> Self {
-        Self { issuers: Issuers::new(issuer_roots), store, lifetimes, missed: Mutex::default() }
+    pub(super) fn new(
+        issuer_roots: Option<PathBuf>,
+        store: SessionStore,
+        lifetimes: Lifetimes,
+        (steps, step_lifetime): (step::Limits, Duration),
+    ) -> Self {
+        let (issuers, steps) = (Issuers::new(issuer_roots), Steps::new(steps));
+        Self { issuers, store, lifetimes, missed: Mutex::default(), steps, step_lifetime }
     }
 }
 

@@ -232,6 +232,7 @@ impl FakeKernel {
             cookie,
             exec_id: instance.id,
             tgid,
+            tid: tgid,
             session_id: instance.session_id,
             at: state.tick(),
             uid: instance.euid,
@@ -334,6 +335,10 @@ fn push_ancestor(instance: &mut ExecInstance, id: ExecId, tgid: u32) {
 }
 
 impl Records for FakeKernel {
+    fn now(&self) -> BootTime {
+        self.lock().tick()
+    }
+
     fn process(&self, tgid: u32) -> Result<Option<ExecInstance>, Error> {
         self.enter(Call::Process)?;
         Ok(self.lock().processes.get(&tgid).cloned())

@@ -153,6 +153,18 @@ impl Page {
             ("decision", &decision.decision_id),
             ("trace", &decision.traceparent),
         ]);
+        for step in &decision.steps {
+            self.raw("<div class=\"kind\">step</div>");
+            let joined = if step.joined_by == "time" { "time only" } else { &step.joined_by };
+            self.facts(&[
+                ("what", &step.words()),
+                ("trace", &step.trace_id),
+                ("span", &step.span_id),
+                ("joined by", joined),
+                ("ended", &step.ended_at),
+                ("as", &step.cause),
+            ]);
+        }
         if let Some(connection) = &decision.connection {
             self.raw("<div class=\"kind\">connection</div>");
             let to = format!("{} {} port {}", connection.protocol, connection.remote_address, connection.remote_port);
@@ -185,7 +197,7 @@ mod tests {
     #[test]
     fn the_page_holds_the_chain_and_nothing_that_a_browser_would_obey() {
         let page = page(&Told::of(&found()), "corp:<script>alert(1)</script>");
-        for part in ["corp:ada", "Ada &lt;b&gt;", "lease-d1", "the report", "x30", "&lt;script&gt;"] {
+        for part in ["time only", "corp:ada", "Ada &lt;b&gt;", "lease-d1", "the report", "x30", "&lt;script&gt;"] {
             assert!(page.contains(part), "{part}");
         }
         assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("http-equiv=\"refresh"));

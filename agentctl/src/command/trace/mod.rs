@@ -29,6 +29,7 @@ const SCHEMA: &str = "agentctl.audit.trace/v1";
 const MAX_RECORDS: usize = 100_000;
 /// Sessions in it, those that were delegated from one another included.
 const MAX_SESSIONS: usize = 4096;
+const MAX_READINGS: usize = 4;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -71,6 +72,10 @@ pub(crate) struct Found {
     pub(crate) session_ends: Vec<Value>,
     /// How credentials ended.
     pub(crate) lease_ends: Vec<Value>,
+    /// The steps of the sessions that decisions name a step of.
+    pub(crate) steps: Vec<Value>,
+    /// How they ended.
+    pub(crate) step_ends: Vec<Value>,
 }
 
 /// The audit log, as far as a person wants to see it.
@@ -114,6 +119,9 @@ impl Log<'_> {
         };
         found.session_ends = ends("session_ended", "session_id", &sessions).await?;
         found.lease_ends = ends("lease_ended", "lease_id", &leases).await?;
+        let stepping = ids(&found.decisions, "step.session_id");
+        found.steps = self.of_sessions("step", &stepping).await?;
+        found.step_ends = self.of_sessions("step_ended", &stepping).await?;
         Ok(found)
     }
 
@@ -159,6 +167,22 @@ impl Log<'_> {
 
     async fn records_of(&self, kind: &str) -> Result<Vec<Value>, Error> {
         self.all(QueryAuditRequest { kind: kind.to_owned(), ..QueryAuditRequest::default() }).await
+    }
+
+    /// One reading of the log for each of a few sessions, whose steps may be few among many; one for all of many.
+    async fn of_sessions(&self, kind: &str, sessions: &BTreeSet<String>) -> Result<Vec<Value>, Error> {
+        let mut all = Vec::new();
+        if sessions.len() > MAX_READINGS {
+            all = self.records_of(kind).await?;
+            all.retain(|record| sessions.contains(&field(record, "session_id")));
+            return Ok(all);
+        }
+        for id in sessions {
+            let members = vec![MemberFilter { path: "session_id".to_owned(), value: id.clone() }];
+            let of_one = QueryAuditRequest { kind: kind.to_owned(), members, ..QueryAuditRequest::default() };
+            all.extend(self.all(of_one).await?);
+        }
+        Ok(all)
     }
 
     /// Those of the time that is asked about.

@@ -94,6 +94,16 @@ fn decision(decision: &Decision, depth: usize, output: &mut Output<'_>) -> Resul
     if !decision.policy_ids.is_empty() {
         detail(format!("policy {} of {}", decision.policy_ids.join(", "), decision.policy_generation))?;
     }
+    for step in &decision.steps {
+        let joined = match step.joined_by.as_str() {
+            "" => String::new(),
+            // Started while the step was under way, and nothing else is known.
+            "time" => ", joined by time only".to_owned(),
+            by => format!(", joined by {by}"),
+        };
+        let end = if step.cause.is_empty() { String::new() } else { format!(", {} {}", step.cause, step.ended_at) };
+        detail(format!("step {} (span {}{joined}{end})", step.words(), step.span_id))?;
+    }
     if let Some(connection) = &decision.connection {
         detail(format!(
             "connection {} {} port {} (cookie {}, {})",
@@ -133,6 +143,8 @@ mod tests {
             "      x20 /bin/p20\n",
             "        x30 /bin/tool  spiffe://e/tool\n",
             "allow release mail  decision d1, allowed\n",
+            "step reasoning (span a1)\n",
+            "step tool_call search (sha256:aa) (span b2, joined by time only, done 2026-11-27T10:20:00Z)\n",
             "connection tcp ::1 port 443 (cookie 7, )\n",
             "credential jwt-svid lease-d1 by , ended 2026-11-27T10:30:00Z (exited)\n",
             "    session s2",

@@ -76,8 +76,41 @@ pub(crate) struct Decision {
     pub(crate) policy_ids: Vec<String>,
     pub(crate) policy_generation: String,
     pub(crate) traceparent: String,
+    /// The steps that it was made in, the innermost last.
+    pub(crate) steps: Vec<Step>,
     pub(crate) connection: Option<Connection>,
     pub(crate) credential: Option<Credential>,
+}
+
+/// What the agent said that it did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Step {
+    pub(crate) span_id: String,
+    pub(crate) trace_id: String,
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) reference: String,
+    /// Of the innermost: by what the decision is thought to belong to it. The others are around it, as the agent said.
+    pub(crate) joined_by: String,
+    pub(crate) ended_at: String,
+    pub(crate) cause: String,
+}
+
+impl Step {
+    /// In one line.
+    pub(crate) fn words(&self) -> String {
+        let mut words = self.kind.clone();
+        for (before, word) in [(" ", &self.name), (" (", &self.reference)] {
+            if !word.is_empty() {
+                words.push_str(before);
+                words.push_str(word);
+            }
+        }
+        if !self.reference.is_empty() {
+            words.push(')');
+        }
+        words
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -149,16 +182,27 @@ impl Told {
     }
 }
 
-/// When and why sessions and credentials ended, by their ids.
+/// What else the log says of what decisions name, by their ids.
 struct Ends<'a> {
     sessions: BTreeMap<String, &'a Value>,
     leases: BTreeMap<String, &'a Value>,
+    /// By session and span.
+    steps: BTreeMap<(String, String), &'a Value>,
+    step_ends: BTreeMap<(String, String), &'a Value>,
 }
 
 impl<'a> Ends<'a> {
     fn new(found: &'a Found) -> Self {
         let by = |records: &'a [Value], name: &str| records.iter().map(|one| (field(one, name), one)).collect();
-        Self { sessions: by(&found.session_ends, "session_id"), leases: by(&found.lease_ends, "lease_id") }
+        let spans = |records: &'a [Value]| {
+            records.iter().map(|one| ((field(one, "session_id"), field(one, "step.span_id")), one)).collect()
+        };
+        Self {
+            sessions: by(&found.session_ends, "session_id"),
+            leases: by(&found.lease_ends, "lease_id"),
+            steps: spans(&found.steps),
+            step_ends: spans(&found.step_ends),
+        }
     }
 }
 
@@ -285,6 +329,33 @@ fn hang(
     programs
 }
 
+/// The step that a decision belongs to with those around it, the innermost last.
+fn steps(record: &Value, ends: &Ends<'_>) -> Vec<Step> {
+    let session = field(record, "step.session_id");
+    let mut steps = Vec::new();
+    let mut next = record.get("step");
+    // Steps in steps are of one session. A forged log must not make a circle.
+    while let Some(step) = next.filter(|_| steps.len() < MAX_DEPTH) {
+        let name = (session.clone(), field(step, "span_id"));
+        let end = ends.step_ends.get(&name);
+        let of_end = |name: &str| end.map(|end| field(end, name)).unwrap_or_default();
+        steps.push(Step {
+            trace_id: field(step, "trace_id"),
+            kind: field(step, "kind"),
+            name: field(step, "name"),
+            reference: field(step, "reference"),
+            joined_by: field(step, "joined_by"),
+            ended_at: of_end("time"),
+            cause: of_end("cause"),
+            span_id: name.1,
+        });
+        let around = ends.steps.get(&(session.clone(), field(step, "parent_span_id")));
+        next = around.and_then(|around| around.get("step"));
+    }
+    steps.reverse();
+    steps
+}
+
 fn decision(record: &Value, ends: &Ends<'_>) -> Decision {
     let lease_id = field(record, "lease_id");
     let end = ends.leases.get(&lease_id);
@@ -302,6 +373,7 @@ fn decision(record: &Value, ends: &Ends<'_>) -> Decision {
         policy_ids: record.get("policy_ids").map(texts).unwrap_or_default(),
         policy_generation: field(record, "policy_generation"),
         traceparent: field(record, "traceparent"),
+        steps: steps(record, ends),
         connection: record.get("connection").map(|connection| Connection {
             cookie: field(connection, "cookie"),
             protocol: field(connection, "protocol"),
@@ -358,7 +430,9 @@ pub(crate) mod tests {
                 "reason": "allowed", "policy_ids": ["p"], "policy_generation": "sha256:0",
                 "lease_id": (outcome == "allow").then(|| format!("lease-{id}")), "credential_type": "jwt-svid",
                 "connection": {"cookie": 7, "protocol": "tcp", "remote_address": "::1", "remote_port": 443},
-                "exec": {"exec_id": exec, "path": "/bin/tool"}, "lineage": lineage})
+                "exec": {"exec_id": exec, "path": "/bin/tool"}, "lineage": lineage,
+                "step": session.map(|_| json!({"span_id": "b2", "parent_span_id": "a1", "session_id": "s1",
+                    "kind": "tool_call", "name": "search", "reference": "sha256:aa", "joined_by": "time"}))})
         };
         Found {
             decisions: vec![
@@ -369,6 +443,9 @@ pub(crate) mod tests {
             openings: vec![opening("s1", None, 10), opening("s2", Some("s1"), 30)],
             session_ends: vec![json!({"session_id": "s1", "time": "2026-11-27T11:00:00Z", "cause": "revoked"})],
             lease_ends: vec![json!({"lease_id": "lease-d1", "time": "2026-11-27T10:30:00Z", "cause": "exited"})],
+            steps: vec![json!({"kind": "step", "session_id": "s1", "step": {"span_id": "a1", "kind": "reasoning"}})],
+            step_ends: vec![json!({"session_id": "s1", "time": "2026-11-27T10:20:00Z", "cause": "done",
+                "step": {"span_id": "b2"}})],
         }
     }
 
@@ -383,6 +460,9 @@ pub(crate) mod tests {
         assert_eq!(outer.programs[0].programs[0].programs[0].exec_id, ExecId(30));
         let decision = &outer.programs[0].programs[0].programs[0].decisions[0];
         assert_eq!(decision.credential.as_ref().unwrap().cause, "exited");
+        let steps: Vec<_> = decision.steps.iter().map(|step| (step.words(), step.joined_by.as_str())).collect();
+        assert_eq!(steps, [("reasoning".to_owned(), ""), ("tool_call search (sha256:aa)".to_owned(), "time")]);
+        assert_eq!(decision.steps[1].cause, "done");
         let inner = &outer.sessions[0];
         assert_eq!((inner.session_id.as_str(), inner.programs[0].exec_id), ("s2", ExecId(30)));
         assert!(!inner.programs[0].programs[0].decisions[0].allowed);
@@ -397,6 +477,11 @@ pub(crate) mod tests {
         assert!(!told.is_empty());
         let opening =
             |id: &str, parent: &str| json!({"action": "act_for", "session_id": id, "session": {"parent": parent}});
+        let around = json!({"session_id": "s", "step": {"span_id": "a", "parent_span_id": "a"}});
+        let inside =
+            json!({"exec": {"exec_id": 5}, "step": {"session_id": "s", "span_id": "b", "parent_span_id": "a"}});
+        let told = Told::of(&Found { decisions: vec![inside], steps: vec![around], ..Found::default() });
+        assert_eq!(told.programs[0].decisions[0].steps.len(), MAX_DEPTH);
         let told = Told::of(&Found { openings: vec![opening("a", "b"), opening("b", "a")], ..Found::default() });
         assert!(told.users.is_empty(), "nobody is at the top of a circle");
     }

@@ -24,5 +24,6 @@ mod restart;
 mod sessions;
 mod slice;
 mod spiffe;
+mod steps;
 mod upstreams;
 mod wit;

@@ -53,11 +53,11 @@ when { context has session };
 permit (principal == Workload::"spiffe://example.org/component/gateway", action == Action::"actFor", resource);
 "#;
 
-fn setup() -> Setup {
+pub(crate) fn setup() -> Setup {
     Setup::default().with_entries(OPENERS).with_policies(ACT)
 }
 
-fn install(world: &World) -> Result<String> {
+pub(crate) fn install(world: &World) -> Result<String> {
     let target = world.path("bin/agentctl");
     fs::copy(binaries()?.join("agentctl"), &target).context("agentctl is not built")?;
     fs::set_permissions(&target, fs::Permissions::from_mode(0o755))?;
@@ -66,7 +66,7 @@ fn install(world: &World) -> Result<String> {
 }
 
 /// An actor that `agentctl run` became.
-fn run(world: &World, further: &[&str], program: &str) -> Result<Actor> {
+pub(crate) fn run(world: &World, further: &[&str], program: &str) -> Result<Actor> {
     let socket = world.socket();
     let start = ["run", "--agent", "coder", "--agent-socket", &socket];
     let arguments = [&start, further, &["--", program]].concat();

@@ -109,9 +109,36 @@ async fn call(channel: Channel, command: &Value) -> Result<Value> {
         "close_session" => {
             client.close_session(v1::CloseSessionRequest { session_handle: given("handle") }).await.map(|_| json!({}))
         }
+        "begin_step" => client.begin_step(step(command)?).await.map(|_| json!({})),
+        "end_step" => {
+            let request = v1::EndStepRequest {
+                session_handle: given("handle"),
+                traceparent: given("traceparent"),
+                failed: command.get("failed").and_then(Value::as_bool).unwrap_or_default(),
+            };
+            client.end_step(request).await.map(|_| json!({}))
+        }
         other => bail!("there is no call {other}"),
     };
     Ok(answer.map_or_else(refused, |answer| json!({"ok": answer})))
+}
+
+/// `on_thread`: it is taken by this thread and not by any of the process.
+fn step(command: &Value) -> Result<v1::BeginStepRequest> {
+    use v1::begin_step_request::Kind;
+    let given = |name: &str| command.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let kind =
+        Kind::from_str_name(&format!("KIND_{}", given("kind").to_uppercase())).context("no such kind of step")?;
+    let thread = command.get("on_thread").and_then(Value::as_bool).unwrap_or_default();
+    Ok(v1::BeginStepRequest {
+        session_handle: given("handle"),
+        kind: kind.into(),
+        traceparent: given("traceparent"),
+        parent_span_id: given("parent"),
+        name: given("name"),
+        reference: given("reference"),
+        thread_id: if thread { rustix::thread::gettid().as_raw_nonzero().get().try_into()? } else { 0 },
+    })
 }
 
 /// `token`: on behalf of whom it names. `scopes`: what it reaches. `by_handle`: nothing changes for the caller.
