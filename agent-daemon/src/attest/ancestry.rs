@@ -7,7 +7,7 @@
 //! whatever identity it may have had counts, and all of them have to be permitted. Too much is refused that way and never
 //! too little.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::{Attested, Attestor, Failure, binary};
 use crate::identity::{Entry, Fact, Provenance, SpiffeId};
 use crate::policy::{EvidenceContext, Permitted, PreparedPrincipal};
 use crate::process::{Ancestor, ExecId, ExecInstance, SessionId};
+use crate::session::Session;
 use crate::snapshot::Snapshot;
 
 /// `CAP_SETGID` and `CAP_SETUID`: without them, without other ids to go back to and without a set-id image, nobody changes
@@ -133,6 +134,8 @@ impl<P> Authority<P> {
 const KEPT: Duration = Duration::from_secs(1);
 /// Identities that an ancestor may have had. When there are more, nothing is known of it.
 const MAX_POSSIBLE: usize = 32;
+/// Sessions of one exec instance of which it is kept.
+const MAX_LATELY: usize = 8;
 /// Ended ancestors whose identities are kept. What is not there is found again.
 const CACHE: usize = 4096;
 
@@ -155,28 +158,33 @@ impl EndedCache {
     }
 }
 
-/// The ancestry of an attested exec instance, as it was a moment ago.
+/// The ancestry of an attested exec instance in some of its sessions, as it was a moment ago.
 #[derive(Debug, Default)]
-pub(super) struct Lately(Mutex<Option<(Instant, Arc<Ancestry>)>>);
+pub(super) struct Lately(Mutex<VecDeque<(Instant, SessionId, Arc<Ancestry>)>>);
 
 impl Lately {
-    fn find(&self) -> Option<Arc<Ancestry>> {
+    fn find(&self, session: SessionId) -> Option<Arc<Ancestry>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.as_ref().filter(|(at, _)| at.elapsed() < KEPT).map(|(_, ancestry)| Arc::clone(ancestry))
+        let mut lately = kept.iter().filter(|(at, of, _)| *of == session && at.elapsed() < KEPT);
+        lately.next().map(|(_, _, ancestry)| Arc::clone(ancestry))
     }
 
     /// Not what may be known in a moment.
-    fn keep(&self, ancestry: &Arc<Ancestry>) {
+    fn keep(&self, session: SessionId, ancestry: &Arc<Ancestry>) {
         if ancestry.above.iter().all(|above| !matches!(above.authority, Authority::Unknown)) {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *kept = Some((Instant::now(), Arc::clone(ancestry)));
+            kept.retain(|(_, of, _)| *of != session);
+            if kept.len() >= MAX_LATELY {
+                kept.pop_front();
+            }
+            kept.push_back((Instant::now(), session, Arc::clone(ancestry)));
         }
     }
 }
 
 impl Attestor {
-    /// As whom the ancestors of an attested exec instance could have asked. Never fails for an ancestor: what cannot be
-    /// read of it is unknown.
+    /// As whom the ancestors of an attested exec instance could have asked, up to the opener of its outermost session. Never
+    /// fails for an ancestor: what cannot be read of it is unknown.
     ///
     /// # Errors
     /// When the daemon is stopping.
@@ -184,18 +192,20 @@ impl Attestor {
         self: &Arc<Self>,
         snapshot: &Arc<Snapshot>,
         attested: &Arc<Attested>,
+        session: &Arc<Session>,
     ) -> Result<Arc<Ancestry>, Failure> {
-        if let Some(known) = attested.ancestry.find() {
+        if let Some(known) = attested.ancestry.find(session.id) {
             return Ok(known);
         }
         let slot = self.slot().await?;
-        let (this, snapshot, of) = (Arc::clone(self), Arc::clone(snapshot), Arc::clone(attested));
+        let (this, snapshot) = (Arc::clone(self), Arc::clone(snapshot));
+        let (of, session) = (Arc::clone(attested), Arc::clone(session));
         let found = tokio::task::spawn_blocking(move || {
             let _slot = slot;
             // Another request may have looked while this one waited.
-            of.ancestry.find().unwrap_or_else(|| {
-                let ancestry = Arc::new(this.ancestry(&snapshot, &of.evidence.instance));
-                of.ancestry.keep(&ancestry);
+            of.ancestry.find(session.id).unwrap_or_else(|| {
+                let ancestry = Arc::new(this.ancestry(&snapshot, &of.evidence.instance, &session));
+                of.ancestry.keep(session.id, &ancestry);
                 ancestry
             })
         });
@@ -204,14 +214,18 @@ impl Attestor {
             .map_err(|error| Failure::Io { operation: "look at the ancestors", source: std::io::Error::other(error) })
     }
 
-    fn ancestry(&self, snapshot: &Snapshot, instance: &ExecInstance) -> Ancestry {
-        let session = instance.session_id.and_then(|id| self.sessions().session(id));
-        let sessions: Vec<SessionId> = session.iter().flat_map(|session| session.chain().map(|one| one.id)).collect();
-        let above = instance.ancestors.iter().map(|ancestor| {
+    fn ancestry(&self, snapshot: &Snapshot, instance: &ExecInstance, session: &Session) -> Ancestry {
+        let (top, sessions) = (session.outermost().opener, session.chain().map(|one| one.id).collect::<Vec<_>>());
+        let mut above = Vec::new();
+        // What is above the opener is nothing to the session.
+        for ancestor in &instance.ancestors {
             let Standing { authority, name } = self.standing(snapshot, ancestor, &sessions);
-            Above { id: ancestor.id, authority, name }
-        });
-        Ancestry::new(above.collect())
+            above.push(Above { id: ancestor.id, authority, name });
+            if ancestor.id == top {
+                break;
+            }
+        }
+        Ancestry::new(above)
     }
 
     /// `sessions` are those that the asker is in.

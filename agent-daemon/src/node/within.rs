@@ -36,11 +36,11 @@ impl Node {
         &self,
         snapshot: &Arc<Snapshot>,
         attested: &Arc<Attested>,
-        session: &Session,
+        session: &Arc<Session>,
     ) -> Result<Arc<Ancestry>, Refusal> {
         match attested.evidence.instance.id == session.outermost().opener {
             true => Ok(Arc::clone(&attested.alone)),
-            false => Ok(self.attestor.ancestry_of(snapshot, attested).await?),
+            false => Ok(self.attestor.ancestry_of(snapshot, attested, session).await?),
         }
     }
 
