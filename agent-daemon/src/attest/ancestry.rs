@@ -104,6 +104,8 @@ impl<P> Ancestry<P> {
         if asker == top {
             return Ok(());
         }
+        // First whether all are known: a word of policy can be overruled (audit mode), what is missing cannot.
+        self.complete(top)?;
         for Above { id, authority, .. } in &self.above {
             let may = |principal: &P| allows(*id, principal);
             match authority {
@@ -115,6 +117,22 @@ impl<P> Ancestry<P> {
                 Authority::Registered(_) => return Err(Beyond::Refused(*id)),
                 Authority::OneOf(_) => return Err(Beyond::PossiblyRefused(*id)),
                 Authority::Unknown => return Err(Beyond::Unknown(*id)),
+            }
+            if *id == top {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something is known of everybody up to `top`.
+    ///
+    /// # Errors
+    /// The first of whom nothing is, or that `top` is further above.
+    pub fn complete(&self, top: ExecId) -> Result<(), Beyond> {
+        for Above { id, authority, .. } in &self.above {
+            if matches!(authority, Authority::Unknown) {
+                return Err(Beyond::Unknown(*id));
             }
             if *id == top {
                 return Ok(());
@@ -262,6 +280,10 @@ impl Attestor {
     /// asker is not in: it was somebody else when it started what led to the asker.
     fn of_live(&self, snapshot: &Snapshot, attested: &Attested, sessions: &[SessionId]) -> Standing {
         let (evidence, lineage) = (&attested.evidence, &attested.lineage);
+        let instance = &evidence.instance;
+        // As whom it started what led to the asker is known only if it cannot have been anybody else then.
+        let ids_changed = (evidence.uid, evidence.gid) != (instance.euid, instance.egid);
+        let has_ids = !ids_changed && !may_change_ids(instance);
         let has_session = evidence.instance.session_id.is_none_or(|id| sessions.contains(&id));
         let is_known = |entry: &Entry, kind: &str| match kind {
             "unix:path" => evidence.exe.is_some(),
@@ -273,7 +295,8 @@ impl Attestor {
                 lineage.is_complete && lineage.entries.iter().all(is_named)
             }
             "session:user" | "session:agent" => has_session,
-            // Users and groups as they are now, and flags.
+            kind if kind.starts_with("unix:") => has_ids,
+            // Flags.
             _ => true,
         };
         let possible = snapshot.entries.possible(&attested.facts, is_known);
@@ -281,7 +304,7 @@ impl Attestor {
             let name = attested.entries.first().map(|entry| entry.spiffe_id.clone());
             return Standing { authority: Authority::registered(attested.principals.clone()), name };
         }
-        let name = attested.entries.first().filter(|_| has_session).map(|entry| entry.spiffe_id.clone());
+        let name = certain(&possible, attested.entries.first());
         Standing { authority: one_of(&possible, &evidence_context(evidence, lineage, &attested.facts)), name }
     }
 
@@ -289,11 +312,8 @@ impl Attestor {
     fn of_ended(&self, snapshot: &Snapshot, instance: ExecInstance) -> Standing {
         let mut facts: Vec<Fact> =
             instance.flags.names().filter_map(|name| fact("exec", name, Provenance::Kernel)).collect();
-        let may_change_ids = (instance.capabilities | instance.permitted) & CAN_CHANGE_IDS != 0
-            || instance.flags.has(flags::SETUID)
-            || instance.uid != instance.euid
-            || instance.gid != instance.egid;
-        if !may_change_ids {
+        let has_ids = !may_change_ids(&instance);
+        if has_ids {
             facts.extend(fact("unix:uid", instance.euid, Provenance::Kernel));
             facts.extend(fact("unix:gid", instance.egid, Provenance::Kernel));
         }
@@ -306,7 +326,7 @@ impl Attestor {
             }
         }
         let is_known = |entry: &Entry, kind: &str| match kind {
-            "unix:uid" | "unix:gid" => !may_change_ids,
+            "unix:uid" | "unix:gid" => has_ids,
             "unix:path" => program.as_ref().is_some_and(|program| program.path_provenance == Provenance::Kernel),
             "unix:sha256" => program.as_ref().is_some_and(|program| program.sha256.is_some()),
             "script:path" | "script:sha256" => is_script_known(&instance, None, entry),
@@ -329,9 +349,22 @@ impl Attestor {
         };
         let authority =
             one_of(&possible.iter().collect::<Vec<_>>(), &evidence_context(&evidence, &Lineage::default(), &facts));
-        let name = snapshot.entries.matching(&facts).first().map(|entry| entry.spiffe_id.clone());
+        let name = certain(&possible.iter().collect::<Vec<_>>(), snapshot.entries.matching(&facts).first().copied());
         Standing { authority, name }
     }
+}
+
+fn may_change_ids(instance: &ExecInstance) -> bool {
+    (instance.capabilities | instance.permitted) & CAN_CHANGE_IDS != 0
+        || instance.flags.has(flags::SETUID)
+        || instance.uid != instance.euid
+        || instance.gid != instance.egid
+}
+
+/// The default identity, where it is that whatever else is found out: both lists begin with the entry that asks for most.
+fn certain(possible: &[&Arc<Entry>], matching: Option<&Arc<Entry>>) -> Option<SpiffeId> {
+    let first = possible.first()?;
+    matching.filter(|entry| Arc::ptr_eq(first, entry)).map(|entry| entry.spiffe_id.clone())
 }
 
 /// A script that the kernel started counts as what it was measured as, and may have been anything where it cannot be any
@@ -353,4 +386,30 @@ fn one_of(possible: &[&Arc<Entry>], context: &EvidenceContext) -> Authority {
     let principals: Vec<_> = possible.iter().filter_map(|entry| prepare(entry, context)).collect();
     // One that cannot be asked for must not be left out.
     if principals.len() == possible.len() { Authority::OneOf(principals) } else { Authority::Unknown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_counts_before_what_policy_says() {
+        let above = |id, authority| Above { id: ExecId(id), authority, name: None };
+        let of = |far: Authority<()>| {
+            Ancestry::new(vec![
+                above(9, Authority::Registered(vec![()])),
+                above(8, far),
+                above(7, Authority::Unregistered),
+            ])
+        };
+        let asked = |ancestry: &Ancestry<()>, top| ancestry.permits(ExecId(10), ExecId(top), |_, ()| false);
+        assert_eq!(asked(&of(Authority::Unregistered), 7), Err(Beyond::Refused(ExecId(9))));
+        assert_eq!(asked(&of(Authority::Unknown), 7), Err(Beyond::Unknown(ExecId(8))));
+        assert_eq!(asked(&of(Authority::Unregistered), 1), Err(Beyond::TooDeep(ExecId(1))));
+        assert_eq!(
+            asked(&of(Authority::Unknown), 9),
+            Err(Beyond::Refused(ExecId(9))),
+            "what is above the opener is nothing"
+        );
+    }
 }

@@ -291,7 +291,7 @@ section! {
         /// Steps that agents take at once on this node.
         max_steps: Count<1, 65_536> = Count(16_384);
         /// In one session.
-        max_steps_per_session: Count<1, 65_536> = Count(64);
+        max_steps_per_session: Count<1, 1024> = Count(64);
         /// How deep steps nest.
         max_step_depth: Count<1, 64> = Count(16);
         /// After this a step that nobody ended is over.

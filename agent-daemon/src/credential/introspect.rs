@@ -29,7 +29,7 @@ pub struct Presented {
 }
 
 /// What an access token says beyond a JWT-SVID, and an answer about it, too.
-const OF_ACCESS_TOKENS: [&str; 6] = ["client_id", "scope", "act", "sub_id", "sid", "txn"];
+const OF_ACCESS_TOKENS: [&str; 7] = ["client_id", "scope", "act", "sub_id", "sid", "txn", "att"];
 
 /// Whether the exec instance that holds the lease still is, as the kernel's map says now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

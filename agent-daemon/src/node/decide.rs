@@ -305,12 +305,13 @@ impl Node {
         let mut on_behalf = None;
         if let Some(session) = &session {
             let ancestry = self.ancestry(snapshot, attested, session).await?;
-            let within = within(snapshot, attested.evidence.instance.id, &ancestry, session, &request);
+            let asker = attested.evidence.instance.id;
+            let actors = self.actors(asker, &entry.spiffe_id, &ancestry, session);
+            record.actors = actors.iter().map(ToString::to_string).collect();
+            let within = within(snapshot, asker, &ancestry, session, &request);
             if let Err(denial) = within.or_else(|denial| overruled(denial, destination, record)) {
                 return Ok(Err(denial));
             }
-            let actors = self.actors(&entry.spiffe_id, &ancestry, session);
-            record.actors = actors.iter().map(ToString::to_string).collect();
             on_behalf = Some(OnBehalf { session: Arc::clone(session), actors });
         }
         let connection = observed.map(|(connection, _)| connection);

@@ -259,6 +259,10 @@ fn check(issuer: &Issuer, claims: &Claims, nonce: Option<&str>, now: Timestamp) 
     if claims.contains_key("events") {
         return Err(TokenError::Invalid("it is no token of a user"));
     }
+    // Somebody acts for the user already, and whoever opens a session with it would take that one's place unseen.
+    if claims.contains_key("act") {
+        return Err(TokenError::Invalid("it was given to somebody who acts for the user"));
+    }
     let audiences: Vec<&str> = match claims.get("aud") {
         Some(Value::String(one)) => vec![one],
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
@@ -409,6 +413,7 @@ mod tests {
             (json!({"groups": ["staff", "a\u{7}"]}), "is no name"),
             (json!({"groups": null, "_claim_names": {"groups": "src1"}}), "are not in it"),
             (json!({"events": {}}), "no token of a user"),
+            (json!({"act": {"sub": "somebody"}}), "somebody who acts for the user"),
             (json!({"groups": (0..65).map(|n| n.to_string()).collect::<Vec<_>>()}), "too many groups"),
         ] {
             let error = verdict(change.clone(), None).unwrap_err().to_string();

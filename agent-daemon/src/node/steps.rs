@@ -68,18 +68,18 @@ impl Node {
             expires_at: now.saturating_add(life).unwrap_or(Timestamp::MAX),
         };
         let step = self.steps().begin(step).map_err(|error| self.refuse_step(ACTION, error, peer))?;
+        let beginning = Beginning { steps: self.steps(), step: Some(Arc::clone(&step)) };
         let record = Record::Step(StepRecord {
             session_id: session.id.to_string(),
             user: session.user.id.to_string(),
             step: facts(&step),
         });
-        if let Err(error) = Log::commit(slot, &record).await {
-            // It never was.
-            let _gone = self.steps().end(session.id, step.exec_id, step.context, step.began);
-            return Err(self.audit_refused(error));
-        }
-        // Whoever ended the session meanwhile did not find it.
-        if self.sessions().session(session.id).is_none() {
+        Log::commit(slot, &record).await.map_err(|error| self.audit_refused(error))?;
+        if !beginning.done() {
+            // Its session ended while it was written.
+            self.record_steps(vec![Ended { step, cause: Cause::SessionEnded }]);
+        } else if self.sessions().session(session.id).is_none() {
+            // Whoever ended the session did not find it.
             self.end_steps(session.id);
         }
         self.answer_only_if_same(peer, ACTION)
@@ -99,10 +99,14 @@ impl Node {
         const ACTION: &str = "end_step";
         let (attested, session) = self.stepping(peer, ACTION, handle).await?;
         let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
-        let ended = self.steps().end(session.id, attested.evidence.instance.id, context, self.records().now());
-        let step = ended.map_err(|error| self.refuse_step(ACTION, error, peer))?;
+        // It may have come into a session within that of the step meanwhile.
+        let sessions: Vec<SessionId> = session.chain().map(|session| session.id).collect();
+        let found = self.steps().end(&sessions, attested.evidence.instance.id, context);
+        let step = found.map_err(|error| self.refuse_step(ACTION, error, peer))?;
+        let ending = Ending { node: self, step: Some(Arc::clone(&step)) };
         let cause = if has_failed { Cause::Failed } else { Cause::Done };
         Log::commit(slot, &ended_record(&step, cause)).await.map_err(|error| self.audit_refused(error))?;
+        ending.done();
         self.answer_only_if_same(peer, ACTION)
     }
 
@@ -162,9 +166,14 @@ impl Node {
         self.record_steps(self.steps().end_session(session));
     }
 
-    /// Ends the steps that nobody ended.
+    /// Ends the steps that nobody ended, and forgets those of sessions that are over.
     pub fn expire_steps(&self) {
         self.record_steps(self.steps().expire(self.clock.now(), self.records().now()));
+        for session in self.steps().sessions() {
+            if self.sessions().session(session).is_none() {
+                self.end_steps(session);
+            }
+        }
     }
 
     fn record_steps(&self, ended: Vec<Ended>) {
@@ -173,6 +182,49 @@ impl Node {
                 bump(&self.counters.audit_refused);
                 tracing::error!(%error, session = %step.session, "the end of a step could not be recorded");
             }
+        }
+    }
+}
+
+/// A step whose record is being written. It never was unless it is done.
+struct Beginning<'a> {
+    steps: &'a Steps,
+    step: Option<Arc<Step>>,
+}
+
+impl Beginning<'_> {
+    /// Whether it is one now: its session may have ended meanwhile.
+    fn done(mut self) -> bool {
+        self.step.take().is_some_and(|step| self.steps.begun(&step))
+    }
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        if let Some(step) = self.step.take() {
+            self.steps.never_begun(&step);
+        }
+    }
+}
+
+/// A step the record of whose end is being written. It goes on unless it is done.
+struct Ending<'a> {
+    node: &'a Node,
+    step: Option<Arc<Step>>,
+}
+
+impl Ending<'_> {
+    fn done(mut self) {
+        if let Some(step) = self.step.take() {
+            self.node.steps().ended(&step, self.node.records().now());
+        }
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if let Some(step) = self.step.take() {
+            self.node.steps().not_ended(&step);
         }
     }
 }

@@ -47,15 +47,27 @@ impl Node {
     /// Who acts in a session when the asker does so as `caller`: it, and everybody above it who has an identity, up to the
     /// opener of the outermost session. Somebody of whom it is not certain who it is is called as the trust domain: it is
     /// not left out because it ended.
-    pub(super) fn actors(&self, caller: &SpiffeId, ancestry: &Ancestry, session: &Session) -> Actors {
-        let (top, mut above) = (session.outermost().opener, Vec::new());
+    pub(super) fn actors(&self, asker: ExecId, caller: &SpiffeId, ancestry: &Ancestry, session: &Session) -> Actors {
+        let (top, mut above) = (session.outermost().opener, Vec::<Arc<str>>::new());
+        // Whoever opened sessions acts as whatever it opened them as, the inner one first.
+        let opened = |by: ExecId| session.chain().filter(move |one| one.opener == by).map(|one| one.opener_id.as_str());
+        for name in opened(asker) {
+            if above.last().map_or(caller.as_str(), |last| last) != name {
+                above.push(name.into());
+            }
+        }
         for one in &ancestry.above {
-            let opened = session.chain().find(|session| session.opener == one.id);
-            match (opened, &one.name, &one.authority) {
-                (Some(session), _, _) => above.push(session.opener_id.as_str().into()),
-                (None, Some(name), _) => above.push(name.as_str().into()),
-                (None, None, Authority::Unregistered) => {}
-                (None, None, _) => above.push(format!("spiffe://{}", self.identity.trust_domain).into()),
+            let before = above.len();
+            for name in opened(one.id) {
+                if above.iter().skip(before).next_back().is_none_or(|last| **last != *name) {
+                    above.push(name.into());
+                }
+            }
+            match (&one.name, &one.authority) {
+                _ if above.len() > before => {}
+                (Some(name), _) => above.push(name.as_str().into()),
+                (None, Authority::Unregistered) => {}
+                (None, _) => above.push(format!("spiffe://{}", self.identity.trust_domain).into()),
             }
             if one.id == top {
                 break;
@@ -79,6 +91,10 @@ pub(super) fn within(
         return Ok(());
     }
     let chain: Vec<&Session> = session.chain().collect();
+    let top = session.outermost().opener;
+    if asker != top {
+        ancestry.complete(top).map_err(|beyond| denial(beyond, Reason::AncestorNotPermitted))?;
+    }
     let failed = Cell::new(false);
     let allows_in = |principal: &PreparedPrincipal, session: &Session| {
         let decision = snapshot.policies.evaluate(&in_session(request, principal, session));
@@ -96,13 +112,18 @@ pub(super) fn within(
         let home = homes.iter().find(|(of, _)| *of == id).map_or(0, |(_, home)| *home);
         chain.iter().skip(home).all(|session| allows_in(principal, session))
     };
-    let Err(beyond) = ancestry.permits(asker, session.outermost().opener, allows) else {
+    let Err(beyond) = ancestry.permits(asker, top, allows) else {
         ancestry.permitted.keep(&snapshot.policies, request);
         return Ok(());
     };
+    Err(denial(beyond, refused()))
+}
+
+/// `refused` is what a refusal by policy is called.
+fn denial(beyond: Beyond, refused: Reason) -> Denial {
     let (reason, remedy) = match beyond {
         Beyond::Refused(_) | Beyond::PossiblyRefused(_) => {
-            (refused(), "permit it to the ancestor, too: a tool never has more than what started it")
+            (refused, "permit it to the ancestor, too: a tool never has more than what started it")
         }
         Beyond::Unknown(_) => (
             Reason::AncestorUnknown,
@@ -110,7 +131,7 @@ pub(super) fn within(
         ),
         Beyond::TooDeep(_) => (Reason::SessionTooDeep, "start tools from fewer programs in a row"),
     };
-    Err(Denial::new(reason, beyond.to_string()).remedy(remedy))
+    Denial::new(reason, beyond.to_string()).remedy(remedy)
 }
 
 /// Where in the chain of sessions each ancestor was: the opener of a session was in the one above, and that of the outermost

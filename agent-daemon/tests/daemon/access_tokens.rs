@@ -24,6 +24,9 @@ fn setup() -> Setup {
         Setup::entry("launcher", "agent/launcher", ", \"exec:setuid\""),
         Setup::entry("agent", "agent/coder", ", \"exec:traced\""),
         Setup::entry("hidden", "agent/hidden", ", \"exec:deleted\", \"cgroup:path:/nowhere\""),
+        Setup::entry("second", "agent/second", ", \"exec:setuid\""),
+        // What the hidden one is taken for where nothing more is known of it.
+        Setup::entry("plain", "agent/plain", ", \"exec:deleted\""),
         Setup::entry("tool", "agent/tool", ", \"exec:no-new-privs\""),
     ];
     let catalog = Setup::catalog("enforce", "optional", "access");
@@ -46,16 +49,20 @@ fn flagged(flag: u32) -> impl FnOnce(&mut ExecInstance) {
 }
 
 async fn open(t: &TestNode, scopes: Option<&[&str]>) -> agent_daemon::node::Opened {
+    open_as(t, scopes, "launcher").await
+}
+
+async fn open_as(t: &TestNode, scopes: Option<&[&str]>, name: &str) -> agent_daemon::node::Opened {
     let scopes = scopes.map(|scopes| scopes.iter().map(|scope| Box::from(*scope)).collect());
     let ask = OpenAsk {
-        user: OnBehalf::Local,
+        user: if t.node.sessions().active().is_empty() { OnBehalf::Local } else { OnBehalf::Inherited },
         agent: None,
         purpose: None,
         scopes,
         lifetime: None,
         is_bound: true,
         parent: None,
-        spiffe_id: None,
+        spiffe_id: (name != "launcher").then(|| format!("{AGENTS}/{name}")),
     };
     t.node.open_session(&t.peer(), ask).await.unwrap()
 }
@@ -139,4 +146,21 @@ async fn an_access_token_is_no_svid() {
     let validated = t.node.validate(&t.peer(), &token, "https://reports.example").await.unwrap();
     assert_eq!(validated.unwrap_err().to_string(), "the token is not valid: it is another type of token");
     assert!(t.node.introspect(&token).is_active());
+}
+
+#[tokio::test]
+async fn whoever_opens_sessions_under_two_names_acts_as_both() {
+    let t = setup().build();
+    t.kernel.change(t.tgid, flagged(agent_ebpf::flags::SETUID));
+    open(&t, None).await;
+    open_as(&t, None, "second").await;
+    let own = |claims: &Value| claims["act"].clone();
+    let launcher = json!({"sub": format!("{AGENTS}/launcher")});
+    let ask = agent_daemon::node::Ask { spiffe_id: Some(format!("{AGENTS}/second")), ..t.ask() };
+    let (_, claims) = read(&token(&t.node.release(&t.peer(), ask).await.unwrap()));
+    assert_eq!(own(&claims), json!({"sub": format!("{AGENTS}/second"), "act": launcher}));
+    become_one(&t, agent_ebpf::flags::NO_NEW_PRIVS);
+    let (_, claims) = read(&token(&release(&t).await));
+    let second = json!({"sub": format!("{AGENTS}/second"), "act": launcher});
+    assert_eq!(own(&claims), json!({"sub": format!("{AGENTS}/tool"), "act": second}));
 }

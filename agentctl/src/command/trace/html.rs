@@ -47,7 +47,7 @@ pub(super) fn page(told: &Told, subject: &str) -> String {
         page.raw("</ul></li>");
     }
     if !told.programs.is_empty() {
-        page.raw("<li><div class=\"card\"><div class=\"kind\">in no session</div></div><ul>");
+        page.raw("<li><div class=\"card\"><div class=\"kind\">in no session that the log knows of</div></div><ul>");
         told.programs.iter().for_each(|one| page.program(one));
         page.raw("</ul></li>");
     }

@@ -4,6 +4,7 @@
 //! which programs, what was decided, on which connection, and what became of the credential.
 
 mod html;
+mod steps;
 mod text;
 mod tree;
 
@@ -113,9 +114,7 @@ impl Log<'_> {
             if ids.is_empty() {
                 return Ok(Vec::new());
             }
-            let mut all = self.records_of(kind).await?;
-            all.retain(|record| ids.contains(&field(record, name)));
-            Ok::<_, Error>(all)
+            self.all_of(kind, |record| ids.contains(&field(record, name))).await
         };
         found.session_ends = ends("session_ended", "session_id", &sessions).await?;
         found.lease_ends = ends("lease_ended", "lease_id", &leases).await?;
@@ -165,18 +164,17 @@ impl Log<'_> {
         self.all(QueryAuditRequest { kind: "decision".to_owned(), members, ..QueryAuditRequest::default() }).await
     }
 
-    async fn records_of(&self, kind: &str) -> Result<Vec<Value>, Error> {
-        self.all(QueryAuditRequest { kind: kind.to_owned(), ..QueryAuditRequest::default() }).await
+    /// Those of a kind that are wanted, of all that there are.
+    async fn all_of(&self, kind: &str, is_wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>, Error> {
+        self.kept(QueryAuditRequest { kind: kind.to_owned(), ..QueryAuditRequest::default() }, is_wanted).await
     }
 
     /// One reading of the log for each of a few sessions, whose steps may be few among many; one for all of many.
     async fn of_sessions(&self, kind: &str, sessions: &BTreeSet<String>) -> Result<Vec<Value>, Error> {
-        let mut all = Vec::new();
         if sessions.len() > MAX_READINGS {
-            all = self.records_of(kind).await?;
-            all.retain(|record| sessions.contains(&field(record, "session_id")));
-            return Ok(all);
+            return self.all_of(kind, |record| sessions.contains(&field(record, "session_id"))).await;
         }
+        let mut all = Vec::new();
         for id in sessions {
             let members = vec![MemberFilter { path: "session_id".to_owned(), value: id.clone() }];
             let of_one = QueryAuditRequest { kind: kind.to_owned(), members, ..QueryAuditRequest::default() };
@@ -194,11 +192,16 @@ impl Log<'_> {
     }
 
     async fn all(&self, request: QueryAuditRequest) -> Result<Vec<Value>, Error> {
+        self.kept(request, |_| true).await
+    }
+
+    async fn kept(&self, request: QueryAuditRequest, is_wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>, Error> {
         let mut pages = self.client.pages(Patience::Finite, self.client.api().query_audit(request)).await?;
         let mut records = Vec::new();
         while let Some(page) = pages.next().await? {
             // A line that is no record is for `audit verify` to find.
-            records.extend(page.records.iter().filter_map(|record| serde_json::from_str(record).ok()));
+            let read = page.records.iter().filter_map(|record| serde_json::from_str(record).ok());
+            records.extend(read.filter(&is_wanted));
             if records.len() > MAX_RECORDS {
                 return Err(Error::TraceTooLarge { limit: MAX_RECORDS });
             }

@@ -21,7 +21,7 @@ pub(super) fn print(told: &Told, output: &mut Output<'_>) -> Result<(), Error> {
         user.sessions.iter().try_for_each(|one| session(one, 1, output))?;
     }
     if !told.programs.is_empty() {
-        output.line(&Line::painted(Style::Title, "in no session"))?;
+        output.line(&Line::painted(Style::Title, "in no session that the log knows of"))?;
         told.programs.iter().try_for_each(|one| program(one, 1, output))?;
     }
     Ok(())
@@ -149,7 +149,7 @@ mod tests {
             "credential jwt-svid lease-d1 by , ended 2026-11-27T10:30:00Z (exited)\n",
             "    session s2",
             "deny release mail",
-            "in no session\n",
+            "in no session that the log knows of\n",
         ] {
             let at = text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
             assert!(at >= last, "{part} stands too early: {text}");

@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Found;
+use super::steps::{Step, Steps};
 use crate::id::ExecId;
 
 /// Sessions within sessions and programs below programs are told no deeper.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// All that is told: by user, what was done for nobody last.
 #[derive(Debug, Default, Serialize)]
@@ -80,37 +81,6 @@ pub(crate) struct Decision {
     pub(crate) steps: Vec<Step>,
     pub(crate) connection: Option<Connection>,
     pub(crate) credential: Option<Credential>,
-}
-
-/// What the agent said that it did.
-#[derive(Debug, Serialize)]
-pub(crate) struct Step {
-    pub(crate) span_id: String,
-    pub(crate) trace_id: String,
-    pub(crate) kind: String,
-    pub(crate) name: String,
-    pub(crate) reference: String,
-    /// Of the innermost: by what the decision is thought to belong to it. The others are around it, as the agent said.
-    pub(crate) joined_by: String,
-    pub(crate) ended_at: String,
-    pub(crate) cause: String,
-}
-
-impl Step {
-    /// In one line.
-    pub(crate) fn words(&self) -> String {
-        let mut words = self.kind.clone();
-        for (before, word) in [(" ", &self.name), (" (", &self.reference)] {
-            if !word.is_empty() {
-                words.push_str(before);
-                words.push_str(word);
-            }
-        }
-        if !self.reference.is_empty() {
-            words.push(')');
-        }
-        words
-    }
 }
 
 #[derive(Debug, Serialize)]
@@ -186,22 +156,16 @@ impl Told {
 struct Ends<'a> {
     sessions: BTreeMap<String, &'a Value>,
     leases: BTreeMap<String, &'a Value>,
-    /// By session and span.
-    steps: BTreeMap<(String, String), &'a Value>,
-    step_ends: BTreeMap<(String, String), &'a Value>,
+    steps: Steps<'a>,
 }
 
 impl<'a> Ends<'a> {
     fn new(found: &'a Found) -> Self {
         let by = |records: &'a [Value], name: &str| records.iter().map(|one| (field(one, name), one)).collect();
-        let spans = |records: &'a [Value]| {
-            records.iter().map(|one| ((field(one, "session_id"), field(one, "step.span_id")), one)).collect()
-        };
         Self {
             sessions: by(&found.session_ends, "session_id"),
             leases: by(&found.lease_ends, "lease_id"),
-            steps: spans(&found.steps),
-            step_ends: spans(&found.step_ends),
+            steps: Steps::new(found),
         }
     }
 }
@@ -329,33 +293,6 @@ fn hang(
     programs
 }
 
-/// The step that a decision belongs to with those around it, the innermost last.
-fn steps(record: &Value, ends: &Ends<'_>) -> Vec<Step> {
-    let session = field(record, "step.session_id");
-    let mut steps = Vec::new();
-    let mut next = record.get("step");
-    // Steps in steps are of one session. A forged log must not make a circle.
-    while let Some(step) = next.filter(|_| steps.len() < MAX_DEPTH) {
-        let name = (session.clone(), field(step, "span_id"));
-        let end = ends.step_ends.get(&name);
-        let of_end = |name: &str| end.map(|end| field(end, name)).unwrap_or_default();
-        steps.push(Step {
-            trace_id: field(step, "trace_id"),
-            kind: field(step, "kind"),
-            name: field(step, "name"),
-            reference: field(step, "reference"),
-            joined_by: field(step, "joined_by"),
-            ended_at: of_end("time"),
-            cause: of_end("cause"),
-            span_id: name.1,
-        });
-        let around = ends.steps.get(&(session.clone(), field(step, "parent_span_id")));
-        next = around.and_then(|around| around.get("step"));
-    }
-    steps.reverse();
-    steps
-}
-
 fn decision(record: &Value, ends: &Ends<'_>) -> Decision {
     let lease_id = field(record, "lease_id");
     let end = ends.leases.get(&lease_id);
@@ -373,7 +310,7 @@ fn decision(record: &Value, ends: &Ends<'_>) -> Decision {
         policy_ids: record.get("policy_ids").map(texts).unwrap_or_default(),
         policy_generation: field(record, "policy_generation"),
         traceparent: field(record, "traceparent"),
-        steps: steps(record, ends),
+        steps: ends.steps.around(record),
         connection: record.get("connection").map(|connection| Connection {
             cookie: field(connection, "cookie"),
             protocol: field(connection, "protocol"),
@@ -425,7 +362,7 @@ pub(crate) mod tests {
         let release = |id: &str, session: Option<&str>, exec: u64, lineage: &[u64], outcome: &str| {
             let lineage: Vec<_> =
                 lineage.iter().map(|id| json!({"exec_id": id, "path": format!("/bin/p{id}")})).collect();
-            json!({"kind": "decision", "time": "2026-11-27T10:00:01Z", "action": "release", "outcome": outcome,
+            json!({"kind": "decision", "seq": 3, "time": "2026-11-27T10:00:01Z", "action": "release", "outcome": outcome,
                 "decision_id": id, "session_id": session, "spiffe_id": "spiffe://e/tool", "destination": "mail",
                 "reason": "allowed", "policy_ids": ["p"], "policy_generation": "sha256:0",
                 "lease_id": (outcome == "allow").then(|| format!("lease-{id}")), "credential_type": "jwt-svid",
@@ -443,8 +380,13 @@ pub(crate) mod tests {
             openings: vec![opening("s1", None, 10), opening("s2", Some("s1"), 30)],
             session_ends: vec![json!({"session_id": "s1", "time": "2026-11-27T11:00:00Z", "cause": "revoked"})],
             lease_ends: vec![json!({"lease_id": "lease-d1", "time": "2026-11-27T10:30:00Z", "cause": "exited"})],
-            steps: vec![json!({"kind": "step", "session_id": "s1", "step": {"span_id": "a1", "kind": "reasoning"}})],
-            step_ends: vec![json!({"session_id": "s1", "time": "2026-11-27T10:20:00Z", "cause": "done",
+            steps: vec![
+                json!({"seq": 1, "session_id": "s1", "step": {"span_id": "a1", "kind": "reasoning"}}),
+                json!({"seq": 2, "session_id": "s1", "step": {"span_id": "b2", "parent_span_id": "a1"}}),
+                // The name again, when it was all over.
+                json!({"seq": 9, "session_id": "s1", "step": {"span_id": "a1", "kind": "approval"}}),
+            ],
+            step_ends: vec![json!({"seq": 5, "session_id": "s1", "time": "2026-11-27T10:20:00Z", "cause": "done",
                 "step": {"span_id": "b2"}})],
         }
     }
