@@ -7,6 +7,7 @@
 //! the table that it prints.
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command-line tool")]
 
+mod audit;
 mod cleanup;
 mod client;
 mod daemon;
@@ -82,6 +83,8 @@ enum Part {
     Release,
     /// Releases in a session that was delegated eight times
     Session,
+    /// Checking a long audit log
+    Audit,
     /// SVIDs over the Workload API against a bare server, and against SPIRE where it is given
     Spiffe,
 }
@@ -149,6 +152,9 @@ fn run(options: Options) -> anyhow::Result<()> {
     }
     if is_asked(Part::Session) {
         session::measure(&setting, &mut report).context("measuring sessions")?;
+    }
+    if is_asked(Part::Audit) {
+        audit::measure(&setting, &mut report).context("measuring the audit log")?;
     }
     if is_asked(Part::Spiffe) {
         spiffe::measure(&setting, &mut report).context("measuring SVIDs")?;
