@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod diagnostic;
+mod hex;
 pub mod identity;
 pub mod kernel;
 pub mod node;

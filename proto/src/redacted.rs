@@ -90,6 +90,30 @@ impl fmt::Debug for crate::v1::CloseSessionRequest {
     }
 }
 
+impl fmt::Debug for crate::v1::BeginStepRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BeginStepRequest")
+            .field("session_handle", &"...")
+            .field("kind", &self.kind)
+            .field("traceparent", &self.traceparent)
+            .field("parent_span_id", &self.parent_span_id)
+            .field("name", &self.name)
+            .field("reference", &self.reference)
+            .field("thread_id", &self.thread_id)
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::v1::EndStepRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndStepRequest")
+            .field("session_handle", &"...")
+            .field("traceparent", &self.traceparent)
+            .field("failed", &self.failed)
+            .finish()
+    }
+}
+
 impl fmt::Debug for crate::admin::PutSecretRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PutSecretRequest").field("name", &self.name).field("secret", &"...").finish()
@@ -193,5 +217,24 @@ mod tests {
         assert!(!format!("{certificate:?}").contains("99, 97"));
         let request = crate::spiffe::ValidateJwtsvidRequest { svid: "canary".into(), ..Default::default() };
         assert!(!format!("{request:?}").contains("canary"));
+    }
+
+    #[test]
+    fn handles_and_tokens_of_users_do_not_print() {
+        use crate::v1;
+        let canary = || "canary".to_owned();
+        let user = Some(v1::open_session_request::User::Token(v1::UserToken { token: canary(), nonce: canary() }));
+        for shown in [
+            format!("{:?}", v1::ReleaseRequest { session_handle: canary(), ..Default::default() }),
+            format!("{:?}", v1::RenewRequest { session_handle: canary(), ..Default::default() }),
+            format!("{:?}", v1::OpenSessionRequest { user, parent_handle: canary(), ..Default::default() }),
+            format!("{:?}", v1::OpenSessionResponse { session_handle: canary(), ..Default::default() }),
+            format!("{:?}", v1::EnterSessionRequest { session_handle: canary() }),
+            format!("{:?}", v1::CloseSessionRequest { session_handle: canary() }),
+            format!("{:?}", v1::BeginStepRequest { session_handle: canary(), ..Default::default() }),
+            format!("{:?}", v1::EndStepRequest { session_handle: canary(), ..Default::default() }),
+        ] {
+            assert!(!shown.contains("canary"), "{shown}");
+        }
     }
 }

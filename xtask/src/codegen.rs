@@ -30,7 +30,7 @@ const FILES: [&str; 12] = [
 ];
 
 /// Messages with a secret in them: their `Debug` is written by hand in `proto/src/redacted.rs`.
-const SKIP_DEBUG: [&str; 16] = [
+const SKIP_DEBUG: [&str; 18] = [
     "agent.v1.Credential",
     "agent.v1.ReleaseRequest",
     "agent.v1.RenewRequest",
@@ -39,6 +39,8 @@ const SKIP_DEBUG: [&str; 16] = [
     "agent.v1.UserToken",
     "agent.v1.EnterSessionRequest",
     "agent.v1.CloseSessionRequest",
+    "agent.v1.BeginStepRequest",
+    "agent.v1.EndStepRequest",
     "agent.admin.v1.PutSecretRequest",
     "X509SVID",
     "JWTSVID",

@@ -178,7 +178,7 @@ pub struct DecisionRecord {
     /// `jwt-svid`, `access-token`, `x509-svid`, `wit-svid` or `static`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential_type: Option<String>,
-    /// For a JWT-SVID also its `jti`.
+    /// Of a token also its `jti`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_id: Option<String>,
     /// Of the lease.

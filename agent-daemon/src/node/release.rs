@@ -22,6 +22,7 @@ use crate::authority;
 use crate::credential::lease::{self, State};
 use crate::credential::{self, Binding, Cause, Delivery, Lease, LeaseId};
 use crate::diagnostic::with_sources;
+use crate::hex::hex;
 use crate::process::ExecId;
 
 const DECISION_ID_BYTES: usize = 12;
@@ -380,7 +381,5 @@ fn deny(verdicted: &mut Verdicted, reason: Reason, detail: String) {
 pub(super) fn decision_id() -> Result<String, Refusal> {
     let mut bytes = [0; DECISION_ID_BYTES];
     authority::fill_random(&mut bytes).map_err(Refusal::Authority)?;
-    // Digit by digit: formatting each byte would make a text of its own of each.
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    Ok(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
+    Ok(hex(&bytes))
 }

@@ -11,9 +11,10 @@ use super::release::decision_id;
 use super::{Node, Refusal, bump, draft};
 use crate::attest::{Attested, Peer};
 use crate::audit::{Log, Record, StepEndedRecord, StepFacts, StepRecord};
+use crate::hex::hex;
 use crate::process::{Connection, ExecInstance, SessionId};
 use crate::session::{HandleDigest, Session};
-use crate::step::{self, Cause, Ended, Kind, Moment, Step, Steps, TraceContext, hex};
+use crate::step::{self, Cause, Ended, Kind, Moment, Step, Steps, TraceContext};
 
 /// A step that somebody begins.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::hex::hex;
+
 /// A trace and a span in it, as <https://www.w3.org/TR/trace-context/#traceparent-header> writes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
@@ -55,11 +57,6 @@ impl fmt::Display for TraceContext {
 /// From 16 hexadecimal digits that are not all zero.
 pub(crate) fn parse_span_id(text: &str) -> Option<[u8; 8]> {
     unhex(text).filter(|id| *id != [0; 8])
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 /// Small letters only, as the specification has it.

@@ -10,8 +10,8 @@ mod registry;
 
 use jiff::Timestamp;
 
+pub(crate) use self::context::parse_span_id;
 pub use self::context::{NoTraceContext, TraceContext};
-pub(crate) use self::context::{hex, parse_span_id};
 pub use self::registry::{Ended, Joined, JoinedBy, Limits, Moment, Steps};
 
 use crate::process::{BootTime, ExecId, SessionId};

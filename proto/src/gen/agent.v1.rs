@@ -360,6 +360,7 @@ pub struct CloseSessionRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseSessionResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct BeginStepRequest {
     /// The session that the step belongs to; empty: the one that the kernel has the caller in.
     #[prost(string, tag = "1")]
@@ -437,6 +438,7 @@ pub mod begin_step_request {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BeginStepResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct EndStepRequest {
     #[prost(string, tag = "1")]
     pub session_handle: ::prost::alloc::string::String,

@@ -78,6 +78,8 @@ pub(super) fn capacities(node: &Node, facts: &AdminFacts) -> Vec<Capacity> {
     let mut capacities = node.records().capacities();
     capacities.extend([
         held("leases", node.leases.len(), node.leases.limits().total),
+        held("sessions", node.sessions().len(), node.sessions().limits().total),
+        held("steps", node.steps().len(), node.steps().limits().total),
         held("attested", attested, attested_limit),
         held("measurements", measured, measured_limit),
         held("history", history.len(), history.limit()),

@@ -132,6 +132,11 @@ impl Steps {
         Self { limits, table: Mutex::default() }
     }
 
+    /// How many there may be.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// How many are under way.
     pub fn len(&self) -> usize {
         self.lock().under_way

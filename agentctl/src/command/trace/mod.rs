@@ -8,6 +8,7 @@ mod steps;
 mod text;
 mod tree;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -39,7 +40,7 @@ struct Document<'a> {
 }
 
 pub(crate) async fn run(client: &Client, args: &TraceArgs, output: &mut Output<'_>) -> Result<Verdict, Error> {
-    let found = Log { client, args }.collect().await?;
+    let found = Log { client, args, records: Cell::new(0) }.collect().await?;
     let told = Told::of(&found);
     if let Some(path) = &args.html {
         let page = html::page(&told, &args.subject.to_string());
@@ -83,6 +84,8 @@ pub(crate) struct Found {
 struct Log<'a> {
     client: &'a Client,
     args: &'a TraceArgs,
+    /// Those that were kept so far.
+    records: Cell<usize>,
 }
 
 impl Log<'_> {
@@ -201,8 +204,10 @@ impl Log<'_> {
         while let Some(page) = pages.next().await? {
             // A line that is no record is for `audit verify` to find.
             let read = page.records.iter().filter_map(|record| serde_json::from_str(record).ok());
+            let before = records.len();
             records.extend(read.filter(&is_wanted));
-            if records.len() > MAX_RECORDS {
+            self.records.update(|kept| kept.saturating_add(records.len().saturating_sub(before)));
+            if self.records.get() > MAX_RECORDS {
                 return Err(Error::TraceTooLarge { limit: MAX_RECORDS });
             }
         }
