@@ -12,7 +12,7 @@ use std::{fmt, io};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,12 +23,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::form::Form;
 use crate::node::Node;
 
-const BODY_BYTES: usize = 16 * 1024;
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADER_TIME: Duration = Duration::from_secs(5);
-const REQUEST_TIME: Duration = Duration::from_secs(10);
 const MAX_CONNECTION_TIME: Duration = Duration::from_secs(300);
 /// For the last answer to be read. Whoever never reads would otherwise keep its place for ever.
 const FAREWELL_TIME: Duration = Duration::from_secs(5);
@@ -216,35 +215,17 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Full<B
 }
 
 async fn introspect(node: &Arc<Node>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let is_form = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| {
-        kind.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/x-www-form-urlencoded".as_slice())
-    });
-    if !is_form {
-        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/x-www-form-urlencoded\n");
-    }
-    let body = Limited::new(request.into_body(), BODY_BYTES).collect();
-    let body = match tokio::time::timeout(REQUEST_TIME, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large or broke off\n"),
-        Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the request took too long\n"),
+    let form = match Form::read(request).await {
+        Ok(form) => form,
+        Err(response) => return response,
     };
-    let Some(token) = form_value(&body, "token") else {
+    let Ok(Some(token)) = form.value("token") else {
         return json(StatusCode::BAD_REQUEST, br#"{"error":"invalid_request"}"#.to_vec());
     };
     match serde_json::to_vec(&node.introspect(&token)) {
         Ok(body) => json(StatusCode::OK, body),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written\n"),
     }
-}
-
-/// The only value of a name in a form; a name given twice is refused.
-///
-/// A compact JWS holds no character that a form escapes, so an escaped token is no token of ours.
-fn form_value(body: &[u8], name: &str) -> Option<String> {
-    let text = std::str::from_utf8(body).ok()?;
-    let mut values = text.split('&').filter_map(|pair| pair.split_once('=')).filter(|(key, _)| *key == name);
-    let (_, value) = values.next()?;
-    (values.next().is_none() && !value.is_empty()).then(|| value.to_owned())
 }
 
 pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
@@ -268,24 +249,4 @@ pub(super) fn response(status: StatusCode, kind: &'static str, body: Bytes) -> R
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_form_gives_one_value_or_none() {
-        for (body, expected) in [
-            (&b"token=abc"[..], Some("abc")),
-            (b"token_type_hint=access_token&token=a.b-c_d", Some("a.b-c_d")),
-            (b"token=a&token=b", None),
-            (b"token=", None),
-            (b"tok=a", None),
-            (b"\xff\xfe", None),
-            (b"", None),
-        ] {
-            assert_eq!(form_value(body, "token").as_deref(), expected);
-        }
-    }
 }

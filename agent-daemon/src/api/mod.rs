@@ -11,6 +11,7 @@ mod agent;
 mod authority;
 pub mod convert;
 mod door;
+mod form;
 pub mod https;
 mod presence;
 mod rename;
@@ -18,6 +19,7 @@ mod serve;
 mod spiffe;
 mod status;
 mod stream;
+mod token;
 
 pub use authority::{Address as AuthorityAddress, Config as AuthorityConfig, Listener as AuthorityListener};
 pub use door::Limits;

@@ -20,6 +20,7 @@ use nix::sys::socket::{getsockopt, setsockopt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
@@ -29,7 +30,7 @@ use super::agent::Agent;
 use super::door::{Door, Limits, Who};
 use super::spiffe::{Sds, Workload};
 use super::stream::{OperatorStream, PeerStream};
-use super::{AGENT, SPIFFE};
+use super::{AGENT, SPIFFE, token};
 use crate::audit::Caller;
 use crate::node::Node;
 use crate::process::Capacity;
@@ -155,7 +156,9 @@ impl Sockets {
             node: Arc::clone(&node),
             cancel: cancel.clone(),
         };
-        let agents = builder(config).add_service(service).add_service(health).serve_with_incoming_shutdown(
+        let exchange = axum::routing::post(token::exchange).with_state(Arc::clone(&node));
+        let services = Routes::new(service).add_service(health).into_axum_router().route(token::PATH, exchange);
+        let agents = builder(config).add_routes(services.into()).serve_with_incoming_shutdown(
             peers(agent_listener, AGENT, self.doors.agent),
             cancel.clone().cancelled_owned(),
         );

@@ -58,7 +58,7 @@ fn code(refusal: &Refusal) -> Code {
     }
 }
 
-fn caller(failure: &Failure) -> &'static str {
+pub(super) fn caller(failure: &Failure) -> &'static str {
     match failure {
         Failure::Unresolvable(_) => "unresolvable",
         Failure::OriginatorGone(_) => "originator gone",

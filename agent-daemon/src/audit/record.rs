@@ -119,7 +119,7 @@ pub struct SegmentRecord {
 pub struct DecisionRecord {
     /// What the caller was told.
     pub decision_id: String,
-    /// `release`, `renew`, `attest`, `attest_connection`, `act_for` (a session opens), `enter_session`.
+    /// `release`, `renew`, `exchange`, `attest`, `attest_connection`, `act_for` (a session opens), `enter_session`.
     pub action: String,
     /// What became of it.
     pub outcome: Outcome,
@@ -181,6 +181,9 @@ pub struct DecisionRecord {
     /// Of a token also its `jti`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_id: Option<String>,
+    /// The lease of the token that was shown to be exchanged; it is that token's `jti`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_lease_id: Option<String>,
     /// Of the lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
@@ -338,7 +341,8 @@ pub struct LeaseEndedRecord {
     pub spiffe_id: String,
     /// What it was for.
     pub destination: String,
-    /// `expired`, `exited`, `exec`, `uid_changed`, `revoked`, `given_back`, `renewed`, `session_ended`, `superseded`.
+    /// `expired`, `exited`, `exec`, `uid_changed`, `revoked`, `given_back`, `renewed`, `session_ended`,
+    /// `subject_ended`, `superseded`.
     pub cause: String,
     /// The decision that granted it.
     pub decision_id: String,

@@ -6,15 +6,17 @@
 //! `act` claim, <https://www.rfc-editor.org/rfc/rfc9493#section-3.2.3> the subject as its issuer calls it, and
 //! <https://www.rfc-editor.org/rfc/rfc8417#section-2.2> `txn`.
 
+use std::iter::successors;
 use std::sync::Arc;
 
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::att::Att;
-use super::destination::Destination;
 use super::jwt::whole_seconds;
 use super::lease::Lease;
+use crate::identity::SpiffeId;
 use crate::session::Session;
 
 /// The `typ` of its header, so that no verifier takes it for a JWT-SVID.
@@ -31,6 +33,29 @@ impl Actors {
     /// The caller, below `above`, of which the nearest comes first.
     pub fn new(caller: Arc<str>, above: Vec<Arc<str>>) -> Self {
         Self { caller, above }
+    }
+
+    /// Those that a token of ours names.
+    pub fn from_claim(act: &Value) -> Option<Self> {
+        let levels = successors(Some(act), |level| level.get("act"));
+        let mut names = levels.map(|level| level.get("sub").and_then(Value::as_str).map(Arc::from));
+        let caller = names.next()??;
+        Some(Self { caller, above: names.collect::<Option<_>>()? })
+    }
+
+    /// The caller.
+    pub fn caller(&self) -> &str {
+        &self.caller
+    }
+
+    /// The same below one more: what it was given to act with, it acts with in turn.
+    pub fn below(&self, caller: &SpiffeId) -> Self {
+        Self { caller: caller.as_str().into(), above: self.iter().map(Arc::clone).collect() }
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.above.len().saturating_add(1)
     }
 
     /// Each of them.
@@ -85,7 +110,8 @@ pub struct AccessClaims<'a> {
     /// Who got the token: the first of `act`.
     client_id: &'a str,
     act: &'a Actors,
-    /// Those of the session's scopes that reach the destination; none where the session reaches all that policy permits.
+    /// Those of the session's scopes that reach the destination, or fewer, where it was exchanged for fewer; none where
+    /// the session reaches all that policy permits.
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<String>,
     /// The session.
@@ -111,8 +137,8 @@ pub struct Access<'a> {
     pub session: &'a Session,
     /// Through whom.
     pub actors: &'a Actors,
-    /// For what.
-    pub destination: &'a Destination,
+    /// By which scopes it reaches its destination; none: no scopes bound it.
+    pub scopes: Option<&'a [Arc<str>]>,
     /// Whether the token names its transaction.
     pub has_transaction: bool,
     /// What is known of the holder.
@@ -121,10 +147,9 @@ pub struct Access<'a> {
 
 impl<'a> From<Access<'a>> for AccessClaims<'a> {
     fn from(access: Access<'a>) -> Self {
-        let Access { lease, audiences, issuer, session, actors, destination, has_transaction, att } = access;
+        let Access { lease, audiences, issuer, session, actors, scopes, has_transaction, att } = access;
         let user = &*session.user;
         let sub_id = user.issuer.as_deref().map(|iss| SubjectId { format: "iss_sub", iss, sub: &user.subject });
-        let scopes = session.scopes_for(&destination.name, &destination.labels);
         Self {
             iss: issuer,
             sub: &user.id,
@@ -135,7 +160,7 @@ impl<'a> From<Access<'a>> for AccessClaims<'a> {
             jti: lease.id.as_str(),
             client_id: lease.spiffe_id.as_str(),
             act: actors,
-            scope: scopes.map(|scopes| scopes.collect::<Vec<_>>().join(" ")),
+            scope: scopes.map(|scopes| scopes.join(" ")),
             sid: session.id.to_string(),
             txn: has_transaction.then(|| &*session.outermost().decision_id),
             att,
@@ -145,6 +170,8 @@ impl<'a> From<Access<'a>> for AccessClaims<'a> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -155,5 +182,18 @@ mod tests {
         };
         assert_eq!(act(&[]), r#"{"sub":"a"}"#);
         assert_eq!(act(&["b", "c"]), r#"{"sub":"a","act":{"sub":"b","act":{"sub":"c"}}}"#);
+    }
+
+    #[test]
+    fn actors_are_read_as_they_are_written_and_nothing_else_is_taken_for_them() {
+        let actors = Actors::new("a".into(), vec!["b".into(), "c".into()]);
+        let written = serde_json::to_value(&actors).unwrap();
+        assert_eq!(Actors::from_claim(&written), Some(actors.clone()));
+        let caller = "spiffe://example.org/d".parse().unwrap();
+        let names: Vec<Arc<str>> = actors.below(&caller).iter().map(Arc::clone).collect();
+        assert_eq!(names, ["spiffe://example.org/d", "a", "b", "c"].map(Arc::from));
+        for other in [json!({}), json!({"sub": 1}), json!({"sub": "a", "act": {}}), json!("a"), json!(null)] {
+            assert_eq!(Actors::from_claim(&other), None, "{other}");
+        }
     }
 }

@@ -98,6 +98,16 @@ impl Presented {
     pub fn lease_id(&self) -> &LeaseId {
         &self.lease_id
     }
+
+    /// For whom it is.
+    pub fn audiences(&self) -> &[String] {
+        &self.aud
+    }
+
+    /// What an access token says besides.
+    pub fn claim(&self, name: &str) -> Option<&Value> {
+        self.further.get(name)
+    }
 }
 
 impl Introspection {

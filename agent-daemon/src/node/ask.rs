@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::exchange::Subject;
 use crate::attest::Failure;
 use crate::credential::{self, Delivery, Lease, LeaseId};
 use crate::session::{self, HandleDigest};
@@ -32,6 +33,8 @@ pub struct Ask {
     pub renews: Option<LeaseId>,
     /// The session that it names by its handle.
     pub session: Option<HandleDigest>,
+    /// The token that it shows to be exchanged, as [`Node::exchange`](super::Node::exchange) found it.
+    pub subject: Option<Arc<Subject>>,
 }
 
 /// A socket, named by whoever asks.
@@ -59,6 +62,8 @@ pub struct Released {
     pub lease: Arc<Lease>,
     /// What a token is good for.
     pub audiences: Vec<Arc<str>>,
+    /// The scopes that bound what it is good for; none: no scopes do.
+    pub scopes: Option<Vec<Arc<str>>>,
 }
 
 /// Why a request was not answered as asked. The caller learns its kind and, of a denial, the decision's id.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Node;
 use super::ask::{ConnectionRef, Refusal};
-use super::decide::Reason;
 use super::draft;
+use super::reason::Reason;
 use super::release::decision_id;
 use crate::attest::{Attested, Failure, Peer};
 use crate::audit::Outcome;

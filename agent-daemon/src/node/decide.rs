@@ -10,93 +10,21 @@ use jiff::Timestamp;
 
 use super::ask::{Ask, ConnectionRef};
 use super::draft;
-use super::within::within;
+use super::exchange::Subject;
+use super::reason::{Denial, Reason};
+use super::within::{through, within};
 use super::{Node, Refusal};
 use crate::attest::{Attested, Failure};
 use crate::audit::DecisionRecord;
 use crate::credential::access::Actors;
 use crate::credential::address::{self, Matched, Observed, Verdict};
-use crate::credential::{Binding, CredentialType, Destination, Mode, ObservedConnect};
+use crate::credential::{Binding, CredentialType, Destination, Lease, Mode, ObservedConnect};
 use crate::diagnostic::with_sources;
-use crate::identity::Entry;
+use crate::identity::{Entry, SpiffeId};
 use crate::policy::{self, Action, ConnectionContext, CredentialContext, PreparedPrincipal, Request};
 use crate::process::{Connection, Tuple};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
-
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
-        /// Why it was decided so: a stable word in records and in the API.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Reason {
-            $($(#[$doc])* $variant,)*
-        }
-
-        impl Reason {
-            /// The word.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word,)*
-                }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// Policy permits.
-    Allowed = "allowed",
-    /// No registration entry matches.
-    NoIdentity = "no_identity",
-    /// The identity it asked for is not one of its own.
-    IdentityNotYours = "identity_not_yours",
-    /// No such destination is declared.
-    NoDestination = "no_destination",
-    /// No binding gives this identity a credential for it.
-    NoBinding = "no_binding",
-    /// The binding wants an observed connection, and none was named.
-    ConnectionRequired = "connection_required",
-    /// The kernel saw no such connection.
-    ConnectionUnknown = "connection_unknown",
-    /// It was tried, but is not established (any more).
-    ConnectionNotOpen = "connection_not_open",
-    /// Another exec instance opened it.
-    ConnectionNotYours = "connection_not_yours",
-    /// It goes to another address.
-    ConnectionElsewhere = "connection_elsewhere",
-    /// It carries its credential already.
-    ConnectionUsed = "connection_used",
-    /// The destination's names cannot be resolved now.
-    ResolveFailed = "resolve_failed",
-    /// A policy forbids.
-    PolicyForbid = "policy_forbid",
-    /// No policy permits.
-    PolicyNoPermit = "policy_no_permit",
-    /// A policy could not be evaluated.
-    PolicyError = "policy_error",
-    /// The lease to be renewed is not an active one of this exec instance.
-    LeaseNotYours = "lease_not_yours",
-    /// The static secret is not there.
-    SecretMissing = "secret_missing",
-    /// The session it acts in is over.
-    SessionEnded = "session_ended",
-    /// It may not act in the session that it names, or its lineage knows nothing of it.
-    SessionNotYours = "session_not_yours",
-    /// The session does not reach the destination.
-    OutOfScope = "out_of_scope",
-    /// An ancestor in its session may not have what it asks for.
-    AncestorNotPermitted = "ancestor_not_permitted",
-    /// Nothing is known of an ancestor in its session.
-    AncestorUnknown = "ancestor_unknown",
-    /// It is further below the opener of its session than the kernel's record reaches.
-    SessionTooDeep = "session_too_deep",
-    /// The credential names a user, and the caller acts in no session.
-    SessionRequired = "session_required",
-    /// The user's token is not good.
-    InvalidToken = "invalid_token",
-    /// What is asked for is wider than the session it is delegated from, or on nobody's behalf.
-    SessionRefused = "session_refused",
-}
 
 /// The grounds for issuing.
 #[derive(Debug)]
@@ -115,6 +43,10 @@ pub(super) struct OnBehalf {
     pub(super) session: Arc<Session>,
     /// Through whom.
     pub(super) actors: Actors,
+    /// By which scopes it reaches the destination; none: no scopes bound it.
+    pub(super) scopes: Option<Vec<Arc<str>>>,
+    /// The lease of the token that it is exchanged for.
+    pub(super) subject: Option<Arc<Lease>>,
 }
 
 /// A decision with its record, which says `deny` exactly when there are no grounds.
@@ -124,41 +56,6 @@ pub(super) struct Verdicted {
     pub(super) grounds: Option<Grounds>,
     /// The denial rests on something that may be there in a moment.
     pub(super) is_passing: bool,
-}
-
-/// A denial on its way into the record.
-#[derive(Debug)]
-pub(super) struct Denial {
-    pub(super) reason: Reason,
-    pub(super) detail: String,
-    expected: Option<String>,
-    actual: Option<String>,
-    remediation: Option<String>,
-    is_passing: bool,
-}
-
-impl Denial {
-    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self { reason, detail, expected: None, actual: None, remediation: None, is_passing: false }
-    }
-
-    pub(super) fn differing(mut self, expected: impl Into<String>, actual: impl Into<String>) -> Self {
-        self.expected = Some(expected.into());
-        self.actual = Some(actual.into());
-        self
-    }
-
-    /// It rests on something that may be there in a moment.
-    pub(super) fn passing(mut self) -> Self {
-        self.is_passing = true;
-        self
-    }
-
-    pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remediation = Some(remedy.into());
-        self
-    }
 }
 
 impl Verdicted {
@@ -182,7 +79,11 @@ impl Node {
         decision_id: String,
         now: Timestamp,
     ) -> Result<Verdicted, Refusal> {
-        let action = if ask.renews.is_some() { "renew" } else { "release" };
+        let action = match (&ask.subject, &ask.renews) {
+            (Some(_), _) => "exchange",
+            (None, Some(_)) => "renew",
+            (None, None) => "release",
+        };
         let mut record = draft::draft(decision_id, action, attested, snapshot);
         record.destination = Some(ask.destination.clone());
         record.traceparent.clone_from(&ask.traceparent);
@@ -200,10 +101,15 @@ impl Node {
         now: Timestamp,
         record: &mut DecisionRecord,
     ) -> Result<Result<Grounds, Denial>, Refusal> {
-        let session = match self.acting_in(&attested.evidence.instance, ask.session) {
+        let acting = match &ask.subject {
+            Some(subject) => Ok(Some(Arc::clone(&subject.session))),
+            None => self.acting_in(&attested.evidence.instance, ask.session),
+        };
+        let session = match acting {
             Ok(session) => session,
             Err(denial) => return Ok(Err(denial)),
         };
+        record.subject_lease_id = ask.subject.as_ref().map(|subject| subject.lease.id.to_string());
         if let Some(session) = &session {
             record.session_id = Some(session.id.to_string());
             record.user = Some(session.user.id.to_string());
@@ -240,7 +146,10 @@ impl Node {
             Some(ask.delivery),
             ask.binding.as_deref(),
         );
-        let Some(binding) = bindings.first() else {
+        let fits = |binding: &&&Arc<Binding>| {
+            ask.subject.is_none() || binding.source.credential_type() == CredentialType::AccessToken
+        };
+        let Some(binding) = bindings.iter().find(fits) else {
             let detail = match &ask.binding {
                 Some(name) => {
                     format!("no binding {name:?} gives {} a credential for {}", entry.spiffe_id, destination.name)
@@ -251,14 +160,10 @@ impl Node {
             return Ok(Err(Denial::new(Reason::NoBinding, detail).remedy(remedy)));
         };
         record.binding = Some(binding.name.to_string());
-        if let Some(session) =
-            session.as_ref().filter(|session| !session.reaches(&destination.name, &destination.labels))
-        {
-            let detail = "the session's scopes do not reach the destination";
-            let expected = format!("{} or one of its labels among the scopes", destination.name);
-            let scopes = session.scopes.as_ref().map(|scopes| scopes.join(", ")).unwrap_or_default();
-            return Ok(Err(Denial::new(Reason::OutOfScope, detail).differing(expected, scopes)));
-        }
+        let scopes = match scopes(session.as_deref(), ask.subject.as_deref(), destination) {
+            Ok(scopes) => scopes,
+            Err(denial) => return Ok(Err(denial)),
+        };
         if binding.source.credential_type() == CredentialType::AccessToken && session.is_none() {
             let detail = "the credential is on behalf of a user, and the process acts in no session";
             let remedy = "start it with agentctl run, or open a session (OpenSession)";
@@ -304,19 +209,64 @@ impl Node {
         }
         let mut on_behalf = None;
         if let Some(session) = &session {
-            let ancestry = self.ancestry(snapshot, attested, session).await?;
-            let asker = attested.evidence.instance.id;
-            let actors = self.actors(asker, &entry.spiffe_id, &ancestry, session);
-            record.actors = actors.iter().map(ToString::to_string).collect();
-            let within = within(snapshot, asker, &ancestry, session, &request);
-            if let Err(denial) = within.or_else(|denial| overruled(denial, destination, record)) {
-                return Ok(Err(denial));
-            }
-            on_behalf = Some(OnBehalf { session: Arc::clone(session), actors });
+            let permitted = match &ask.subject {
+                None => self.for_itself(snapshot, attested, session, (&entry.spiffe_id, &request), record).await?,
+                Some(subject) => {
+                    self.in_exchange(snapshot, attested, subject, (&entry.spiffe_id, &request), record).await?
+                }
+            };
+            let actors = match permitted {
+                (actors, Ok(())) => actors,
+                (actors, Err(denial)) => match overruled(denial, destination, record) {
+                    Ok(()) => actors,
+                    Err(denial) => return Ok(Err(denial)),
+                },
+            };
+            let subject = ask.subject.as_ref().map(|subject| Arc::clone(&subject.lease));
+            on_behalf = Some(OnBehalf { session: Arc::clone(session), actors, scopes, subject });
         }
         let connection = observed.map(|(connection, _)| connection);
         let (entry, binding, ttl) = (Arc::clone(entry), Arc::clone(binding), binding.ttl);
         Ok(Ok(Grounds { entry, binding, audiences, ttl, connection, on_behalf }))
+    }
+
+    /// Whether everybody above the caller may have what it asks for, and who acts.
+    async fn for_itself(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
+        session: &Arc<Session>,
+        (caller, request): (&SpiffeId, &Request<'_>),
+        record: &mut DecisionRecord,
+    ) -> Result<(Actors, Result<(), Denial>), Refusal> {
+        let ancestry = self.ancestry(snapshot, attested, session).await?;
+        let asker = attested.evidence.instance.id;
+        let actors = self.actors(asker, caller, &ancestry, session);
+        record.actors = actors.iter().map(ToString::to_string).collect();
+        Ok((actors, within(snapshot, asker, &ancestry, session, request)))
+    }
+
+    /// The same where the caller shows a token: everybody through whom it came counts, too, and stays named.
+    async fn in_exchange(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        attested: &Arc<Attested>,
+        subject: &Subject,
+        (caller, request): (&SpiffeId, &Request<'_>),
+        record: &mut DecisionRecord,
+    ) -> Result<(Actors, Result<(), Denial>), Refusal> {
+        let instance = &attested.evidence.instance;
+        let actors = match subject.lease.exec_id == instance.id {
+            true => subject.actors.clone(),
+            false => subject.actors.below(caller),
+        };
+        record.actors = actors.iter().map(ToString::to_string).collect();
+        let session = &subject.session;
+        let ancestry = match session.holds(instance.id, &instance.ancestors) {
+            true => Some(self.ancestry(snapshot, attested, session).await?),
+            false => None,
+        };
+        Ok((actors, through(snapshot, (instance.id, ancestry.as_deref()), subject, request)))
     }
 
     /// The connection that was named, proved to be this exec instance's own and to go to the destination.
@@ -437,6 +387,38 @@ fn connection_context(connection: &Connection, matched: &Matched) -> ConnectionC
         gid: connection.gid,
         matched_by: matched.as_str().into(),
     }
+}
+
+/// The scopes by which something reaches a destination; none where no scopes bound it.
+fn scopes(
+    session: Option<&Session>,
+    subject: Option<&Subject>,
+    destination: &Destination,
+) -> Result<Option<Vec<Arc<str>>>, Denial> {
+    let Some(session) = session else { return Ok(None) };
+    // Those of a token are some of its session's, which may have none.
+    let within = subject.and_then(|subject| subject.scopes.as_deref());
+    let reach = |scope: &Arc<str>| destination.name == *scope || destination.labels.contains(scope);
+    let scopes: Option<Vec<Arc<str>>> = match within {
+        Some(scopes) => Some(scopes.iter().filter(|scope| reach(scope)).map(Arc::clone).collect()),
+        None => {
+            session.scopes_for(&destination.name, &destination.labels).map(|scopes| scopes.map(Arc::from).collect())
+        }
+    };
+    let reaches = session.reaches(&destination.name, &destination.labels);
+    if reaches && scopes.as_ref().is_none_or(|scopes| !scopes.is_empty()) {
+        return Ok(scopes);
+    }
+    let detail = match within {
+        Some(_) => "the scopes of the token that it shows do not reach the destination",
+        None => "the session's scopes do not reach the destination",
+    };
+    let expected = format!("{} or one of its labels among the scopes", destination.name);
+    let has = match within {
+        Some(scopes) => scopes.join(", "),
+        None => session.scopes.as_ref().map(|scopes| scopes.join(", ")).unwrap_or_default(),
+    };
+    Err(Denial::new(Reason::OutOfScope, detail).differing(expected, has))
 }
 
 /// Asks policy, and writes its answer into the record.

@@ -2,6 +2,7 @@
 
 //! Leases end: with their exec instance, with a change of its ids, at expiry, by an operator.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,10 +191,12 @@ impl Node {
         }
     }
 
-    /// Records ended leases and stops watching holders that have none left.
+    /// Records ended leases, ends what was exchanged for them, and stops watching holders that have none left.
     pub(super) fn record_ended(&self, ended: impl IntoIterator<Item = Ended>) {
-        for ended in ended {
+        let mut waiting: VecDeque<Ended> = ended.into_iter().collect();
+        while let Some(ended) = waiting.pop_front() {
             let lease = &ended.lease;
+            waiting.extend(self.leases.end_exchanged(&lease.id, self.clock.now()));
             let cause = match &lease.state {
                 State::Ended { cause, .. } => cause.as_str(),
                 State::Active => "ended",
@@ -274,6 +277,11 @@ impl Node {
                     if session.is_some_and(|session| self.sessions().session(session).is_none()) {
                         self.record_ended(self.leases.end(&id, Cause::SessionEnded, now));
                     }
+                    // Granted before this one, and so taken up before it, if it lives.
+                    let subject = restored.lease.subject.as_ref();
+                    if subject.is_some_and(|subject| !self.is_active(subject)) {
+                        self.record_ended(self.leases.end(&id, Cause::SubjectEnded, now));
+                    }
                 }
                 Err(error) => tracing::warn!(%error, lease = id.as_str(), "a lease of an earlier run is not taken up"),
             }
@@ -297,6 +305,10 @@ fn lease_of(granted: GrantedLease) -> Option<Lease> {
         cookie: decision.connection.map(|connection| connection.cookie),
         session: match decision.session_id {
             Some(id) => Some(id.parse().ok()?),
+            None => None,
+        },
+        subject: match decision.subject_lease_id {
+            Some(id) => Some(LeaseId::parse(&id).ok()?),
             None => None,
         },
         issued_at: granted.time,

@@ -48,7 +48,8 @@ impl Node {
                 Made { secret: Zeroizing::new(token.into_bytes()), chain: Vec::new(), lease }
             }
             SourceKind::AccessToken => {
-                let OnBehalf { session, actors } = grounds.on_behalf.as_ref().ok_or(authority::Error::Nobody)?;
+                let OnBehalf { session, actors, scopes, .. } =
+                    grounds.on_behalf.as_ref().ok_or(authority::Error::Nobody)?;
                 let signer = jwt.signer(now)?;
                 let lease = lease_for(peer, attested, grounds, record, now, signer.ends_at)?;
                 let issuer = self.identity.token_issuer();
@@ -58,7 +59,7 @@ impl Node {
                     issuer: &issuer,
                     session,
                     actors,
-                    destination: &grounds.binding.destination,
+                    scopes: scopes.as_deref(),
                     has_transaction: self.identity.names_transactions,
                     att: grounds.binding.has_evidence.then(|| self.att(attested, record)),
                 });
@@ -127,6 +128,8 @@ fn lease_for(
     let ttl = SignedDuration::try_from(grounds.ttl).unwrap_or(SignedDuration::MAX);
     let session = grounds.on_behalf.as_ref().map(|on_behalf| &on_behalf.session);
     let until = session.map_or(until, |session| until.min(session.expires_at));
+    let subject = grounds.on_behalf.as_ref().and_then(|on_behalf| on_behalf.subject.as_deref());
+    let until = subject.map_or(until, |subject| until.min(subject.expires_at));
     let binding = &grounds.binding;
     Ok(Lease {
         id: LeaseId::generate(authority::fill_random)?,
@@ -139,6 +142,7 @@ fn lease_for(
         credential_type: binding.source.credential_type(),
         cookie: grounds.connection.as_ref().map(|connection| connection.cookie),
         session: session.map(|session| session.id),
+        subject: subject.map(|subject| subject.id.clone()),
         issued_at: now,
         expires_at: now.saturating_add(ttl).unwrap_or(until).min(until),
         decision_id: record.decision_id.as_str().into(),

@@ -11,9 +11,10 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::ask::{Ask, ConnectionRef, Refusal, Released};
-use super::decide::{Grounds, Reason, Verdicted};
+use super::decide::{Grounds, Verdicted};
 use super::end::Holder;
 use super::mint::Made;
+use super::reason::Reason;
 use super::recent::Decided;
 use super::{Happening, Node, bump};
 use crate::attest::{Attested, Failure, Peer};
@@ -131,6 +132,7 @@ impl Node {
             }
         };
         let session = grounds.on_behalf.as_ref().map(|on_behalf| on_behalf.session.id);
+        let subject = grounds.on_behalf.as_ref().and_then(|on_behalf| on_behalf.subject.clone());
         // Before it can be seen: what is on its way to its holder makes no room for others.
         let in_flight = InFlight::new(self, lease.id.clone());
         let pending = match self.grant(reservation, lease, replaces.as_deref(), now) {
@@ -153,9 +155,17 @@ impl Node {
             self.refuse_peer("release", &failure, peer);
             return Err(Refusal::Caller(failure));
         }
+        // The same of the token that was shown.
+        if subject.is_some_and(|subject| !self.is_active(&subject.id)) {
+            pending.take_back(Cause::SubjectEnded);
+            let failure = Failure::OriginatorGone("the token that was shown ended while it was answered");
+            self.refuse_peer("exchange", &failure, peer);
+            return Err(Refusal::Caller(failure));
+        }
         let lease = self.recheck(peer, attested, &grounds, pending)?;
         self.tell(Happening::Lease(Arc::clone(&lease)));
-        Ok(Released { secret, chain, lease, audiences: grounds.audiences })
+        let scopes = grounds.on_behalf.and_then(|on_behalf| on_behalf.scopes);
+        Ok(Released { secret, chain, lease, audiences: grounds.audiences, scopes })
     }
 
     /// Room for the lease, and what it is still to replace. Whoever speaks SPIFFE may fetch as often as it likes, and has

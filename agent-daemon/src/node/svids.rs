@@ -205,8 +205,11 @@ impl Node {
         let mut all: Option<Verdicted> = None;
         for audience in audiences {
             let catalog = &snapshot.catalog;
+            let jwt = |id: &SpiffeId, audience: &str| {
+                catalog.token_binding(id, audience, Delivery::WorkloadApi, CredentialType::JwtSvid)
+            };
             let named = vec![Arc::clone(audience)];
-            let ask = match catalog.jwt_binding(&entry.spiffe_id, audience) {
+            let ask = match jwt(&entry.spiffe_id, audience) {
                 Some(binding) => ask(binding, entry, named),
                 None => {
                     let destination = catalog.destination_of(audience).map(|destination| destination.name.to_string());

@@ -5,7 +5,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::decide::{Denial, Reason};
+use super::exchange::Subject;
+use super::reason::{Denial, Reason};
 use super::{Node, Refusal};
 use crate::attest::{Above, Ancestry, Attested, Authority, Beyond};
 use crate::credential::access::Actors;
@@ -95,18 +96,13 @@ pub(super) fn within(
     if asker != top {
         ancestry.complete(top).map_err(|beyond| denial(beyond, Reason::AncestorNotPermitted))?;
     }
+    in_outer(snapshot, &chain, request)?;
     let failed = Cell::new(false);
     let allows_in = |principal: &PreparedPrincipal, session: &Session| {
         let decision = snapshot.policies.evaluate(&in_session(request, principal, session));
         failed.set(failed.get() || decision.reason == policy::Reason::Error);
         decision.is_allow()
     };
-    // What could not be evaluated is no plain word of policy.
-    let refused = || if failed.get() { Reason::PolicyError } else { Reason::AncestorNotPermitted };
-    if let Some(outer) = chain.iter().skip(1).find(|outer| !allows_in(request.principal, outer)) {
-        let detail = format!("it may not have it in the session {} that its own was delegated from", outer.id);
-        return Err(Denial::new(refused(), detail));
-    }
     let homes = homes(ancestry, &chain);
     let allows = |id: ExecId, principal: &Arc<PreparedPrincipal>| {
         let home = homes.iter().find(|(of, _)| *of == id).map_or(0, |(_, home)| *home);
@@ -116,7 +112,54 @@ pub(super) fn within(
         ancestry.permitted.keep(&snapshot.policies, request);
         return Ok(());
     };
-    Err(denial(beyond, refused()))
+    Err(denial(beyond, refused(failed.get())))
+}
+
+/// Whether the asker may have it in the sessions that its own was delegated from.
+fn in_outer(snapshot: &Snapshot, chain: &[&Session], request: &Request<'_>) -> Result<(), Denial> {
+    for outer in chain.iter().skip(1) {
+        let decision = snapshot.policies.evaluate(&in_session(request, request.principal, outer));
+        if !decision.is_allow() {
+            let detail = format!("it may not have it in the session {} that its own was delegated from", outer.id);
+            return Err(Denial::new(refused(decision.reason == policy::Reason::Error), detail));
+        }
+    }
+    Ok(())
+}
+
+/// Whether everybody through whom a token came to the asker may have what it asks for with it, each with those above it.
+/// The asker need not be in the session: it has the token.
+pub(super) fn through(
+    snapshot: &Snapshot,
+    (asker, ancestry): (ExecId, Option<&Ancestry>),
+    subject: &Subject,
+    request: &Request<'_>,
+) -> Result<(), Denial> {
+    let session = &*subject.session;
+    let chain: Vec<&Session> = session.chain().collect();
+    match ancestry {
+        Some(ancestry) => within(snapshot, asker, ancestry, session, request)?,
+        None => in_outer(snapshot, &chain, request)?,
+    }
+    for holder in &subject.holders {
+        let asked = in_session(request, &holder.principal, session);
+        let decision = snapshot.policies.evaluate(&asked);
+        if !decision.is_allow() {
+            let detail = format!("{} may not have it, through whom the token came", holder.spiffe_id);
+            return Err(Denial::new(refused(decision.reason == policy::Reason::Error), detail)
+                .remedy("permit it to the holder of the token, too: whoever it is passed on to never has more"));
+        }
+        match &holder.ancestry {
+            Some(ancestry) => within(snapshot, holder.exec_id, ancestry, session, &asked)?,
+            None => in_outer(snapshot, &chain, &asked)?,
+        }
+    }
+    Ok(())
+}
+
+/// What could not be evaluated is no plain word of policy.
+fn refused(failed: bool) -> Reason {
+    if failed { Reason::PolicyError } else { Reason::AncestorNotPermitted }
 }
 
 /// `refused` is what a refusal by policy is called.

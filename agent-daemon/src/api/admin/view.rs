@@ -175,6 +175,7 @@ mod tests {
             credential_type: CredentialType::JwtSvid,
             cookie: None,
             session: None,
+            subject: None,
             issued_at: at(100),
             expires_at: at(200),
             decision_id: "d1".into(),

@@ -146,12 +146,18 @@ impl Catalog {
         self.at(&self.over_workload_api, id).find(|binding| binding.source.credential_type() == kind)
     }
 
-    /// The binding that gives this identity a token for this audience over the Workload API: one for a destination
-    /// that has it, or else one for a destination that takes any.
-    pub fn jwt_binding(&self, id: &SpiffeId, audience: &str) -> Option<&Arc<Binding>> {
+    /// The binding that gives this identity a token of this type for this audience in this way: one for a destination that
+    /// has it, or else one for a destination that takes any.
+    pub fn token_binding(
+        &self,
+        id: &SpiffeId,
+        audience: &str,
+        delivery: Delivery,
+        kind: CredentialType,
+    ) -> Option<&Arc<Binding>> {
         let over = |destination: &Arc<Destination>| {
-            let bindings = self.bindings_for(&destination.name, id, Some(Delivery::WorkloadApi), None);
-            bindings.into_iter().find(|binding| binding.source.credential_type() == CredentialType::JwtSvid)
+            let bindings = self.bindings_for(&destination.name, id, Some(delivery), None);
+            bindings.into_iter().find(|binding| binding.source.credential_type() == kind)
         };
         match self.by_audience.get(audience) {
             // A destination that is declared is not reached around its own bindings.

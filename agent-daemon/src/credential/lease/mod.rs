@@ -92,6 +92,8 @@ pub struct Lease {
     pub cookie: Option<u64>,
     /// The session it was released in, with which it ends.
     pub session: Option<SessionId>,
+    /// The lease of the token that it was exchanged for, with which it ends.
+    pub subject: Option<LeaseId>,
     /// From when.
     pub issued_at: Timestamp,
     /// Until when; at this instant it is over.
@@ -152,6 +154,8 @@ pub enum Cause {
     Renewed,
     /// The session that it was released in is over.
     SessionEnded,
+    /// The token that it was exchanged for is over.
+    SubjectEnded,
     /// The holder asked for one more than it may have at once, and this one would have ended first.
     Superseded,
 }
@@ -168,6 +172,7 @@ impl Cause {
             Self::GivenBack => "given_back",
             Self::Renewed => "renewed",
             Self::SessionEnded => "session_ended",
+            Self::SubjectEnded => "subject_ended",
             Self::Superseded => "superseded",
         }
     }

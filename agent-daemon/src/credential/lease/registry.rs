@@ -204,6 +204,14 @@ impl Leases {
         ids.iter().filter_map(|id| table.end(id, cause, now, kept)).collect()
     }
 
+    /// Ends what was exchanged for the token of a lease that is over, but not what was exchanged for that in turn.
+    pub fn end_exchanged(&self, subject: &LeaseId, now: Timestamp) -> Vec<Ended> {
+        let mut table = self.shared.table();
+        let ids: Vec<_> = table.by_subject.get(subject).into_iter().flatten().cloned().collect();
+        let kept = self.shared.limits.ended_kept;
+        ids.iter().filter_map(|id| table.end(id, Cause::SubjectEnded, now, kept)).collect()
+    }
+
     /// Ends what has expired, each at its own expiry.
     pub fn expire(&self, now: Timestamp) -> Vec<Ended> {
         let mut table = self.shared.table();

@@ -21,6 +21,8 @@ pub(super) struct Table {
     pub(super) active: BTreeMap<LeaseId, Arc<Lease>>,
     pub(super) by_exec: HashMap<ExecId, OfExec>,
     pub(super) by_cookie: HashMap<u64, OnCookie>,
+    /// The active leases of what was exchanged for a token, by that token's.
+    pub(super) by_subject: HashMap<LeaseId, BTreeSet<LeaseId>>,
     /// Every active lease is in it; entries of ended ones go lazily.
     pub(super) expiry: BinaryHeap<Reverse<(Timestamp, LeaseId)>>,
     /// Rooms kept for credentials that are being issued.
@@ -125,6 +127,9 @@ impl Table {
             let uses = on_cookie.by_binding.entry(Arc::clone(&lease.binding)).or_default();
             uses.live = uses.live.saturating_add(1);
         }
+        if let Some(subject) = &lease.subject {
+            self.by_subject.entry(subject.clone()).or_default().insert(lease.id.clone());
+        }
         self.expiry.push(Reverse((lease.expires_at, lease.id.clone())));
         self.active.insert(lease.id.clone(), Arc::clone(&lease));
         Granted { lease, first }
@@ -142,6 +147,14 @@ impl Table {
                 on_cookie.remove(id);
                 uses.live = uses.live.saturating_sub(1);
             });
+        }
+        if let Some(subject) = &lease.subject
+            && let Entry::Occupied(mut of_subject) = self.by_subject.entry(subject.clone())
+        {
+            of_subject.get_mut().remove(id);
+            if of_subject.get().is_empty() {
+                of_subject.remove();
+            }
         }
         if self.expiry.len() > self.active.len().saturating_mul(2).saturating_add(STALE_SLACK) {
             let active = &self.active;

@@ -41,6 +41,7 @@ pub(in crate::credential) fn lease(number: u64, exec_id: u64) -> Lease {
         credential_type: CredentialType::JwtSvid,
         cookie: None,
         session: None,
+        subject: None,
         issued_at: start(),
         expires_at: after(300),
         decision_id: "d1".into(),
@@ -413,6 +414,7 @@ fn consistent(leases: &Leases) {
     leases.with_table(|table| {
         let mut of_exec: BTreeMap<ExecId, BTreeSet<(Arc<str>, Timestamp, LeaseId)>> = BTreeMap::new();
         let mut on_cookie: BTreeMap<(u64, Arc<str>), u32> = BTreeMap::new();
+        let mut of_subject: BTreeMap<LeaseId, BTreeSet<LeaseId>> = BTreeMap::new();
         for lease in table.active.values() {
             assert_eq!(lease.state, State::Active);
             let held = (Arc::clone(&lease.binding), lease.expires_at, lease.id.clone());
@@ -420,6 +422,9 @@ fn consistent(leases: &Leases) {
             if let Some(cookie) = lease.cookie {
                 *on_cookie.entry((cookie, Arc::clone(&lease.binding))).or_default() += 1;
                 assert!(table.by_cookie[&cookie].leases.contains(&lease.id));
+            }
+            if let Some(subject) = &lease.subject {
+                of_subject.entry(subject.clone()).or_default().insert(lease.id.clone());
             }
             let entry = (lease.expires_at, lease.id.clone());
             assert_eq!(table.expiry.iter().filter(|Reverse(other)| *other == entry).count(), 1);
@@ -443,6 +448,8 @@ fn consistent(leases: &Leases) {
             }
         }
         assert!(on_cookie.is_empty());
+        assert_eq!(table.by_subject.len(), of_subject.len());
+        assert!(of_subject.iter().all(|(subject, leases)| table.by_subject.get(subject) == Some(leases)));
         assert!(table.active.len() + table.reserved <= LIMITS.total);
         assert!(table.ended.len() <= LIMITS.ended_kept);
         assert_eq!(table.ended.len(), table.ended_by_id.len());
@@ -500,7 +507,9 @@ proptest! {
                 }
                 Step::Grant { which, life } if which < rooms.len() => {
                     let (exec_id, cookie, room) = rooms.remove(which);
-                    let lease = Lease { cookie, expires_at: after(now + life), ..lease(next, exec_id) };
+                    // Every third is exchanged for the one before it.
+                    let subject = (next % 3 == 2).then(|| id(next - 1));
+                    let lease = Lease { cookie, subject, expires_at: after(now + life), ..lease(next, exec_id) };
                     next += 1;
                     if let Ok(granted) = leases.grant(room, lease) {
                         prop_assert_eq!(granted.first, !live.values().any(|other| *other == exec_id));
@@ -523,6 +532,7 @@ proptest! {
                     let ended = leases.end(&id(number), Cause::GivenBack, after(now));
                     prop_assert_eq!(ended.is_some(), live.contains_key(&id(number)));
                     ended.iter().for_each(|ended| ended_one(&mut live, ended));
+                    leases.end_exchanged(&id(number), after(now)).iter().for_each(|ended| ended_one(&mut live, ended));
                 }
                 Step::EndExec { exec_id } => {
                     leases.end_exec(ExecId(exec_id), Cause::Exited, after(now)).iter().for_each(|ended| ended_one(&mut live, ended));

@@ -185,6 +185,11 @@ impl Page {
                 ("ended", &ended),
             ]);
         }
+        if !decision.exchanged.is_empty() {
+            self.raw("<div class=\"kind\">exchanged by</div><ul>");
+            decision.exchanged.iter().for_each(|one| self.program(one));
+            self.raw("</ul>");
+        }
         self.raw("</li>");
     }
 }

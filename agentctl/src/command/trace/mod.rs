@@ -32,6 +32,8 @@ const MAX_RECORDS: usize = 100_000;
 /// Sessions in it, those that were delegated from one another included.
 const MAX_SESSIONS: usize = 4096;
 const MAX_READINGS: usize = 4;
+/// Exchanges one after the other; a daemon makes no more than eight.
+const MAX_EXCHANGES: usize = 16;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -80,6 +82,10 @@ pub(crate) struct Found {
     pub(crate) step_ends: Vec<Value>,
 }
 
+fn ids(records: &[Value], name: &str) -> BTreeSet<String> {
+    records.iter().map(|record| field(record, name)).filter(|id| !id.is_empty()).collect()
+}
+
 /// The audit log, as far as a person wants to see it.
 struct Log<'a> {
     client: &'a Client,
@@ -107,10 +113,11 @@ impl Log<'_> {
         if let Trace::Session(id) = &self.args.subject {
             self.delegated(id, &mut found).await?;
         }
+        // Of a user or a session all are there: what is exchanged stays in its session.
+        if !matches!(self.args.subject, Trace::User(_) | Trace::Session(_)) {
+            self.exchanged(&mut found.decisions).await?;
+        }
         self.openings(&mut found).await?;
-        let ids = |records: &[Value], name: &str| -> BTreeSet<String> {
-            records.iter().map(|record| field(record, name)).filter(|id| !id.is_empty()).collect()
-        };
         let (sessions, leases) = (ids(&found.openings, "session_id"), ids(&found.decisions, "lease_id"));
         // One reading of the log for all of them, and none where there is nothing to find.
         let ends = async |kind: &str, name: &str, ids: &BTreeSet<String>| {
@@ -122,8 +129,8 @@ impl Log<'_> {
         found.session_ends = ends("session_ended", "session_id", &sessions).await?;
         found.lease_ends = ends("lease_ended", "lease_id", &leases).await?;
         let stepping = ids(&found.decisions, "step.session_id");
-        found.steps = self.of_sessions("step", &stepping).await?;
-        found.step_ends = self.of_sessions("step_ended", &stepping).await?;
+        found.steps = self.with_any("step", "session_id", &stepping).await?;
+        found.step_ends = self.with_any("step_ended", "session_id", &stepping).await?;
         Ok(found)
     }
 
@@ -139,6 +146,25 @@ impl Log<'_> {
                     above.push(child);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What tokens were exchanged for, and what they were exchanged from.
+    async fn exchanged(&self, decisions: &mut Vec<Value>) -> Result<(), Error> {
+        let mut known = ids(decisions, "decision_id");
+        let (mut seen_above, mut seen_below) = (ids(decisions, "lease_id"), BTreeSet::new());
+        for _ in 0..MAX_EXCHANGES {
+            let above: BTreeSet<_> = &ids(decisions, "subject_lease_id") - &seen_above;
+            let below: BTreeSet<_> = &ids(decisions, "lease_id") - &seen_below;
+            if above.is_empty() && below.is_empty() {
+                break;
+            }
+            let mut more = self.with_any("decision", "lease_id", &above).await?;
+            more.extend(self.with_any("decision", "subject_lease_id", &below).await?);
+            decisions.extend(more.into_iter().filter(|one| known.insert(field(one, "decision_id"))));
+            seen_above.extend(above);
+            seen_below.extend(below);
         }
         Ok(())
     }
@@ -172,14 +198,14 @@ impl Log<'_> {
         self.kept(QueryAuditRequest { kind: kind.to_owned(), ..QueryAuditRequest::default() }, is_wanted).await
     }
 
-    /// One reading of the log for each of a few sessions, whose steps may be few among many; one for all of many.
-    async fn of_sessions(&self, kind: &str, sessions: &BTreeSet<String>) -> Result<Vec<Value>, Error> {
-        if sessions.len() > MAX_READINGS {
-            return self.all_of(kind, |record| sessions.contains(&field(record, "session_id"))).await;
+    /// Those of a kind with one of these values: one reading of the log for each of a few, and one for all of many.
+    async fn with_any(&self, kind: &str, name: &str, values: &BTreeSet<String>) -> Result<Vec<Value>, Error> {
+        if values.len() > MAX_READINGS {
+            return self.all_of(kind, |record| values.contains(&field(record, name))).await;
         }
         let mut all = Vec::new();
-        for id in sessions {
-            let members = vec![MemberFilter { path: "session_id".to_owned(), value: id.clone() }];
+        for value in values {
+            let members = vec![MemberFilter { path: name.to_owned(), value: value.clone() }];
             let of_one = QueryAuditRequest { kind: kind.to_owned(), members, ..QueryAuditRequest::default() };
             all.extend(self.all(of_one).await?);
         }

@@ -121,6 +121,12 @@ fn decision(decision: &Decision, depth: usize, output: &mut Output<'_>) -> Resul
         };
         detail(format!("credential {} {} by {}, {end}", credential.kind, credential.lease_id, credential.binding))?;
     }
+    if !decision.exchanged.is_empty() {
+        detail("exchanged by".to_owned())?;
+    }
+    for one in &decision.exchanged {
+        program(one, depth.saturating_add(2), output)?;
+    }
     Ok(())
 }
 

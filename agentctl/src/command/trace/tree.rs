@@ -81,6 +81,8 @@ pub(crate) struct Decision {
     pub(crate) steps: Vec<Step>,
     pub(crate) connection: Option<Connection>,
     pub(crate) credential: Option<Credential>,
+    /// Who exchanged the credential, and for what.
+    pub(crate) exchanged: Vec<Program>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,6 +114,10 @@ impl Told {
         let mut inside: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
         let mut outside = Vec::new();
         for decision in &found.decisions {
+            // What was exchanged hangs where its credential came from.
+            if ends.exchanges.contains_key(&field(decision, "subject_lease_id")) {
+                continue;
+            }
             // A session that was refused never was: it is told where it would have been delegated from.
             let is_refused = field(decision, "action") == "act_for";
             let session = field(decision, if is_refused { "session.parent" } else { "session_id" });
@@ -157,12 +163,23 @@ struct Ends<'a> {
     sessions: BTreeMap<String, &'a Value>,
     leases: BTreeMap<String, &'a Value>,
     steps: Steps<'a>,
+    /// The exchanges of credentials whose own decisions are there.
+    exchanges: BTreeMap<String, Vec<&'a Value>>,
 }
 
 impl<'a> Ends<'a> {
     fn new(found: &'a Found) -> Self {
         let by = |records: &'a [Value], name: &str| records.iter().map(|one| (field(one, name), one)).collect();
+        let known: BTreeSet<String> = found.decisions.iter().map(|one| field(one, "lease_id")).collect();
+        let mut exchanges: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
+        for exchange in &found.decisions {
+            let subject = field(exchange, "subject_lease_id");
+            if !subject.is_empty() && known.contains(&subject) {
+                exchanges.entry(subject).or_default().push(exchange);
+            }
+        }
         Self {
+            exchanges,
             sessions: by(&found.session_ends, "session_id"),
             leases: by(&found.lease_ends, "lease_id"),
             steps: Steps::new(found),
@@ -286,14 +303,32 @@ fn hang(
             path: one.path,
             script: one.script,
             spiffe_id: one.spiffe_id,
-            decisions: one.decisions.into_iter().map(|record| decision(record, ends)).collect(),
+            decisions: one.decisions.into_iter().map(|record| decision(record, ends, 0)).collect(),
             programs: hang(Some(*id), known, children, ends, depth.saturating_add(1)),
         });
     }
     programs
 }
 
-fn decision(record: &Value, ends: &Ends<'_>) -> Decision {
+/// Who exchanged a credential. What is above them is no part of it: they were given it.
+fn exchanged(lease_id: &str, ends: &Ends<'_>, depth: usize) -> Vec<Program> {
+    let of_it = ends.exchanges.get(lease_id).map(Vec::as_slice).unwrap_or_default();
+    let of_it = if depth < MAX_DEPTH { of_it } else { &[] };
+    let by = |record: &&Value| {
+        let exec = record.get("exec")?;
+        Some(Program {
+            exec_id: ExecId(exec.get("exec_id").and_then(Value::as_u64)?),
+            path: field(exec, "path"),
+            script: field(exec, "script"),
+            spiffe_id: field(record, "spiffe_id"),
+            decisions: vec![decision(record, ends, depth.saturating_add(1))],
+            programs: Vec::new(),
+        })
+    };
+    of_it.iter().filter_map(by).collect()
+}
+
+fn decision(record: &Value, ends: &Ends<'_>, depth: usize) -> Decision {
     let lease_id = field(record, "lease_id");
     let end = ends.leases.get(&lease_id);
     let of_end = |name: &str| end.map(|end| field(end, name)).unwrap_or_default();
@@ -311,6 +346,7 @@ fn decision(record: &Value, ends: &Ends<'_>) -> Decision {
         policy_generation: field(record, "policy_generation"),
         traceparent: field(record, "traceparent"),
         steps: ends.steps.around(record),
+        exchanged: exchanged(&lease_id, ends, depth),
         connection: record.get("connection").map(|connection| Connection {
             cookie: field(connection, "cookie"),
             protocol: field(connection, "protocol"),
@@ -410,6 +446,29 @@ pub(crate) mod tests {
         assert!(!inner.programs[0].programs[0].decisions[0].allowed);
         // Outside of sessions what only leads there is left out.
         assert_eq!(told.programs[0].exec_id, ExecId(90));
+    }
+
+    #[test]
+    fn an_exchange_hangs_below_the_credential_that_was_shown() {
+        let mut found = found();
+        let exchange = |id: &str, exec: u64, of: &str| {
+            json!({"action": "exchange", "outcome": "allow", "decision_id": id, "session_id": "s1", "lease_id": id,
+                "subject_lease_id": of, "spiffe_id": "spiffe://e/server",
+                "exec": {"exec_id": exec, "path": "/bin/server"}, "lineage": [{"exec_id": 1, "path": "/sbin/init"}]})
+        };
+        // The server is older than all that it serves.
+        found.decisions.extend([exchange("e2", 4, "e1"), exchange("e1", 3, "lease-d1")]);
+        let told = Told::of(&found);
+        let session = &told.users[0].sessions[0];
+        assert_eq!(session.programs.len(), 1, "what is above the server is no part of the session");
+        let first = &session.programs[0].programs[0].programs[0].decisions[0].exchanged[0];
+        assert_eq!((first.exec_id, first.decisions[0].decision_id.as_str()), (ExecId(3), "e1"));
+        assert_eq!(first.decisions[0].exchanged[0].decisions[0].decision_id, "e2");
+        // Of one whose credential is not there.
+        let alone = Found { decisions: vec![exchange("e2", 4, "gone")], ..Found::default() };
+        assert_eq!(Told::of(&alone).programs[0].decisions[0].decision_id, "e2");
+        let circle = vec![exchange("a", 4, "b"), exchange("b", 5, "a")];
+        assert!(Told::of(&Found { decisions: circle, ..Found::default() }).is_empty());
     }
 
     #[test]

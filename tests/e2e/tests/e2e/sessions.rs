@@ -4,17 +4,17 @@
 //! users; and tokens of a real issuer.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Actor, NOBODY, OTHER, SOON, Setup, Talker, World, binaries, python_script, wait_until, with_daemon};
+use e2e::{Actor, NOBODY, OTHER, SOON, Setup, World, binaries, python_script, wait_until, with_daemon};
 use serde_json::{Value, json};
 
 use crate::calls::{denied, release_as, release_loose, released};
+use crate::issuer::Issuer;
 
 /// `agentctl` opens sessions, and so does the gateway, which has no right to anything else.
 const OPENERS: &str = r#"
@@ -90,7 +90,7 @@ fn session_of(world: &World, actor: &Actor) -> Result<String> {
     Ok(process["session_id"].as_str().with_context(|| format!("in no session: {process}"))?.to_owned())
 }
 
-fn decision(world: &World, id: &str) -> Result<Value> {
+pub(crate) fn decision(world: &World, id: &str) -> Result<Value> {
     world.record("decision", &[("/decision_id", id.into())])
 }
 
@@ -308,43 +308,6 @@ when { context has session };
         assert_eq!(world.ask(&["sessions"])?["sessions"].as_array().map(Vec::len), Some(1));
         Ok(())
     })
-}
-
-/// An issuer of users' tokens that we did not write the library of.
-struct Issuer {
-    address: String,
-    url: String,
-    _process: Talker,
-}
-
-impl Issuer {
-    fn start(world: &World) -> Result<Self> {
-        let process = python_script(world, OTHER, "issuer.py", &[])?;
-        let url = process.next(SOON)?["issuer"].as_str().context("no address")?.to_owned();
-        let address = url.strip_prefix("http://").context("not http")?.to_owned();
-        Ok(Self { address, url, _process: process })
-    }
-
-    /// Has the daemon believe it.
-    fn name_it(&self, world: &mut World, setup: &Setup) -> Result<()> {
-        let issuer = format!("\n[[issuer]]\nname = \"corp\"\nurl = \"{}\"\naudiences = [\"agent-daemon\"]\n", self.url);
-        world.rewrite(setup.clone().with_entries(&issuer))?;
-        ensure!(world.ask(&["reload"])?["accepted"] == true, "the issuer is not taken");
-        Ok(())
-    }
-
-    fn get(&self, path: &str) -> Result<Value> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        Ok(serde_json::from_str(body)?)
-    }
-
-    fn token(&self, claims: &str) -> Result<String> {
-        Ok(self.get(&format!("/token?{claims}"))?["token"].as_str().context("no token")?.to_owned())
-    }
 }
 
 #[test]

@@ -8,10 +8,12 @@ use std::time::Duration;
 use agent_proto::v1;
 use agent_proto::v1::agent_service_client::AgentServiceClient;
 use anyhow::{Context as _, Result, bail};
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tower::Service as _;
 
 use crate::Actor;
 use crate::commands::{number, text};
@@ -68,7 +70,27 @@ impl Actor {
     }
 }
 
+/// A form to the token endpoint, on the connection of the channel.
+async fn exchange(mut channel: Channel, command: &Value) -> Result<Value> {
+    let form = tonic::body::Body::new(Full::from(text(command, "form")?.to_owned()));
+    let request = http::Request::post("http://localhost/token")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(form)?;
+    std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
+    let answer = match channel.call(request).await {
+        Ok(answer) => answer,
+        Err(error) => return Ok(json!({"status": "CLOSED", "message": error.to_string()})),
+    };
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await?.to_bytes();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
+    Ok(json!({"http": status, "body": body}))
+}
+
 async fn call(channel: Channel, command: &Value) -> Result<Value> {
+    if text(command, "call")? == "exchange" {
+        return exchange(channel, command).await;
+    }
     let mut client = AgentServiceClient::new(channel).max_encoding_message_size(64 << 20);
     let given = |name: &str| command.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let connection = connection(command)?;
