@@ -317,6 +317,7 @@ fn build_node(
         session_store,
         session_lifetimes: config.session_lifetimes,
         steps: config.steps,
+        approvals: config.approvals,
         issuer_roots: config.issuer_ca_file.clone(),
         secrets,
         log,

@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod app;
+pub mod approval;
 pub mod arguments;
 pub mod attest;
 pub mod audit;

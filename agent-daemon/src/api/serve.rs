@@ -65,7 +65,7 @@ pub struct Config {
     pub max_streams_per_connection: u32,
     /// Largest request.
     pub max_message_bytes: usize,
-    /// Longest call, up to its headers.
+    /// Longest call, up to its headers, but for one that waits for a person.
     pub request_timeout: Duration,
 }
 
@@ -158,7 +158,8 @@ impl Sockets {
         };
         let exchange = axum::routing::post(token::exchange).with_state(Arc::clone(&node));
         let services = Routes::new(service).add_service(health).into_axum_router().route(token::PATH, exchange);
-        let agents = builder(config).add_routes(services.into()).serve_with_incoming_shutdown(
+        let patient = config.request_timeout.saturating_add(node.approval_wait());
+        let agents = builder(config).timeout(patient).add_routes(services.into()).serve_with_incoming_shutdown(
             peers(agent_listener, AGENT, self.doors.agent),
             cancel.clone().cancelled_owned(),
         );

@@ -10,6 +10,7 @@
 //! Removing the unsigned end of the log together with `head.json` is not seen from inside the directory; that
 //! needs a copy of a checkpoint elsewhere.
 
+mod approval;
 mod chain;
 mod directory;
 mod lease;
@@ -32,6 +33,7 @@ mod writer;
 use std::io;
 use std::path::PathBuf;
 
+pub use self::approval::{ApprovalFacts, ApprovalRecord};
 pub use self::chain::seq_of;
 pub use self::lease::{GrantedLease, MAX_RECOVERED_LEASES, recover_leases};
 pub use self::log::{Config, Durability, Log, Receipt, Slot, Status};

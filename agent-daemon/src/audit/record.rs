@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::approval::{ApprovalFacts, ApprovalRecord};
 use super::operator::{ExplainRecord, RevokeRecord, SecretRecord};
 use super::session::{SessionEndedRecord, SessionFacts};
 use super::step::{StepEndedRecord, StepFacts, StepRecord};
@@ -26,6 +27,8 @@ pub enum Record {
     Decision(Box<DecisionRecord>),
     /// A lease is no longer good.
     LeaseEnded(LeaseEndedRecord),
+    /// A request waits for a person's word, or got it.
+    Approval(Box<ApprovalRecord>),
     /// A session is over.
     SessionEnded(SessionEndedRecord),
     /// An agent says that it begins a step.
@@ -53,12 +56,13 @@ pub enum Record {
 }
 
 /// Every `kind` there is; a line of another kind is not ours.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 18] = [
     "start",
     "stop",
     "segment",
     "decision",
     "lease_ended",
+    "approval",
     "session_ended",
     "step",
     "step_ended",
@@ -155,6 +159,9 @@ pub struct DecisionRecord {
     /// Who acts in it: the caller's identity, then those above it up to the opener of the outermost session.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub actors: Vec<String>,
+    /// The person's word that it waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalFacts>,
     /// What the session is that it opens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionFacts>,

@@ -69,6 +69,7 @@ section! {
         table experimental: ExperimentalTable;
         table credentials: CredentialsTable;
         table sessions: SessionsTable;
+        table approvals: ApprovalsTable;
         table measure: MeasureTable;
         table audit: AuditTable;
         table history: HistoryTable;
@@ -298,6 +299,18 @@ section! {
         step_lifetime: Period<S, { 30 * 24 * H }> = Period::of_micros(H);
         /// PEM: the roots by which issuers are believed. Not set: those of this machine.
         issuer_ca_file: Option<FilePath> = None, example "\"/etc/agent-daemon/issuer-roots.pem\"";
+    }
+}
+
+section! {
+    /// Requests that policy permits only if a person approves (@approval) wait for `agentctl approvals`.
+    struct ApprovalsTable {
+        /// How long. A client that gives up sooner is told nothing; give its calls a longer deadline.
+        wait: Period<S, H> = Period::of_micros(S * 60);
+        /// At once on this node.
+        max_waiting: Count<1, 4096> = Count(256);
+        /// Of one process image (exec instance).
+        max_waiting_per_process: Count<1, 4096> = Count(4);
     }
 }
 

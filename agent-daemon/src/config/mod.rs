@@ -36,7 +36,7 @@ use crate::diagnostic::{Diagnostic, Severity, SourceFile};
 use crate::identity::TrustDomain;
 use crate::node::Lifetimes;
 use crate::web::HttpsEndpoint;
-use crate::{audit, kernel, session, step, upstream};
+use crate::{approval, audit, kernel, session, step, upstream};
 
 /// `sun_path` of `unix(7)` without its terminator.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -86,6 +86,8 @@ pub struct Config {
     pub session_lifetimes: Lifetimes,
     /// How many steps there may be, and how long one may take.
     pub steps: (step::Limits, Duration),
+    /// How many requests may wait for a person, and how long.
+    pub approvals: (approval::Limits, Duration),
     /// The roots by which issuers of users' tokens are believed, if not those of the machine.
     pub issuer_ca_file: Option<PathBuf>,
     /// For [`crate::attest::Measurer`].
@@ -376,6 +378,14 @@ impl ConfigFile {
                     depth: self.sessions.max_step_depth.usize(),
                 },
                 self.sessions.step_lifetime.duration(),
+            ),
+            approvals: (
+                approval::Limits {
+                    total: self.approvals.max_waiting.usize(),
+                    per_exec: self.approvals.max_waiting_per_process.usize(),
+                    remembered: self.sessions.max_sessions.usize(),
+                },
+                self.approvals.wait.duration(),
             ),
             issuer_ca_file: self.sessions.issuer_ca_file.as_ref().map(below),
             measure: MeasureConfig {

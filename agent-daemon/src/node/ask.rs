@@ -7,6 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::exchange::Subject;
+use crate::approval::Given;
 use crate::attest::Failure;
 use crate::credential::{self, Delivery, Lease, LeaseId};
 use crate::session::{self, HandleDigest};
@@ -33,6 +34,8 @@ pub struct Ask {
     pub renews: Option<LeaseId>,
     /// The session that it names by its handle.
     pub session: Option<HandleDigest>,
+    /// What a person said of it, as [`Node`](super::Node) found out.
+    pub approval: Option<Arc<Given>>,
     /// The token that it shows to be exchanged, as [`Node::exchange`](super::Node::exchange) found it.
     pub subject: Option<Arc<Subject>>,
 }

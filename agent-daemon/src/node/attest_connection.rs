@@ -66,7 +66,7 @@ impl Node {
             let reason = match decision.reason {
                 policy::Reason::Forbid => Reason::PolicyForbid,
                 policy::Reason::NoPermit => Reason::PolicyNoPermit,
-                policy::Reason::Error | policy::Reason::Permit => Reason::PolicyError,
+                policy::Reason::NeedsApproval | policy::Reason::Error | policy::Reason::Permit => Reason::PolicyError,
             };
             record.reason = reason.as_str().to_owned();
             record.detail = "policy does not permit the action attest".to_owned();

@@ -12,8 +12,9 @@ use super::ask::{Ask, ConnectionRef};
 use super::draft;
 use super::exchange::Subject;
 use super::reason::{Denial, Reason};
-use super::within::{through, within};
+use super::within::{through, wants_approval, within};
 use super::{Node, Refusal};
+use crate::approval::Key;
 use crate::attest::{Attested, Failure};
 use crate::audit::DecisionRecord;
 use crate::credential::access::Actors;
@@ -204,6 +205,8 @@ impl Node {
             session: session.as_ref().map(|session| &session.prepared),
         };
         let request = Request { principal, action, now };
+        let given = ask.approval.as_ref().filter(|given| Key::of(record).is_some_and(|own| own == given.key));
+        record.approval = given.map(|given| given.facts.clone());
         if let Err(denial) = apply_policy(snapshot, &request, destination, record) {
             return Ok(Err(denial));
         }
@@ -243,7 +246,7 @@ impl Node {
         let asker = attested.evidence.instance.id;
         let actors = self.actors(asker, caller, &ancestry, session);
         record.actors = actors.iter().map(ToString::to_string).collect();
-        Ok((actors, within(snapshot, asker, &ancestry, session, request)))
+        Ok((actors, within(snapshot, (asker, &ancestry), session, request, record.approval.is_some())))
     }
 
     /// The same where the caller shows a token: everybody through whom it came counts, too, and stays named.
@@ -266,7 +269,8 @@ impl Node {
             true => Some(self.ancestry(snapshot, attested, session).await?),
             false => None,
         };
-        Ok((actors, through(snapshot, (instance.id, ancestry.as_deref()), subject, request)))
+        let approved = record.approval.is_some();
+        Ok((actors, through(snapshot, (instance.id, ancestry.as_deref()), subject, request, approved)))
     }
 
     /// The connection that was named, proved to be this exec instance's own and to go to the destination.
@@ -430,14 +434,18 @@ fn apply_policy(
 ) -> Result<(), Denial> {
     let decision = snapshot.policies.evaluate(request);
     record.policy_ids = decision.policy_ids.iter().map(ToString::to_string).collect();
-    if decision.is_allow() {
+    if decision.is_allow_if(record.approval.is_some()) {
         record.reason = Reason::Allowed.as_str().to_owned();
-        record.detail = "policy permits".to_owned();
+        record.detail = match decision.is_allow() {
+            true => "policy permits".to_owned(),
+            false => "policy permits what a person approved".to_owned(),
+        };
         return Ok(());
     }
     let ids = record.policy_ids.join(", ");
     let denial = match decision.reason {
         policy::Reason::Forbid => Denial::new(Reason::PolicyForbid, format!("policy forbids: {ids}")),
+        policy::Reason::NeedsApproval => wants_approval(&format!("so says policy {ids}")),
         policy::Reason::Error | policy::Reason::Permit => {
             Denial::new(Reason::PolicyError, format!("a policy could not be evaluated: {}", decision.errors.join("; ")))
         }
@@ -460,8 +468,10 @@ fn apply_policy(
 
 /// Only what policy plainly said may be overruled by audit mode, never an error and never a fact that is missing.
 fn overruled(denial: Denial, destination: &Destination, record: &mut DecisionRecord) -> Result<(), Denial> {
-    let is_plain =
-        matches!(denial.reason, Reason::PolicyForbid | Reason::PolicyNoPermit | Reason::AncestorNotPermitted);
+    let is_plain = matches!(
+        denial.reason,
+        Reason::PolicyForbid | Reason::PolicyNoPermit | Reason::AncestorNotPermitted | Reason::ApprovalRequired
+    );
     if destination.mode != Mode::Audit || !is_plain {
         return Err(denial);
     }

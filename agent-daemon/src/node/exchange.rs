@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::approve::Next;
 use super::release::decision_id;
 use super::{Ask, Node, Refusal, Released};
 use crate::attest::{Ancestry, Attested, Peer};
@@ -85,34 +86,43 @@ impl Node {
     ///
     /// # Errors
     /// See [`ExchangeError`]. Every refusal is in the audit log.
-    pub async fn exchange(&self, peer: &Peer, ask: ExchangeAsk) -> Result<Released, ExchangeError> {
-        let snapshot = self.snapshot();
-        let attested = self.admit(peer, ACTION, &snapshot).await?;
-        let (subject, spiffe_id) = match self.subject(&snapshot, &attested, &ask).await {
-            Ok(shown) => shown,
-            Err(error) => {
-                match &error {
-                    ExchangeError::Token(why) => self.refuse_request(ACTION, "invalid_subject_token", why, peer),
-                    ExchangeError::Scope => self.refuse_request(ACTION, "invalid_scope", &error.to_string(), peer),
-                    ExchangeError::Refused(_) => {}
+    pub async fn exchange(&self, peer: &Peer, asked: ExchangeAsk) -> Result<Released, ExchangeError> {
+        let mut approval = None;
+        loop {
+            let snapshot = self.snapshot();
+            let attested = self.admit(peer, ACTION, &snapshot).await?;
+            let (subject, spiffe_id) = match self.subject(&snapshot, &attested, &asked).await {
+                Ok(shown) => shown,
+                Err(error) => {
+                    match &error {
+                        ExchangeError::Token(why) => self.refuse_request(ACTION, "invalid_subject_token", why, peer),
+                        ExchangeError::Scope => self.refuse_request(ACTION, "invalid_scope", &error.to_string(), peer),
+                        ExchangeError::Refused(_) => {}
+                    }
+                    return Err(error);
                 }
-                return Err(error);
+            };
+            let (destination, binding, audiences) = target(&snapshot, &spiffe_id, &asked.audience);
+            let ask = Ask {
+                destination,
+                audiences,
+                binding,
+                spiffe_id: Some(spiffe_id.to_string()),
+                traceparent: asked.traceparent.clone(),
+                approval: approval.take(),
+                subject: Some(Arc::new(subject)),
+                ..Ask::default()
+            };
+            let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+            let now = self.clock.now();
+            let verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
+            match self.approved(peer, &attested, slot, verdicted).await? {
+                Next::Conclude(slot, verdicted) => {
+                    return Ok(self.conclude(peer, &attested, slot, *verdicted, None, now).await?);
+                }
+                Next::Again(given) => approval = Some(given),
             }
-        };
-        let (destination, binding, audiences) = target(&snapshot, &spiffe_id, &ask.audience);
-        let ask = Ask {
-            destination,
-            audiences,
-            binding,
-            spiffe_id: Some(spiffe_id.to_string()),
-            traceparent: ask.traceparent,
-            subject: Some(Arc::new(subject)),
-            ..Ask::default()
-        };
-        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
-        let now = self.clock.now();
-        let verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
-        Ok(self.conclude(peer, &attested, slot, verdicted, None, now).await?)
+        }
     }
 
     /// What is shown, and as whom the caller may use it.

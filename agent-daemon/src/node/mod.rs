@@ -6,6 +6,7 @@
 //! Holds every part once and no transport: `api` translates to and from it. Nothing is issued without an audit
 //! slot, and no answer leaves without its record.
 
+mod approve;
 mod ask;
 mod attest_connection;
 mod budget;
@@ -44,6 +45,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast, watch};
 
+pub use approve::{Answer, AnswerError};
 pub use ask::{Ask, ConnectionRef, Refusal, Released};
 pub use attest_connection::Opener;
 pub use bundles::{Bundles, Changes, Part};
@@ -62,6 +64,7 @@ pub use streams::Stream;
 pub use svids::{Invalid, SpiffeLimits, Svids, Wanted};
 
 use self::budget::Budget;
+use crate::approval::{self, Approvals};
 use crate::attest::Attestor;
 use crate::audit;
 use crate::authority::{Authority, ForeignBundles, SecretStore};
@@ -146,6 +149,8 @@ pub struct Parts {
     pub session_lifetimes: Lifetimes,
     /// How many steps there may be, and how long one may take.
     pub steps: (step::Limits, Duration),
+    /// How many requests may wait for a person, and how long.
+    pub approvals: (approval::Limits, Duration),
     /// The roots by which issuers of users' tokens are believed; without, those of the machine.
     pub issuer_roots: Option<PathBuf>,
     /// Static secrets.
@@ -199,6 +204,8 @@ pub struct Node {
     listeners: events::Listeners,
     streams: streams::Streams,
     delegation: sessions::Delegation,
+    approvals: Approvals,
+    approval_wait: Duration,
     snapshots: watch::Sender<u64>,
     refused: Budget,
     bad_requests: Budget,
@@ -251,6 +258,8 @@ impl Node {
                 parts.session_lifetimes,
                 parts.steps,
             ),
+            approvals: Approvals::new(parts.approvals.0),
+            approval_wait: parts.approvals.1,
             federations: federate::Federations::new(parts.fetching),
             in_flight: Mutex::default(),
             adopted: Notify::new(),

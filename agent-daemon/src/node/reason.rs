@@ -50,6 +50,14 @@ reasons! {
     PolicyForbid = "policy_forbid",
     /// No policy permits.
     PolicyNoPermit = "policy_no_permit",
+    /// Policy permits it if a person approves, and nobody was asked.
+    ApprovalRequired = "approval_required",
+    /// A person refused it.
+    ApprovalDenied = "approval_denied",
+    /// Nobody answered in time.
+    ApprovalExpired = "approval_expired",
+    /// Too many requests wait for a person.
+    ApprovalLimit = "approval_limit",
     /// A policy could not be evaluated.
     PolicyError = "policy_error",
     /// The lease to be renewed is not an active one of this exec instance.
@@ -103,6 +111,10 @@ impl Denial {
     pub(super) fn passing(mut self) -> Self {
         self.is_passing = true;
         self
+    }
+
+    pub(super) fn remedy_if_none(self, remedy: &str) -> Self {
+        if self.remediation.is_some() { self } else { self.remedy(remedy) }
     }
 
     pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use super::approve::Next;
 use super::ask::{Ask, ConnectionRef, Refusal, Released};
 use super::decide::{Grounds, Verdicted};
 use super::end::Holder;
@@ -34,13 +35,20 @@ impl Node {
     ///
     /// # Errors
     /// See [`Refusal`]. Every refusal of a decided request is in the audit log.
-    pub async fn release(&self, peer: &Peer, ask: Ask) -> Result<Released, Refusal> {
-        let snapshot = self.snapshot();
-        let attested = self.admit(peer, "release", &snapshot).await?;
-        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
-        let now = self.clock.now();
-        let verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
-        self.conclude(peer, &attested, slot, verdicted, None, now).await
+    pub async fn release(&self, peer: &Peer, mut ask: Ask) -> Result<Released, Refusal> {
+        loop {
+            let snapshot = self.snapshot();
+            let attested = self.admit(peer, "release", &snapshot).await?;
+            let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+            let now = self.clock.now();
+            let verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
+            match self.approved(peer, &attested, slot, verdicted).await? {
+                Next::Conclude(slot, verdicted) => {
+                    return self.conclude(peer, &attested, slot, *verdicted, None, now).await;
+                }
+                Next::Again(given) => ask.approval = Some(given),
+            }
+        }
     }
 
     /// Decides anew and replaces a lease that the caller holds.
@@ -48,27 +56,35 @@ impl Node {
     /// # Errors
     /// See [`Refusal`]. A lease that is over, unknown or another's is a denial like any other.
     pub async fn renew(&self, peer: &Peer, old: LeaseId, mut ask: Ask) -> Result<Released, Refusal> {
-        let snapshot = self.snapshot();
-        let attested = self.admit(peer, "renew", &snapshot).await?;
-        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
-        let now = self.clock.now();
-        let held = self.leases.lease(&old).filter(|lease| lease.exec_id == peer.exec_id && lease.is_live(now));
-        // In the session that it was released in, and in no other.
-        let session = self.acting_in(&attested.evidence.instance, ask.session).ok().flatten().map(|session| session.id);
-        let held = held.filter(|lease| lease.session == session);
-        ask.renews = Some(old);
-        if let Some(held) = &held {
-            ask.destination = held.destination.to_string();
-            ask.binding = Some(held.binding.to_string());
-            ask.spiffe_id = Some(held.spiffe_id.to_string());
-            ask.connection = ask.connection.or(held.cookie.map(ConnectionRef::Cookie));
+        ask.renews = Some(old.clone());
+        loop {
+            let snapshot = self.snapshot();
+            let attested = self.admit(peer, "renew", &snapshot).await?;
+            let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+            let now = self.clock.now();
+            let held = self.leases.lease(&old).filter(|lease| lease.exec_id == peer.exec_id && lease.is_live(now));
+            // In the session that it was released in, and in no other.
+            let session = self.acting_in(&attested.evidence.instance, ask.session).ok().flatten();
+            let session = session.map(|session| session.id);
+            let held = held.filter(|lease| lease.session == session);
+            if let Some(held) = &held {
+                ask.destination = held.destination.to_string();
+                ask.binding = Some(held.binding.to_string());
+                ask.spiffe_id = Some(held.spiffe_id.to_string());
+                ask.connection = ask.connection.or(held.cookie.map(ConnectionRef::Cookie));
+            }
+            let mut verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
+            if held.is_none() {
+                let reason = Reason::LeaseNotYours;
+                deny(&mut verdicted, reason, "the lease is not an active one of this exec instance".to_owned());
+            }
+            match self.approved(peer, &attested, slot, verdicted).await? {
+                Next::Conclude(slot, verdicted) => {
+                    return self.conclude(peer, &attested, slot, *verdicted, held, now).await;
+                }
+                Next::Again(given) => ask.approval = Some(given),
+            }
         }
-        let mut verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
-        if held.is_none() {
-            let reason = Reason::LeaseNotYours;
-            deny(&mut verdicted, reason, "the lease is not an active one of this exec instance".to_owned());
-        }
-        self.conclude(peer, &attested, slot, verdicted, held, now).await
     }
 
     /// Ends a lease of the caller's. Idempotent; a lease of somebody else's is left alone and looks the same.
@@ -382,7 +398,7 @@ impl Drop for Pending<'_> {
     }
 }
 
-fn deny(verdicted: &mut Verdicted, reason: Reason, detail: String) {
+pub(super) fn deny(verdicted: &mut Verdicted, reason: Reason, detail: String) {
     verdicted.grounds = None;
     verdicted.record.reason = reason.as_str().to_owned();
     verdicted.record.detail = detail;

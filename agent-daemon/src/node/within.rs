@@ -81,12 +81,14 @@ impl Node {
 /// Whether everybody from the asker up to the opener of its outermost session may have what it asks for. The asker in every
 /// session that its own was delegated from, too, and each ancestor in those that it was in: what a session is called must
 /// not give more than the one above it.
+///
+/// `approved`: a person said yes to it, for all of them.
 pub(super) fn within(
     snapshot: &Snapshot,
-    asker: ExecId,
-    ancestry: &Ancestry,
+    (asker, ancestry): (ExecId, &Ancestry),
     session: &Session,
     request: &Request<'_>,
+    approved: bool,
 ) -> Result<(), Denial> {
     if ancestry.permitted.holds(&snapshot.policies, request) {
         return Ok(());
@@ -96,35 +98,54 @@ pub(super) fn within(
     if asker != top {
         ancestry.complete(top).map_err(|beyond| denial(beyond, Reason::AncestorNotPermitted))?;
     }
-    in_outer(snapshot, &chain, request)?;
-    let failed = Cell::new(false);
-    let allows_in = |principal: &PreparedPrincipal, session: &Session| {
-        let decision = snapshot.policies.evaluate(&in_session(request, principal, session));
-        failed.set(failed.get() || decision.reason == policy::Reason::Error);
-        decision.is_allow()
-    };
+    in_outer(snapshot, &chain, request, approved)?;
+    let (failed, wanted) = (Cell::new(false), Cell::new(false));
     let homes = homes(ancestry, &chain);
-    let allows = |id: ExecId, principal: &Arc<PreparedPrincipal>| {
+    let allows = |id: ExecId, principal: &Arc<PreparedPrincipal>, approved: bool| {
         let home = homes.iter().find(|(of, _)| *of == id).map_or(0, |(_, home)| *home);
-        chain.iter().skip(home).all(|session| allows_in(principal, session))
+        chain.iter().skip(home).all(|session| {
+            let decision = snapshot.policies.evaluate(&in_session(request, principal, session));
+            failed.set(failed.get() || decision.reason == policy::Reason::Error);
+            wanted.set(wanted.get() || decision.reason == policy::Reason::NeedsApproval);
+            decision.is_allow_if(approved)
+        })
     };
-    let Err(beyond) = ancestry.permits(asker, top, allows) else {
-        ancestry.permitted.keep(&snapshot.policies, request);
+    let Err(beyond) = ancestry.permits(asker, top, |id, principal| allows(id, principal, approved)) else {
+        // What was approved once is not permitted.
+        if !wanted.get() {
+            ancestry.permitted.keep(&snapshot.policies, request);
+        }
         return Ok(());
     };
+    if wanted.get() && ancestry.permits(asker, top, |id, principal| allows(id, principal, true)).is_ok() {
+        return Err(wants_approval(&beyond.to_string()));
+    }
     Err(denial(beyond, refused(failed.get())))
 }
 
+/// Somebody has to say yes first.
+pub(super) fn wants_approval(detail: &str) -> Denial {
+    Denial::new(Reason::ApprovalRequired, format!("a person has to approve it: {detail}"))
+        .remedy("an operator answers with agentctl approvals; a request over the Workload API never waits")
+}
+
 /// Whether the asker may have it in the sessions that its own was delegated from.
-fn in_outer(snapshot: &Snapshot, chain: &[&Session], request: &Request<'_>) -> Result<(), Denial> {
+fn in_outer(snapshot: &Snapshot, chain: &[&Session], request: &Request<'_>, approved: bool) -> Result<(), Denial> {
     for outer in chain.iter().skip(1) {
-        let decision = snapshot.policies.evaluate(&in_session(request, request.principal, outer));
-        if !decision.is_allow() {
-            let detail = format!("it may not have it in the session {} that its own was delegated from", outer.id);
-            return Err(Denial::new(refused(decision.reason == policy::Reason::Error), detail));
-        }
+        let asked = in_session(request, request.principal, outer);
+        allowed(&snapshot.policies.evaluate(&asked), approved, || {
+            format!("it may not have it in the session {} that its own was delegated from", outer.id)
+        })?;
     }
     Ok(())
+}
+
+fn allowed(decision: &policy::Decision, approved: bool, detail: impl Fn() -> String) -> Result<(), Denial> {
+    match decision.reason {
+        _ if decision.is_allow_if(approved) => Ok(()),
+        policy::Reason::NeedsApproval => Err(wants_approval(&detail())),
+        reason => Err(Denial::new(refused(reason == policy::Reason::Error), detail())),
+    }
 }
 
 /// Whether everybody through whom a token came to the asker may have what it asks for with it, each with those above it.
@@ -134,24 +155,24 @@ pub(super) fn through(
     (asker, ancestry): (ExecId, Option<&Ancestry>),
     subject: &Subject,
     request: &Request<'_>,
+    approved: bool,
 ) -> Result<(), Denial> {
     let session = &*subject.session;
     let chain: Vec<&Session> = session.chain().collect();
     match ancestry {
-        Some(ancestry) => within(snapshot, asker, ancestry, session, request)?,
-        None => in_outer(snapshot, &chain, request)?,
+        Some(ancestry) => within(snapshot, (asker, ancestry), session, request, approved)?,
+        None => in_outer(snapshot, &chain, request, approved)?,
     }
     for holder in &subject.holders {
         let asked = in_session(request, &holder.principal, session);
-        let decision = snapshot.policies.evaluate(&asked);
-        if !decision.is_allow() {
-            let detail = format!("{} may not have it, through whom the token came", holder.spiffe_id);
-            return Err(Denial::new(refused(decision.reason == policy::Reason::Error), detail)
-                .remedy("permit it to the holder of the token, too: whoever it is passed on to never has more"));
-        }
+        let remedy = "permit it to the holder of the token, too: whoever it is passed on to never has more";
+        allowed(&snapshot.policies.evaluate(&asked), approved, || {
+            format!("{} may not have it, through whom the token came", holder.spiffe_id)
+        })
+        .map_err(|denial| denial.remedy_if_none(remedy))?;
         match &holder.ancestry {
-            Some(ancestry) => within(snapshot, holder.exec_id, ancestry, session, &asked)?,
-            None => in_outer(snapshot, &chain, &asked)?,
+            Some(ancestry) => within(snapshot, (holder.exec_id, ancestry), session, &asked, approved)?,
+            None => in_outer(snapshot, &chain, &asked, approved)?,
         }
     }
     Ok(())

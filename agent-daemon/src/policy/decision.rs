@@ -73,6 +73,8 @@ impl fmt::Display for Effect {
 pub enum Reason {
     /// At least one policy permits and none forbids.
     Permit,
+    /// Every policy that permits wants a person to approve, and none forbids.
+    NeedsApproval,
     /// A policy forbids.
     Forbid,
     /// No policy permits.
@@ -86,6 +88,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Permit => "permit",
+            Self::NeedsApproval => "needs_approval",
             Self::Forbid => "forbid",
             Self::NoPermit => "no_permit",
             Self::Error => "error",
@@ -118,5 +121,10 @@ impl Decision {
     /// Whether to go on.
     pub fn is_allow(&self) -> bool {
         self.effect == Effect::Allow
+    }
+
+    /// The same where a person approved what wanted it.
+    pub fn is_allow_if(&self, approved: bool) -> bool {
+        self.is_allow() || (approved && self.reason == Reason::NeedsApproval)
     }
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use cedar_policy::{
-    ActionConstraint, Effect, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, ValidationMode,
-    Validator,
+    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint,
+    ValidationMode, Validator,
 };
 
 use super::{explain::Conjunct, nesting, policies::PolicyView, schema::vocabulary};
@@ -29,6 +29,8 @@ pub(super) struct Loaded {
     pub(super) id: Arc<str>,
     pub(super) policy: Policy,
     pub(super) reads: Reads,
+    /// A person has to approve what it permits.
+    pub(super) wants_approval: bool,
     file: Arc<str>,
     text: String,
     /// Made when a denial is explained first.
@@ -142,6 +144,13 @@ impl<'a> Loader<'a> {
             }
             let Some(id) = self.id(file, start, policy, number) else { continue };
             let policy = policy.new_id(PolicyId::new(&*id));
+            let wants_approval = policy.annotation("approval").is_some();
+            if let Some(message) = wants_approval.then(|| not_to_be_approved(&policy)).flatten() {
+                self.diagnostics.push(
+                    Diagnostic::error_at(file, start, message)
+                        .with_help("write @approval above a permit with action == Action::\"release\""),
+                );
+            }
             if is_unconditional_permit(&policy) {
                 self.diagnostics.push(
                     warning_at(file, start, format!("policy {id} permits everything to everybody"))
@@ -153,7 +162,7 @@ impl<'a> Loader<'a> {
                 self.diagnostics.push(Diagnostic::error_at(file, start, error.to_string()));
             }
             let file = file.name.as_str().into();
-            self.loaded.push(Loaded { id, policy, reads, file, text, conjuncts: OnceLock::new() });
+            self.loaded.push(Loaded { id, policy, reads, wants_approval, file, text, conjuncts: OnceLock::new() });
         }
         let result = self.validator.validate(&of_this_file, ValidationMode::Strict);
         let start = |id: &PolicyId| offsets.get(AsRef::<str>::as_ref(id)).copied().unwrap_or(0);
@@ -190,6 +199,21 @@ impl<'a> Loader<'a> {
 
 fn number(id: &PolicyId) -> Option<usize> {
     AsRef::<str>::as_ref(id).strip_prefix("policy")?.parse().ok()
+}
+
+/// Why nobody could approve what a policy decides.
+fn not_to_be_approved(policy: &Policy) -> Option<&'static str> {
+    if policy.effect() == Effect::Forbid {
+        return Some("what a policy forbids is not for anybody to approve");
+    }
+    let is_release = |action: &EntityUid| action.id().escaped() == "release";
+    match policy.action_constraint() {
+        ActionConstraint::Eq(action) if is_release(&action) => None,
+        ActionConstraint::In(actions) if actions.iter().all(is_release) => None,
+        ActionConstraint::Any | ActionConstraint::Eq(_) | ActionConstraint::In(_) => {
+            Some("only a release can wait for an approval")
+        }
+    }
 }
 
 fn is_unconditional_permit(policy: &Policy) -> bool {

@@ -2,7 +2,7 @@
 
 //! A loaded set of policies and its decisions.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use cedar_policy::{Authorizer, PolicySet};
 
@@ -21,6 +21,8 @@ pub struct Policies {
     index: Index,
     generation: Generation,
     warnings: Vec<Diagnostic>,
+    /// Those that permit only what a person approves.
+    wants_approval: HashSet<Arc<str>>,
     /// What any of them reads.
     pub(super) reads: Reads,
     authorizer: Authorizer,
@@ -48,6 +50,7 @@ impl Policies {
         let (loaded, warnings) = load::load(files)?;
         Ok(Self {
             reads: loaded.iter().map(|policy| policy.reads).fold(Reads::NOTHING, Reads::or),
+            wants_approval: loaded.iter().filter(|one| one.wants_approval).map(|one| Arc::clone(&one.id)).collect(),
             index: Index::new(loaded.iter().map(|policy| &policy.policy)),
             loaded,
             generation: Generation::of(files),
@@ -136,6 +139,9 @@ impl Policies {
             diagnostics.reason().map(|id| Arc::from(AsRef::<str>::as_ref(id))).collect();
         policy_ids.sort_unstable();
         let (effect, reason) = match response.decision() {
+            cedar_policy::Decision::Allow if policy_ids.iter().all(|id| self.wants_approval.contains(id)) => {
+                (Effect::Deny, Reason::NeedsApproval)
+            }
             cedar_policy::Decision::Allow => (Effect::Allow, Reason::Permit),
             cedar_policy::Decision::Deny if policy_ids.is_empty() => (Effect::Deny, Reason::NoPermit),
             cedar_policy::Decision::Deny => (Effect::Deny, Reason::Forbid),

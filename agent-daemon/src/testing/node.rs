@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::{FakeClock, FakeKernel, FakeProc, FakeResolver, MemorySources, PrivateDirectory, Sizes};
 use super::{exe_path, exec_instance_of_self, tgid};
+use crate::approval;
 use crate::attest::{Attestor, Failure, MeasureConfig, Measurer, Peer, Proc};
 use crate::audit::{self, Log, Query};
 use crate::authority::{self, Authority, CaSource, ForeignBundles, Sealer, SecretStore, open_or_create_key};
@@ -84,6 +85,8 @@ pub struct Setup {
     pub web_roots: Option<PathBuf>,
     /// Of one token.
     pub max_audiences: usize,
+    /// How long a request waits for a person.
+    pub approval_wait: Duration,
 }
 
 impl Default for Setup {
@@ -112,6 +115,7 @@ impl Default for Setup {
             upstream: None,
             web_roots: None,
             max_audiences: 1,
+            approval_wait: Duration::from_secs(10),
         }
     }
 }
@@ -237,6 +241,7 @@ impl Setup {
             session_store: SessionStore::open(directory.join("sessions"), boot_id).expect("the sessions"),
             session_lifetimes: Lifetimes { usual: Duration::from_secs(600), longest: Duration::from_secs(3600) },
             steps: (step::Limits { total: 100, per_session: 10, depth: 3 }, Duration::from_secs(600)),
+            approvals: (approval::Limits { total: 8, per_exec: 2, remembered: 16 }, self.approval_wait),
             issuer_roots: None,
             secrets: SecretStore::open(directory.join("secrets"), sealer).expect("the secret store"),
             log,

@@ -11,6 +11,7 @@
 mod access_tokens;
 mod admin_api;
 mod agent_api;
+mod approvals;
 mod audit_log;
 mod bad_requests;
 mod callers;

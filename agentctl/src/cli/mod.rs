@@ -2,6 +2,7 @@
 
 //! The command line. The only place that reads the environment.
 
+mod approvals;
 mod audit;
 mod run;
 mod spiffe;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::approvals::{AnswerArgs, ApprovalsArgs, ApprovalsCommand};
 pub(crate) use self::audit::{AuditCommand, AuditFilter, AuditOutcome, TraceArgs};
 pub(crate) use self::run::{RunArgs, SessionsArgs};
 pub(crate) use self::spiffe::{BundleCommand, BundleFormat, FetchCommand, SpiffeCommand};
@@ -83,6 +85,8 @@ pub(crate) enum Command {
     Leases(LeasesArgs),
     /// Delegated sessions: on whose behalf, for what, until when; --end ends one
     Sessions(SessionsArgs),
+    /// Requests that wait for a person's word: list, allow and deny them
+    Approvals(ApprovalsArgs),
     /// Start a program in a session: it and all that it starts act on behalf of a user
     Run(RunArgs),
     /// The newest decisions

@@ -2,6 +2,7 @@
 
 //! One file a command: ask, then print as a table or story for people, or as JSON for programs.
 
+mod approvals;
 mod audit;
 mod connections;
 mod decisions;
@@ -56,6 +57,7 @@ pub(crate) async fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Verdict, E
         Command::Connections(args) => connections::run(&client, args, output).await,
         Command::Leases(args) => leases::run(&client, args, output).await,
         Command::Sessions(args) => sessions::run(&client, args, output).await,
+        Command::Approvals(args) => approvals::run(&client, args, output).await,
         Command::Decisions(args) => decisions::run(&client, args, output).await,
         Command::Explain(args) => explain::run(&client, args, output).await,
         Command::Policy(args) => policy::run(&client, args, output).await,

@@ -5,6 +5,7 @@
 //! An exec id is a string as everywhere else (`"x123"`); other 64-bit ids and clock readings are decimal strings,
 //! because many JSON readers round above 2^53. Times are RFC 3339 in UTC, `null` when there is none.
 
+mod approval;
 mod decision;
 mod policy;
 mod process;
@@ -17,6 +18,7 @@ use serde::{Serialize, Serializer};
 
 use crate::time;
 
+pub(crate) use approval::{Answered, Approval, Approvals};
 pub(crate) use decision::{Decision, Explain, Lease};
 pub(crate) use policy::{PolicyList, PolicyTest, Reload, Validation};
 pub(crate) use process::{Connection, ConnectionView, Process, provenance};

@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use agent_proto::admin::admin_service_server::{AdminService, AdminServiceServer};
-use agent_proto::admin::{explain_request, revoke_request, set_bundle_request, watch_response, *};
+use agent_proto::admin::{
+    AnswerApprovalRequest, AnswerApprovalResponse, Approval, ApprovalsRequest, ApprovalsResponse, explain_request,
+    revoke_request, set_bundle_request, watch_response, *,
+};
 use agent_proto::v1::{Ancestor, Connection, ExecInstance, Lease, Provenance, Selector};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
@@ -253,6 +256,15 @@ impl AdminService for Fake {
         Ok(Response::new(EndSessionResponse { ended }))
     }
 
+    async fn approvals(&self, _: Request<ApprovalsRequest>) -> Reply<ApprovalsResponse> {
+        Ok(Response::new(ApprovalsResponse { approvals: vec![approval()] }))
+    }
+
+    async fn answer_approval(&self, request: Request<AnswerApprovalRequest>) -> Reply<AnswerApprovalResponse> {
+        let approval = Some(approval()).filter(|one| one.approval_id == request.get_ref().approval_id);
+        Ok(Response::new(AnswerApprovalResponse { approval }))
+    }
+
     async fn decisions(&self, request: Request<DecisionsRequest>) -> Reply<DecisionsResponse> {
         let decision = |allowed: bool| Decision {
             decision_id: "d-1".into(),
@@ -431,5 +443,17 @@ impl AdminService for Fake {
     async fn remove_secret(&self, request: Request<RemoveSecretRequest>) -> Reply<RemoveSecretResponse> {
         let removed = self.0.secrets.lock().unwrap().remove(&request.get_ref().name).is_some();
         Ok(Response::new(RemoveSecretResponse { removed }))
+    }
+}
+
+fn approval() -> Approval {
+    Approval {
+        approval_id: "a1".into(),
+        user: "corp:ada".into(),
+        spiffe_id: "spiffe://example.org/mailer".into(),
+        action: "release".into(),
+        destination: "mail".into(),
+        binding: "smtp".into(),
+        ..Default::default()
     }
 }

@@ -426,6 +426,79 @@ pub struct EndSessionResponse {
     #[prost(uint32, tag = "1")]
     pub ended: u32,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApprovalsResponse {
+    /// The oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub approvals: ::prost::alloc::vec::Vec<Approval>,
+}
+/// A request that waits for a person's word.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Approval {
+    #[prost(string, tag = "1")]
+    pub approval_id: ::prost::alloc::string::String,
+    /// The decision that found that it needs one.
+    #[prost(string, tag = "2")]
+    pub decision_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub exec_id: u64,
+    #[prost(uint32, tag = "4")]
+    pub tgid: u32,
+    /// The program, and the script that it runs, if any.
+    #[prost(string, tag = "5")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub script: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// On whose behalf and in which session; empty: nobody's.
+    #[prost(string, tag = "8")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub session_id: ::prost::alloc::string::String,
+    /// Who acts, the caller first.
+    #[prost(string, repeated, tag = "10")]
+    pub actors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "11")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(string, tag = "12")]
+    pub binding: ::prost::alloc::string::String,
+    /// "release", "renew" or "exchange".
+    #[prost(string, tag = "13")]
+    pub action: ::prost::alloc::string::String,
+    /// What its agent says that it does; empty: nothing.
+    #[prost(string, tag = "14")]
+    pub step: ::prost::alloc::string::String,
+    /// The policies that want it.
+    #[prost(string, repeated, tag = "15")]
+    pub policy_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "16")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// Then it is refused.
+    #[prost(message, optional, tag = "17")]
+    pub until: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerApprovalRequest {
+    #[prost(string, tag = "1")]
+    pub approval_id: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub allow: bool,
+    /// The same for the rest of the session: of this identity, for this destination by this binding.
+    #[prost(bool, tag = "3")]
+    pub for_session: bool,
+    /// Kept in the audit record. At most 512 bytes.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerApprovalResponse {
+    /// None: it does not wait (any more), and nothing was answered.
+    #[prost(message, optional, tag = "1")]
+    pub approval: ::core::option::Option<Approval>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PolicyNearMiss {
     #[prost(string, tag = "1")]
@@ -1322,6 +1395,58 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("agent.admin.v1.AdminService", "EndSession"));
             self.inner.unary(req, path, codec).await
         }
+        /// Requests that wait for a person's word (a policy with @approval).
+        pub async fn approvals(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ApprovalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApprovalsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.admin.v1.AdminService/Approvals",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("agent.admin.v1.AdminService", "Approvals"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives that word.
+        pub async fn answer_approval(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AnswerApprovalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AnswerApprovalResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.admin.v1.AdminService/AnswerApproval",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("agent.admin.v1.AdminService", "AnswerApproval"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn query_audit(
             &mut self,
             request: impl tonic::IntoRequest<super::QueryAuditRequest>,
@@ -1662,6 +1787,22 @@ pub mod admin_service_server {
             request: tonic::Request<super::EndSessionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::EndSessionResponse>,
+            tonic::Status,
+        >;
+        /// Requests that wait for a person's word (a policy with @approval).
+        async fn approvals(
+            &self,
+            request: tonic::Request<super::ApprovalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApprovalsResponse>,
+            tonic::Status,
+        >;
+        /// Gives that word.
+        async fn answer_approval(
+            &self,
+            request: tonic::Request<super::AnswerApprovalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AnswerApprovalResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the QueryAudit method.
@@ -2439,6 +2580,96 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EndSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.admin.v1.AdminService/Approvals" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApprovalsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ApprovalsRequest>
+                    for ApprovalsSvc<T> {
+                        type Response = super::ApprovalsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ApprovalsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::approvals(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApprovalsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.admin.v1.AdminService/AnswerApproval" => {
+                    #[allow(non_camel_case_types)]
+                    struct AnswerApprovalSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::AnswerApprovalRequest>
+                    for AnswerApprovalSvc<T> {
+                        type Response = super::AnswerApprovalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AnswerApprovalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::answer_approval(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AnswerApprovalSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

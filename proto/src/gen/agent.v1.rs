@@ -628,7 +628,8 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("agent.v1.AgentService", "AttestConnection"));
             self.inner.unary(req, path, codec).await
         }
-        /// A credential for one destination.
+        /// A credential for one destination. Waits where policy wants a person's word (@approval), for as long as the daemon's
+        /// configuration says: give the call a deadline that is longer.
         pub async fn release(
             &mut self,
             request: impl tonic::IntoRequest<super::ReleaseRequest>,
@@ -860,7 +861,8 @@ pub mod agent_service_server {
             tonic::Response<super::AttestConnectionResponse>,
             tonic::Status,
         >;
-        /// A credential for one destination.
+        /// A credential for one destination. Waits where policy wants a person's word (@approval), for as long as the daemon's
+        /// configuration says: give the call a deadline that is longer.
         async fn release(
             &self,
             request: tonic::Request<super::ReleaseRequest>,

@@ -6,6 +6,7 @@
 //! known all the same, because every change is recorded with it. Lists are streamed in bounded messages, and no
 //! stream ends like a whole one when it was cut short.
 
+mod approvals;
 mod audit;
 mod bundles;
 mod connections;

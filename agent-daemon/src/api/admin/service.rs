@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use agent_proto::admin::admin_service_server::AdminService;
 use agent_proto::admin::{
-    ConnectionsRequest, ConnectionsResponse, DecisionsRequest, DecisionsResponse, DoctorRequest, DoctorResponse,
-    EndSessionRequest, EndSessionResponse, ExplainRequest, ExplainResponse, LeasesRequest, LeasesResponse,
-    ListBundlesRequest, ListBundlesResponse, ListPoliciesRequest, ListPoliciesResponse, ListSecretsRequest,
-    ListSecretsResponse, ProcessesRequest, ProcessesResponse, PutSecretRequest, PutSecretResponse, QueryAuditRequest,
-    QueryAuditResponse, ReloadRequest, ReloadResponse, RemoveBundleRequest, RemoveBundleResponse, RemoveSecretRequest,
+    AnswerApprovalRequest, AnswerApprovalResponse, ApprovalsRequest, ApprovalsResponse, ConnectionsRequest,
+    ConnectionsResponse, DecisionsRequest, DecisionsResponse, DoctorRequest, DoctorResponse, EndSessionRequest,
+    EndSessionResponse, ExplainRequest, ExplainResponse, LeasesRequest, LeasesResponse, ListBundlesRequest,
+    ListBundlesResponse, ListPoliciesRequest, ListPoliciesResponse, ListSecretsRequest, ListSecretsResponse,
+    ProcessesRequest, ProcessesResponse, PutSecretRequest, PutSecretResponse, QueryAuditRequest, QueryAuditResponse,
+    ReloadRequest, ReloadResponse, RemoveBundleRequest, RemoveBundleResponse, RemoveSecretRequest,
     RemoveSecretResponse, RevokeRequest, RevokeResponse, SessionsRequest, SessionsResponse, SetBundleRequest,
     SetBundleResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse, ValidatePolicyRequest,
     ValidatePolicyResponse, VerifyAuditRequest, VerifyAuditResponse, WatchRequest, WatchResponse,
@@ -19,8 +20,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::outlet::{Broken, Stream};
 use super::{
-    Admin, Operator, audit, bundles, connections, doctor, explain, failure, leases, policies, processes, secrets,
-    sessions, status, view, watch,
+    Admin, Operator, approvals, audit, bundles, connections, doctor, explain, failure, leases, policies, processes,
+    secrets, sessions, status, view, watch,
 };
 use crate::audit::Outcome;
 
@@ -152,6 +153,17 @@ impl AdminService for Admin {
         let operator = Operator::of(&request)?;
         let asked = request.into_inner();
         self.blocking(move |this| sessions::end(&this.node, &asked, operator)).await
+    }
+
+    async fn approvals(&self, request: Request<ApprovalsRequest>) -> Reply<ApprovalsResponse> {
+        Operator::of(&request)?;
+        Ok(Response::new(approvals::list(&self.node)))
+    }
+
+    async fn answer_approval(&self, request: Request<AnswerApprovalRequest>) -> Reply<AnswerApprovalResponse> {
+        let operator = Operator::of(&request)?;
+        let asked = request.into_inner();
+        self.blocking(move |this| approvals::answer(&this.node, asked, operator)).await
     }
 
     async fn query_audit(&self, request: Request<QueryAuditRequest>) -> Reply<Self::QueryAuditStream> {

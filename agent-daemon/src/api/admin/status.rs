@@ -74,12 +74,14 @@ pub(super) fn capacities(node: &Node, facts: &AdminFacts) -> Vec<Capacity> {
         limit: u64::try_from(limit).unwrap_or(u64::MAX),
     };
     let [(attested, attested_limit), (measured, measured_limit)] = node.attestor.usage();
+    let (approvals, approvals_limit) = node.approvals().usage();
     let history = node.attestor.history();
     let mut capacities = node.records().capacities();
     capacities.extend([
         held("leases", node.leases.len(), node.leases.limits().total),
         held("sessions", node.sessions().len(), node.sessions().limits().total),
         held("steps", node.steps().len(), node.steps().limits().total),
+        held("approvals", approvals, approvals_limit),
         held("attested", attested, attested_limit),
         held("measurements", measured, measured_limit),
         held("history", history.len(), history.limit()),

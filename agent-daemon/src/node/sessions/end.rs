@@ -48,6 +48,7 @@ impl Node {
             }
             self.record_ended(over);
             self.end_steps(session.id);
+            self.approvals.forget(&session.id.to_string());
             bump(&self.counters.sessions_ended);
             let record = Record::SessionEnded(SessionEndedRecord {
                 session_id: session.id.to_string(),

@@ -269,7 +269,7 @@ impl Node {
                 let Some(above) = above else { return Ok(Ok(session)) };
                 let ancestry = self.ancestry(snapshot, attested, &above).await?;
                 let asker = attested.evidence.instance.id;
-                return Ok(within(snapshot, asker, &ancestry, &above, &request).map(|()| session));
+                return Ok(within(snapshot, (asker, &ancestry), &above, &request, false).map(|()| session));
             }
             policy::Reason::Forbid => Denial::new(Reason::PolicyForbid, format!("policy forbids to act for {user}")),
             policy::Reason::NoPermit => {
@@ -282,7 +282,7 @@ impl Node {
                 record.policy_near_misses = draft::policy_near_misses(near);
                 denial.remedy("add a permit for the action actFor, or meet its condition")
             }
-            policy::Reason::Error => {
+            policy::Reason::NeedsApproval | policy::Reason::Error => {
                 let detail = format!("a policy could not be evaluated: {}", decision.errors.join("; "));
                 Denial::new(Reason::PolicyError, detail)
             }

@@ -143,7 +143,7 @@ impl Policies {
         let reason = case.reason.map(Reason::from);
         let near_misses = match decision.reason {
             Reason::NoPermit => self.near_misses(&request),
-            Reason::Permit | Reason::Forbid | Reason::Error => Vec::new(),
+            Reason::Permit | Reason::NeedsApproval | Reason::Forbid | Reason::Error => Vec::new(),
         };
         Ok(CaseResult {
             name: case.name,

@@ -8,6 +8,7 @@ use std::{
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+mod approval;
 mod cases;
 mod sessions;
 mod slices;

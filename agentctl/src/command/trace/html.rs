@@ -152,6 +152,7 @@ impl Page {
             ("generation", &decision.policy_generation),
             ("decision", &decision.decision_id),
             ("trace", &decision.traceparent),
+            ("approval", &decision.approval),
         ]);
         for step in &decision.steps {
             self.raw("<div class=\"kind\">step</div>");

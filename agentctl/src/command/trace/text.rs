@@ -94,6 +94,9 @@ fn decision(decision: &Decision, depth: usize, output: &mut Output<'_>) -> Resul
     if !decision.policy_ids.is_empty() {
         detail(format!("policy {} of {}", decision.policy_ids.join(", "), decision.policy_generation))?;
     }
+    if !decision.approval.is_empty() {
+        detail(decision.approval.clone())?;
+    }
     for step in &decision.steps {
         let joined = match step.joined_by.as_str() {
             "" => String::new(),
@@ -149,6 +152,7 @@ mod tests {
             "      x20 /bin/p20\n",
             "        x30 /bin/tool  spiffe://e/tool\n",
             "allow release mail  decision d1, allowed\n",
+            "answered for the session by uid 0 (approval a1)\n",
             "step reasoning (span a1)\n",
             "step tool_call search (sha256:aa) (span b2, joined by time only, done 2026-11-27T10:20:00Z)\n",
             "connection tcp ::1 port 443 (cookie 7, )\n",

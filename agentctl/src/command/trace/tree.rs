@@ -77,6 +77,8 @@ pub(crate) struct Decision {
     pub(crate) policy_ids: Vec<String>,
     pub(crate) policy_generation: String,
     pub(crate) traceparent: String,
+    /// The person's word that it waited for; empty: none.
+    pub(crate) approval: String,
     /// The steps that it was made in, the innermost last.
     pub(crate) steps: Vec<Step>,
     pub(crate) connection: Option<Connection>,
@@ -345,6 +347,7 @@ fn decision(record: &Value, ends: &Ends<'_>, depth: usize) -> Decision {
         policy_ids: record.get("policy_ids").map(texts).unwrap_or_default(),
         policy_generation: field(record, "policy_generation"),
         traceparent: field(record, "traceparent"),
+        approval: record.get("approval").map(approval).unwrap_or_default(),
         steps: ends.steps.around(record),
         exchanged: exchanged(&lease_id, ends, depth),
         connection: record.get("connection").map(|connection| Connection {
@@ -364,6 +367,11 @@ fn decision(record: &Value, ends: &Ends<'_>, depth: usize) -> Decision {
             lease_id,
         }),
     }
+}
+
+fn approval(approval: &Value) -> String {
+    let scope = if field(approval, "scope") == "session" { "for the session" } else { "once" };
+    format!("answered {scope} by uid {} (approval {})", field(approval, "by_uid"), field(approval, "approval_id"))
 }
 
 /// A member by the names on the way to it; empty when it is not there.
@@ -401,6 +409,7 @@ pub(crate) mod tests {
             json!({"kind": "decision", "seq": 3, "time": "2026-11-27T10:00:01Z", "action": "release", "outcome": outcome,
                 "decision_id": id, "session_id": session, "spiffe_id": "spiffe://e/tool", "destination": "mail",
                 "reason": "allowed", "policy_ids": ["p"], "policy_generation": "sha256:0",
+                "approval": {"approval_id": "a1", "scope": "session", "by_uid": 0},
                 "lease_id": (outcome == "allow").then(|| format!("lease-{id}")), "credential_type": "jwt-svid",
                 "connection": {"cookie": 7, "protocol": "tcp", "remote_address": "::1", "remote_port": 443},
                 "exec": {"exec_id": exec, "path": "/bin/tool"}, "lineage": lineage,

@@ -7,6 +7,7 @@
 )]
 
 mod adversary;
+mod approvals;
 mod auditing;
 mod bounds;
 mod callers;
