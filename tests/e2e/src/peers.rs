@@ -62,6 +62,27 @@ pub fn python_script(world: &World, uid: u32, script: &str, arguments: &[&str]) 
     world.talk(&python.to_string_lossy(), uid, &arguments)
 }
 
+/// The same for one that uses our Python SDK, which comes to lie beside it; it is told where the agents' socket is.
+///
+/// # Errors
+/// As [`python_script`].
+pub fn sdk_script(world: &World, uid: u32, script: &str, arguments: &[&str]) -> Result<Talker> {
+    let root = std::env::var("AGENT_TEST_ROOT").context("AGENT_TEST_ROOT is not set: use xtask test")?;
+    let package = PathBuf::from(root).join("sdk/python/src/agent_daemon");
+    for folder in ["", "_proto"] {
+        let target = world.path("bin/agent_daemon").join(folder);
+        fs::create_dir_all(&target)?;
+        for entry in fs::read_dir(package.join(folder))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "py") {
+                fs::copy(&path, target.join(path.file_name().context("it has no name")?))?;
+            }
+        }
+    }
+    let socket = world.socket();
+    python_script(world, uid, script, &[&[socket.as_str()], arguments].concat())
+}
+
 /// A program where the user may read it, whoever may enter the repository.
 ///
 /// # Errors

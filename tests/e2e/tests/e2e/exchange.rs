@@ -71,7 +71,7 @@ const POLICY: &str = r#"
 forbid (principal == Workload::"spiffe://example.org/agent/one", action, resource == Destination::"vault");
 "#;
 
-fn delegating() -> Setup {
+pub(crate) fn delegating() -> Setup {
     setup().with_destinations(DESTINATIONS).with_policies(POLICY)
 }
 
@@ -117,7 +117,7 @@ fn claims(world: &World, token: &str, audience: &str) -> Result<Value> {
     python_script(world, OTHER, "resource_server.py", &arguments)?.next(SOON)
 }
 
-fn acting(names: &[&str]) -> Value {
+pub(crate) fn acting(names: &[&str]) -> Value {
     names.iter().rev().fold(Value::Null, |above, name| {
         let sub = format!("spiffe://example.org/{name}");
         if above.is_null() { json!({"sub": sub}) } else { json!({"sub": sub, "act": above}) }

@@ -24,6 +24,7 @@ mod leases;
 mod operators;
 mod programs;
 mod restart;
+mod sdk;
 mod sessions;
 mod slice;
 mod spiffe;
