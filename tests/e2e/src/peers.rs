@@ -83,6 +83,16 @@ pub fn sdk_script(world: &World, uid: u32, script: &str, arguments: &[&str]) -> 
     python_script(world, uid, script, &[&[socket.as_str()], arguments].concat())
 }
 
+/// Scripts that another script starts.
+///
+/// # Errors
+/// When they cannot be copied.
+pub fn beside(world: &World, scripts: &[&str]) -> Result<()> {
+    let root = std::env::var("AGENT_TEST_ROOT").context("AGENT_TEST_ROOT is not set: use xtask test")?;
+    let folder = PathBuf::from(root).join("tests/e2e/python");
+    scripts.iter().try_for_each(|script| readable(world, &folder.join(script)).map(drop))
+}
+
 /// A program where the user may read it, whoever may enter the repository.
 ///
 /// # Errors

@@ -11,7 +11,7 @@
 Who the caller is, is the kernel's word: there is nothing to log in with.
 """
 
-from .client import Client, Credential, Session, Step
+from .client import Client, Credential, Session, Step, continued, current_traceparent
 from .errors import AgentDaemonError, Denied, NotAttested, Unavailable
 
 __all__ = [
@@ -23,4 +23,6 @@ __all__ = [
     "Session",
     "Step",
     "Unavailable",
+    "continued",
+    "current_traceparent",
 ]

@@ -8,7 +8,8 @@ import os
 import secrets
 import socket as sockets
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -32,6 +33,8 @@ _KINDS = {
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 
+#: The `traceparent` of a step of somebody else's.
+_above: contextvars.ContextVar[str] = contextvars.ContextVar("agent_daemon_above", default="")
 _current: contextvars.ContextVar[Step | None] = contextvars.ContextVar("agent_daemon_step", default=None)
 
 
@@ -282,7 +285,7 @@ class Client:
         }
         if scope is not None:
             form["scope"] = scope
-        headers = {"traceparent": _traceparent()} if _current.get() else {}
+        headers = {"traceparent": _traceparent()} if _traceparent() else {}
         transport = httpx.HTTPTransport(uds=self.path, http1=False, http2=True)
         with httpx.Client(transport=transport, timeout=self.timeout) as client:
             answer = client.post("http://localhost/token", data=form, headers=headers)
@@ -307,9 +310,22 @@ def current_traceparent() -> str | None:
     return _traceparent() or None
 
 
+@contextmanager
+def continued(traceparent: str | None) -> Iterator[None]:
+    """Works in a step that somebody else began, as its `traceparent` says: what is released inside names it.
+
+    For a tool that is called over the network or a pipe. Nothing is told to the daemon.
+    """
+    token = _above.set(traceparent or "")
+    try:
+        yield
+    finally:
+        _above.reset(token)
+
+
 def _traceparent() -> str:
     step = _current.get()
-    return step.traceparent if step else ""
+    return step.traceparent if step else _above.get()
 
 
 def _connection(named: sockets.socket | int | None) -> pb.ConnectionRef | None:

@@ -21,6 +21,7 @@ mod hostile;
 mod interop;
 mod issuer;
 mod leases;
+mod mcp;
 mod operators;
 mod programs;
 mod restart;
