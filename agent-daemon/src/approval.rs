@@ -32,6 +32,9 @@ pub struct Key {
     spiffe_id: String,
     destination: String,
     binding: String,
+    /// Everybody who acts: a word for a tool below one agent is none for it below another.
+    actors: Vec<String>,
+    policy_ids: Vec<String>,
 }
 
 impl Key {
@@ -42,6 +45,8 @@ impl Key {
             spiffe_id: record.spiffe_id.clone()?,
             destination: record.destination.clone()?,
             binding: record.binding.clone()?,
+            actors: record.actors.clone(),
+            policy_ids: record.approval_policy_ids.clone(),
         })
     }
 }
@@ -250,6 +255,15 @@ mod tests {
         assert_eq!(asked(Some("s1"), "files"), None);
         assert_eq!(asked(Some("s2"), "mail"), None);
         assert_eq!(asked(None, "mail"), None);
+        // Below somebody else, or by the will of another policy.
+        for change in [
+            |record: &mut DecisionRecord| record.actors.push("spiffe://e/risky".to_owned()),
+            |record: &mut DecisionRecord| record.approval_policy_ids.push("review".to_owned()),
+        ] {
+            let mut other = record(Some("s1"), "mail");
+            change(&mut other);
+            assert_eq!(approvals.remembered(&Key::of(&other).unwrap()), None);
+        }
         approvals.remember(given(Some("s1"), "mail", false));
         assert_eq!(asked(Some("s1"), "mail"), Some(false));
         // No room, and no session.

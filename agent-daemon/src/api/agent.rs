@@ -29,11 +29,13 @@ const NONCE_BYTES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Agent {
     node: Arc<Node>,
+    /// See [`Ask::time`].
+    time: Duration,
 }
 
 impl Agent {
-    pub(super) fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub(super) fn new(node: Arc<Node>, time: Duration) -> Self {
+        Self { node, time }
     }
 }
 
@@ -70,6 +72,7 @@ impl AgentService for Agent {
             spiffe_id: optional("spiffe_id", request.spiffe_id, SPIFFE_ID_BYTES)?,
             traceparent: optional("traceparent", request.traceparent, TRACEPARENT_BYTES)?,
             session: handle("session_handle", &request.session_handle)?,
+            time: Some(self.time),
             ..Ask::default()
         };
         let released = self.node.release(&peer, ask).await.map_err(|refusal| status(&refusal))?;
@@ -84,6 +87,7 @@ impl AgentService for Agent {
             connection: connection_ref(request.connection)?,
             traceparent: optional("traceparent", request.traceparent, TRACEPARENT_BYTES)?,
             session: handle("session_handle", &request.session_handle)?,
+            time: Some(self.time),
             ..Ask::default()
         };
         let released = self.node.renew(&peer, old, ask).await.map_err(|refusal| status(&refusal))?;

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::form::Form;
+use super::form::{Form, Unread};
 use crate::node::Node;
 
 const HEADER_BYTES: usize = 16 * 1024;
@@ -217,7 +217,7 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Full<B
 async fn introspect(node: &Arc<Node>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let form = match Form::read(request).await {
         Ok(form) => form,
-        Err(response) => return response,
+        Err(Unread(status, text)) => return plain(status, text),
     };
     let Ok(Some(token)) = form.value("token") else {
         return json(StatusCode::BAD_REQUEST, br#"{"error":"invalid_request"}"#.to_vec());

@@ -6,12 +6,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Body;
 use zeroize::Zeroizing;
-
-use super::authority::plain;
 
 const BODY_BYTES: usize = 16 * 1024;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -23,9 +21,13 @@ pub(super) struct Form(Bytes);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Repeated;
 
+/// What is wrong with a request.
+#[derive(Debug)]
+pub(super) struct Unread(pub(super) StatusCode, pub(super) &'static str);
+
 impl Form {
-    /// Reads it, or says what is wrong with the request.
-    pub(super) async fn read<B>(request: Request<B>) -> Result<Self, Response<Full<Bytes>>>
+    /// Reads it.
+    pub(super) async fn read<B>(request: Request<B>) -> Result<Self, Unread>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -34,13 +36,13 @@ impl Form {
             kind.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/x-www-form-urlencoded".as_slice())
         });
         if !is_form {
-            return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/x-www-form-urlencoded\n"));
+            return Err(Unread(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/x-www-form-urlencoded"));
         }
         let body = Limited::new(request.into_body(), BODY_BYTES).collect();
         match tokio::time::timeout(REQUEST_TIME, body).await {
             Ok(Ok(body)) => Ok(Self(body.to_bytes())),
-            Ok(Err(_)) => Err(plain(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large or broke off\n")),
-            Err(_) => Err(plain(StatusCode::REQUEST_TIMEOUT, "the request took too long\n")),
+            Ok(Err(_)) => Err(Unread(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large or broke off")),
+            Err(_) => Err(Unread(StatusCode::REQUEST_TIMEOUT, "the request took too long")),
         }
     }
 

@@ -15,11 +15,15 @@ use agent_proto::admin::admin_service_server::AdminServiceServer;
 use agent_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use agent_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use agent_proto::v1::agent_service_server::AgentServiceServer;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
 use nix::sys::socket::{getsockopt, setsockopt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
@@ -65,7 +69,7 @@ pub struct Config {
     pub max_streams_per_connection: u32,
     /// Largest request.
     pub max_message_bytes: usize,
-    /// Longest call, up to its headers, but for one that waits for a person.
+    /// Longest call, up to its headers, without the time that it waits for a person.
     pub request_timeout: Duration,
 }
 
@@ -144,7 +148,7 @@ impl Sockets {
         let (admin_reporter, admin_health) = tonic_health::server::health_reporter();
         set_serving(&reporter, &admin_reporter).await;
         let config = &self.config;
-        let service = AgentServiceServer::new(Agent::new(Arc::clone(&node)))
+        let service = AgentServiceServer::new(Agent::new(Arc::clone(&node), config.request_timeout))
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(256 * 1024));
         let workload = SpiffeWorkloadApiServer::new(Workload::new(Arc::clone(&node), cancel.clone()))
@@ -156,8 +160,10 @@ impl Sockets {
             node: Arc::clone(&node),
             cancel: cancel.clone(),
         };
-        let exchange = axum::routing::post(token::exchange).with_state(Arc::clone(&node));
+        let time = config.request_timeout;
+        let exchange = axum::routing::post(token::exchange).with_state((Arc::clone(&node), time));
         let services = Routes::new(service).add_service(health).into_axum_router().route(token::PATH, exchange);
+        let services = services.layer(from_fn_with_state(time, in_time));
         let patient = config.request_timeout.saturating_add(node.approval_wait());
         let agents = builder(config).timeout(patient).add_routes(services.into()).serve_with_incoming_shutdown(
             peers(agent_listener, AGENT, self.doors.agent),
@@ -221,6 +227,17 @@ fn builder(config: &Config) -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .timeout(config.request_timeout)
+}
+
+/// What waits for a person keeps its time itself.
+async fn in_time(State(time): State<Duration>, request: Request, next: Next) -> Response {
+    if matches!(request.uri().path(), "/agent.v1.AgentService/Release" | "/agent.v1.AgentService/Renew" | token::PATH) {
+        return next.run(request).await;
+    }
+    match tokio::time::timeout(time, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Status::deadline_exceeded("it took too long").into_http(),
+    }
 }
 
 async fn set_serving(agent: &HealthReporter, admin: &HealthReporter) {

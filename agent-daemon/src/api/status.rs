@@ -17,7 +17,9 @@ pub(super) fn status(refusal: &Refusal) -> Status {
     let message = match refusal {
         // The words of these three are the protocol's own.
         Refusal::Caller(failure) => caller(failure).to_owned(),
-        Refusal::Denied { .. } | Refusal::Unavailable { .. } | Refusal::RateLimited { .. } => refusal.to_string(),
+        Refusal::Denied { .. } | Refusal::Unavailable { .. } | Refusal::RateLimited { .. } | Refusal::TooSlow => {
+            refusal.to_string()
+        }
         Refusal::Leases(_) => "no room for another lease".to_owned(),
         Refusal::Sessions(session::Error::NotKept) => "the session cannot be written down now".to_owned(),
         Refusal::Sessions(session::Error::Unknown) => "the session ended while it was opened".to_owned(),
@@ -39,6 +41,7 @@ fn code(refusal: &Refusal) -> Code {
         | Refusal::Unavailable { .. }
         | Refusal::Authority(authority::Error::NoSigner { .. }) => Code::Unavailable,
         Refusal::Denied { .. } => Code::PermissionDenied,
+        Refusal::TooSlow => Code::DeadlineExceeded,
         Refusal::RateLimited { .. } | Refusal::Leases(_) | Refusal::Audit(audit::Error::Full { .. }) => {
             Code::ResourceExhausted
         }

@@ -7,6 +7,7 @@
 //! <https://www.rfc-editor.org/rfc/rfc6749#section-5.2> those of errors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::authority::{json, response};
-use super::form::{Form, Repeated};
+use super::form::{Form, Repeated, Unread};
 use super::status::caller;
 use super::stream::CallerInfo;
 use crate::attest::Failure;
@@ -90,7 +91,7 @@ impl From<Refusal> for Refused {
                 busy(Some(retry_after.as_secs().saturating_add(1)), refusal.to_string())
             }
             Refusal::Leases(_) => busy(None, refusal.to_string()),
-            Refusal::Unavailable { .. } | Refusal::Audit(_) => unavailable(refusal.to_string()),
+            Refusal::Unavailable { .. } | Refusal::Audit(_) | Refusal::TooSlow => unavailable(refusal.to_string()),
             Refusal::Authority(authority::Error::NoSigner { .. }) => unavailable("nothing can sign it now".to_owned()),
             Refusal::Sessions(_) | Refusal::Steps(_) | Refusal::Authority(_) | Refusal::Bug(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal error")
@@ -114,36 +115,34 @@ impl From<&Failure> for Refused {
 
 /// Answers one request.
 pub(super) async fn exchange(
-    State(node): State<Arc<Node>>,
+    State((node, time)): State<(Arc<Node>, Duration)>,
     request: Request<axum::body::Body>,
 ) -> Response<Full<Bytes>> {
     let (traceparent, known) = (traceparent(&request), request.extensions().get::<CallerInfo>().cloned());
-    let form = match Form::read(request).await {
-        Ok(form) => form,
-        Err(response) => return response,
-    };
-    match exchanged(&node, known, &form, traceparent).await {
+    let form = Form::read(request).await;
+    match exchanged((&node, time), known, form, traceparent).await {
         Ok(released) => answer(&released).unwrap_or_else(Refused::answer),
         Err(refused) => refused.answer(),
     }
 }
 
 async fn exchanged(
-    node: &Node,
+    (node, time): (&Node, Duration),
     known: Option<CallerInfo>,
-    form: &Form,
+    form: Result<Form, Unread>,
     traceparent: Option<String>,
 ) -> Result<Released, Refused> {
     let known = known.ok_or_else(|| Refused::from(&Failure::Unresolvable("a caller without a connection")))?;
     let peer = known.peer().await.map_err(|failure| Refused::from(&failure))?;
-    let asked = match ask(form, traceparent) {
+    let form = form.map_err(|Unread(status, text)| Refused::new(status, "invalid_request", text));
+    let asked = match form.and_then(|form| ask(&form, traceparent)) {
         Ok(asked) => asked,
         Err(refused) => {
             node.refuse_request("exchange", "bad_request", &refused.description, &peer);
             return Err(refused);
         }
     };
-    Ok(node.exchange(&peer, asked).await?)
+    Ok(node.exchange(&peer, ExchangeAsk { time: Some(time), ..asked }).await?)
 }
 
 fn ask(form: &Form, traceparent: Option<String>) -> Result<ExchangeAsk, Refused> {
@@ -175,7 +174,7 @@ fn ask(form: &Form, traceparent: Option<String>) -> Result<ExchangeAsk, Refused>
         return Err(Refused::new(StatusCode::BAD_REQUEST, "invalid_target", "no destination has such a name"));
     }
     let scopes = form.value("scope")?.map(|scope| scopes(&scope)).transpose()?;
-    Ok(ExchangeAsk { token, audience: target.as_str().into(), scopes, traceparent })
+    Ok(ExchangeAsk { token, audience: target.as_str().into(), scopes, traceparent, time: None })
 }
 
 fn scopes(text: &Zeroizing<String>) -> Result<Vec<Arc<str>>, Refused> {

@@ -39,6 +39,14 @@ pub struct ApprovalRecord {
     /// In which session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
+    /// `release`, `renew` or `exchange`.
+    pub action: String,
+    /// Who acts, the caller first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub actors: Vec<String>,
+    /// The lease of the token that is shown to be exchanged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_lease_id: Option<String>,
     /// For what.
     pub destination: String,
     /// By which binding.

@@ -159,6 +159,9 @@ pub struct DecisionRecord {
     /// Who acts in it: the caller's identity, then those above it up to the opener of the outermost session.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub actors: Vec<String>,
+    /// The policies that want a person's word for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approval_policy_ids: Vec<String>,
     /// The person's word that it waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalFacts>,

@@ -44,6 +44,17 @@ pub enum AnswerError {
     Audit(#[from] audit::Error),
 }
 
+/// No longer than it may take. What is dropped half way undoes itself.
+pub(super) async fn in_time<T>(
+    time: Option<Duration>,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    match time {
+        Some(time) => tokio::time::timeout(time, work).await.unwrap_or(Err(Refusal::TooSlow)),
+        None => work.await,
+    }
+}
+
 /// What to do with a decision.
 pub(super) enum Next {
     /// Go on with it.
@@ -136,42 +147,64 @@ impl Node {
         Ok(Next::Conclude(slot, Box::new(verdicted)))
     }
 
-    /// A person answers a request that waits. It counts when it is in the log.
+    /// A person answers a request that waits. It counts when it is in the log. A word for a session answers all that wait
+    /// for the same.
     ///
     /// # Errors
     /// See [`AnswerError`].
-    pub fn answer_approval(&self, id: &str, answer: Answer) -> Result<Arc<Waiting>, AnswerError> {
-        let Answer { is_allowed, is_for_session, reason, by } = answer;
-        let waiting = self.approvals.waiting().into_iter().find(|waiting| *waiting.id == *id);
-        let waiting = waiting.ok_or(AnswerError::NotWaiting)?;
-        let session = waiting.record.session_id.clone();
-        if is_for_session && session.is_none() {
-            return Err(AnswerError::NoSession);
+    pub fn answer_approval(&self, id: &str, answer: &Answer) -> Result<Arc<Waiting>, AnswerError> {
+        let all = self.approvals.waiting();
+        let asked = all.iter().find(|waiting| *waiting.id == *id).ok_or(AnswerError::NotWaiting)?;
+        if !answer.is_for_session {
+            return self.answer_one(id, answer);
         }
-        let taken: Taken = self.approvals.take(id).ok_or(AnswerError::NotWaiting)?;
-        let scope = if is_for_session { "session" } else { "once" };
-        let facts = ApprovalFacts { approval_id: waiting.id.to_string(), scope: scope.to_owned(), by_uid: by.uid };
-        let record = ApprovalRecord {
-            scope: Some(scope.to_owned()),
-            by: Some(by),
-            reason,
-            ..record_of(&waiting, if is_allowed { "allowed" } else { "denied" })
-        };
-        self.log.append(&Record::Approval(Box::new(record)))?;
-        let given = Given { key: waiting.key.clone(), is_allowed, facts };
-        if is_for_session {
-            self.approvals.remember(given.clone());
-            // Whoever ends a session forgets what was said for it, before or after this.
-            if let Some(session) =
-                session.filter(|id| !id.parse().is_ok_and(|id| self.sessions().session(id).is_some()))
-            {
-                self.approvals.forget(&session);
+        let session = asked.record.session_id.clone().ok_or(AnswerError::NoSession)?;
+        let answered = self.answer_one(id, answer)?;
+        for other in all.iter().filter(|other| other.id != asked.id && other.key == asked.key) {
+            match self.answer_one(&other.id, answer) {
+                Ok(_) | Err(AnswerError::NotWaiting) => {}
+                Err(error) => return Err(error),
             }
         }
+        // Whoever ends a session forgets what was said for it, before or after this.
+        if !session.parse().is_ok_and(|id| self.sessions().session(id).is_some()) {
+            self.approvals.forget(&session);
+        }
+        Ok(answered)
+    }
+
+    fn answer_one(&self, id: &str, answer: &Answer) -> Result<Arc<Waiting>, AnswerError> {
+        let taken: Taken = self.approvals.take(id).ok_or(AnswerError::NotWaiting)?;
+        let waiting = Arc::clone(&taken.waiting);
+        let scope = if answer.is_for_session { "session" } else { "once" };
+        let facts =
+            ApprovalFacts { approval_id: waiting.id.to_string(), scope: scope.to_owned(), by_uid: answer.by.uid };
+        let record = ApprovalRecord {
+            scope: Some(scope.to_owned()),
+            by: Some(answer.by.clone()),
+            reason: answer.reason.clone(),
+            ..record_of(&waiting, if answer.is_allowed { "allowed" } else { "denied" })
+        };
+        self.log.append(&Record::Approval(Box::new(record)))?;
+        let given = Given { key: waiting.key.clone(), is_allowed: answer.is_allowed, facts };
+        if answer.is_for_session {
+            self.approvals.remember(given.clone());
+        }
         if !taken.tell(given) {
-            return Err(AnswerError::NotWaiting);
+            // Whoever asked left meanwhile. A word for the session stands all the same.
+            self.record_over(&waiting, "abandoned");
+            if !answer.is_for_session {
+                return Err(AnswerError::NotWaiting);
+            }
         }
         Ok(waiting)
+    }
+
+    fn record_over(&self, waiting: &Waiting, state: &str) {
+        if let Err(error) = self.log.append(&Record::Approval(Box::new(record_of(waiting, state)))) {
+            bump(&self.counters.audit_refused);
+            tracing::error!(%error, approval = &*waiting.id, state, "the end of a wait could not be recorded");
+        }
     }
 
     /// How long a request waits for a person.
@@ -190,10 +223,8 @@ impl Waits<'_> {
     fn over(&mut self, state: &str) {
         // An operator may have taken it a moment ago; then that is on record.
         let taken = self.id.take().and_then(|id| self.node.approvals.take(&id));
-        let Some(Taken { waiting, .. }) = taken else { return };
-        if let Err(error) = self.node.log.append(&Record::Approval(Box::new(record_of(&waiting, state)))) {
-            bump(&self.node.counters.audit_refused);
-            tracing::error!(%error, approval = &*waiting.id, state, "the end of a wait could not be recorded");
+        if let Some(Taken { waiting, .. }) = taken {
+            self.node.record_over(&waiting, state);
         }
     }
 }
@@ -216,9 +247,12 @@ fn record_of(waiting: &Waiting, state: &str) -> ApprovalRecord {
         spiffe_id: text(&decided.spiffe_id),
         user: decided.user.clone(),
         session_id: decided.session_id.clone(),
+        action: decided.action.clone(),
+        actors: decided.actors.clone(),
+        subject_lease_id: decided.subject_lease_id.clone(),
         destination: text(&decided.destination),
         binding: text(&decided.binding),
-        policy_ids: decided.policy_ids.clone(),
+        policy_ids: decided.approval_policy_ids.clone(),
         ..ApprovalRecord::default()
     }
 }

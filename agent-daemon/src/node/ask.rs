@@ -34,6 +34,8 @@ pub struct Ask {
     pub renews: Option<LeaseId>,
     /// The session that it names by its handle.
     pub session: Option<HandleDigest>,
+    /// How long it may take, but for the time that it waits for a person; none: as long as it takes.
+    pub time: Option<Duration>,
     /// What a person said of it, as [`Node`](super::Node) found out.
     pub approval: Option<Arc<Given>>,
     /// The token that it shows to be exchanged, as [`Node::exchange`](super::Node::exchange) found it.
@@ -81,6 +83,9 @@ pub enum Refusal {
         /// Names the record.
         decision_id: Arc<str>,
     },
+    /// It took too long.
+    #[error("it took too long")]
+    TooSlow,
     /// Asked too often.
     #[error("too many requests from this process; try again in {} ms", retry_after.as_millis())]
     RateLimited {

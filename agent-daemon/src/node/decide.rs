@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use super::ask::{Ask, ConnectionRef};
 use super::draft;
 use super::exchange::Subject;
+use super::reach::reach;
 use super::reason::{Denial, Reason};
-use super::within::{through, wants_approval, within};
+use super::within::{Wanted, through, wants_approval, within};
 use super::{Node, Refusal};
 use crate::approval::Key;
 use crate::attest::{Attested, Failure};
@@ -161,7 +162,7 @@ impl Node {
             return Ok(Err(Denial::new(Reason::NoBinding, detail).remedy(remedy)));
         };
         record.binding = Some(binding.name.to_string());
-        let scopes = match scopes(session.as_deref(), ask.subject.as_deref(), destination) {
+        let scopes = match reach(session.as_deref(), ask.subject.as_deref(), destination) {
             Ok(scopes) => scopes,
             Err(denial) => return Ok(Err(denial)),
         };
@@ -205,17 +206,20 @@ impl Node {
             session: session.as_ref().map(|session| &session.prepared),
         };
         let request = Request { principal, action, now };
-        let given = ask.approval.as_ref().filter(|given| Key::of(record).is_some_and(|own| own == given.key));
-        record.approval = given.map(|given| given.facts.clone());
-        if let Err(denial) = apply_policy(snapshot, &request, destination, record) {
+        let mut wanted = Wanted::default();
+        if let Err(denial) = apply_policy(snapshot, &request, destination, record, &mut wanted) {
             return Ok(Err(denial));
         }
         let mut on_behalf = None;
         if let Some(session) = &session {
             let permitted = match &ask.subject {
-                None => self.for_itself(snapshot, attested, session, (&entry.spiffe_id, &request), record).await?,
+                None => {
+                    self.for_itself(snapshot, attested, session, (&entry.spiffe_id, &request, &mut wanted), record)
+                        .await?
+                }
                 Some(subject) => {
-                    self.in_exchange(snapshot, attested, subject, (&entry.spiffe_id, &request), record).await?
+                    self.in_exchange(snapshot, attested, subject, (&entry.spiffe_id, &request, &mut wanted), record)
+                        .await?
                 }
             };
             let actors = match permitted {
@@ -228,6 +232,10 @@ impl Node {
             let subject = ask.subject.as_ref().map(|subject| Arc::clone(&subject.lease));
             on_behalf = Some(OnBehalf { session: Arc::clone(session), actors, scopes, subject });
         }
+        record.approval_policy_ids = wanted.into_ids();
+        if let Err(denial) = given(ask, record).or_else(|denial| overruled(denial, destination, record)) {
+            return Ok(Err(denial));
+        }
         let connection = observed.map(|(connection, _)| connection);
         let (entry, binding, ttl) = (Arc::clone(entry), Arc::clone(binding), binding.ttl);
         Ok(Ok(Grounds { entry, binding, audiences, ttl, connection, on_behalf }))
@@ -239,14 +247,14 @@ impl Node {
         snapshot: &Arc<Snapshot>,
         attested: &Arc<Attested>,
         session: &Arc<Session>,
-        (caller, request): (&SpiffeId, &Request<'_>),
+        (caller, request, wanted): (&SpiffeId, &Request<'_>, &mut Wanted),
         record: &mut DecisionRecord,
     ) -> Result<(Actors, Result<(), Denial>), Refusal> {
         let ancestry = self.ancestry(snapshot, attested, session).await?;
         let asker = attested.evidence.instance.id;
         let actors = self.actors(asker, caller, &ancestry, session);
         record.actors = actors.iter().map(ToString::to_string).collect();
-        Ok((actors, within(snapshot, (asker, &ancestry), session, request, record.approval.is_some())))
+        Ok((actors, within(snapshot, (asker, &ancestry), session, request, wanted)))
     }
 
     /// The same where the caller shows a token: everybody through whom it came counts, too, and stays named.
@@ -255,7 +263,7 @@ impl Node {
         snapshot: &Arc<Snapshot>,
         attested: &Arc<Attested>,
         subject: &Subject,
-        (caller, request): (&SpiffeId, &Request<'_>),
+        (caller, request, wanted): (&SpiffeId, &Request<'_>, &mut Wanted),
         record: &mut DecisionRecord,
     ) -> Result<(Actors, Result<(), Denial>), Refusal> {
         let instance = &attested.evidence.instance;
@@ -269,8 +277,7 @@ impl Node {
             true => Some(self.ancestry(snapshot, attested, session).await?),
             false => None,
         };
-        let approved = record.approval.is_some();
-        Ok((actors, through(snapshot, (instance.id, ancestry.as_deref()), subject, request, approved)))
+        Ok((actors, through(snapshot, (instance.id, ancestry.as_deref()), subject, request, wanted)))
     }
 
     /// The connection that was named, proved to be this exec instance's own and to go to the destination.
@@ -393,36 +400,18 @@ fn connection_context(connection: &Connection, matched: &Matched) -> ConnectionC
     }
 }
 
-/// The scopes by which something reaches a destination; none where no scopes bound it.
-fn scopes(
-    session: Option<&Session>,
-    subject: Option<&Subject>,
-    destination: &Destination,
-) -> Result<Option<Vec<Arc<str>>>, Denial> {
-    let Some(session) = session else { return Ok(None) };
-    // Those of a token are some of its session's, which may have none.
-    let within = subject.and_then(|subject| subject.scopes.as_deref());
-    let reach = |scope: &Arc<str>| destination.name == *scope || destination.labels.contains(scope);
-    let scopes: Option<Vec<Arc<str>>> = match within {
-        Some(scopes) => Some(scopes.iter().filter(|scope| reach(scope)).map(Arc::clone).collect()),
-        None => {
-            session.scopes_for(&destination.name, &destination.labels).map(|scopes| scopes.map(Arc::from).collect())
-        }
-    };
-    let reaches = session.reaches(&destination.name, &destination.labels);
-    if reaches && scopes.as_ref().is_none_or(|scopes| !scopes.is_empty()) {
-        return Ok(scopes);
+/// Whether a person gave the word that is wanted, if one is: for the very same, and nothing else.
+fn given(ask: &Ask, record: &mut DecisionRecord) -> Result<(), Denial> {
+    if record.approval_policy_ids.is_empty() {
+        return Ok(());
     }
-    let detail = match within {
-        Some(_) => "the scopes of the token that it shows do not reach the destination",
-        None => "the session's scopes do not reach the destination",
-    };
-    let expected = format!("{} or one of its labels among the scopes", destination.name);
-    let has = match within {
-        Some(scopes) => scopes.join(", "),
-        None => session.scopes.as_ref().map(|scopes| scopes.join(", ")).unwrap_or_default(),
-    };
-    Err(Denial::new(Reason::OutOfScope, detail).differing(expected, has))
+    let given = ask.approval.as_ref().filter(|given| Key::of(record).is_some_and(|own| own == given.key));
+    let Some(given) = given else { return Err(wants_approval(&record.approval_policy_ids)) };
+    record.approval = Some(given.facts.clone());
+    if record.reason == Reason::Allowed.as_str() {
+        record.detail = "policy permits what a person approved".to_owned();
+    }
+    Ok(())
 }
 
 /// Asks policy, and writes its answer into the record.
@@ -431,22 +420,19 @@ fn apply_policy(
     request: &Request<'_>,
     destination: &Destination,
     record: &mut DecisionRecord,
+    wanted: &mut Wanted,
 ) -> Result<(), Denial> {
     let decision = snapshot.policies.evaluate(request);
     record.policy_ids = decision.policy_ids.iter().map(ToString::to_string).collect();
-    if decision.is_allow_if(record.approval.is_some()) {
+    if wanted.permits(&decision) {
         record.reason = Reason::Allowed.as_str().to_owned();
-        record.detail = match decision.is_allow() {
-            true => "policy permits".to_owned(),
-            false => "policy permits what a person approved".to_owned(),
-        };
+        record.detail = "policy permits".to_owned();
         return Ok(());
     }
     let ids = record.policy_ids.join(", ");
     let denial = match decision.reason {
         policy::Reason::Forbid => Denial::new(Reason::PolicyForbid, format!("policy forbids: {ids}")),
-        policy::Reason::NeedsApproval => wants_approval(&format!("so says policy {ids}")),
-        policy::Reason::Error | policy::Reason::Permit => {
+        policy::Reason::NeedsApproval | policy::Reason::Error | policy::Reason::Permit => {
             Denial::new(Reason::PolicyError, format!("a policy could not be evaluated: {}", decision.errors.join("; ")))
         }
         policy::Reason::NoPermit => {

@@ -8,18 +8,23 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::approve::Next;
+use super::approve::{Next, in_time};
+use super::decide::Verdicted;
 use super::release::decision_id;
 use super::{Ask, Node, Refusal, Released};
+use crate::approval::Given;
 use crate::attest::{Ancestry, Attested, Peer};
+use crate::audit::Slot;
 use crate::credential::access::Actors;
 use crate::credential::{CredentialType, Delivery, Lease};
 use crate::identity::SpiffeId;
 use crate::policy::PreparedPrincipal;
-use crate::process::ExecId;
+use crate::process::{ExecId, ExecInstance};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
 
@@ -40,6 +45,8 @@ pub struct ExchangeAsk {
     pub scopes: Option<Vec<Arc<str>>>,
     /// The caller's claim, kept in the record.
     pub traceparent: Option<String>,
+    /// As [`Ask::time`].
+    pub time: Option<Duration>,
 }
 
 /// Why there is no token in exchange.
@@ -87,41 +94,58 @@ impl Node {
     /// # Errors
     /// See [`ExchangeError`]. Every refusal is in the audit log.
     pub async fn exchange(&self, peer: &Peer, asked: ExchangeAsk) -> Result<Released, ExchangeError> {
-        let mut approval = None;
+        let (mut approval, id) = (None, decision_id()?);
         loop {
-            let snapshot = self.snapshot();
-            let attested = self.admit(peer, ACTION, &snapshot).await?;
-            let (subject, spiffe_id) = match self.subject(&snapshot, &attested, &asked).await {
-                Ok(shown) => shown,
-                Err(error) => {
-                    match &error {
-                        ExchangeError::Token(why) => self.refuse_request(ACTION, "invalid_subject_token", why, peer),
-                        ExchangeError::Scope => self.refuse_request(ACTION, "invalid_scope", &error.to_string(), peer),
-                        ExchangeError::Refused(_) => {}
-                    }
-                    return Err(error);
-                }
-            };
-            let (destination, binding, audiences) = target(&snapshot, &spiffe_id, &asked.audience);
-            let ask = Ask {
-                destination,
-                audiences,
-                binding,
-                spiffe_id: Some(spiffe_id.to_string()),
-                traceparent: asked.traceparent.clone(),
-                approval: approval.take(),
-                subject: Some(Arc::new(subject)),
-                ..Ask::default()
-            };
-            let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
-            let now = self.clock.now();
-            let verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
+            let decided =
+                in_time(asked.time, async { Ok(self.decide_exchange(peer, &asked, approval.take(), &id).await) });
+            let (attested, slot, verdicted, now) = decided.await??;
             match self.approved(peer, &attested, slot, verdicted).await? {
                 Next::Conclude(slot, verdicted) => {
-                    return Ok(self.conclude(peer, &attested, slot, *verdicted, None, now).await?);
+                    let concluded = self.conclude(peer, &attested, slot, *verdicted, None, now);
+                    return Ok(in_time(asked.time, concluded).await?);
                 }
                 Next::Again(given) => approval = Some(given),
             }
+        }
+    }
+
+    async fn decide_exchange(
+        &self,
+        peer: &Peer,
+        asked: &ExchangeAsk,
+        approval: Option<Arc<Given>>,
+        id: &str,
+    ) -> Result<(Arc<Attested>, Slot, Verdicted, Timestamp), ExchangeError> {
+        let snapshot = self.snapshot();
+        let attested = self.admit_again(peer, ACTION, &snapshot, approval.is_none()).await?;
+        let shown = self.subject(&snapshot, &attested, asked).await;
+        let (subject, spiffe_id) = shown.inspect_err(|error| self.record_not_exchanged(peer, asked, error))?;
+        let (destination, binding, audiences) = target(&snapshot, &spiffe_id, &asked.audience);
+        let ask = Ask {
+            destination,
+            audiences,
+            binding,
+            spiffe_id: Some(spiffe_id.to_string()),
+            traceparent: asked.traceparent.clone(),
+            approval,
+            subject: Some(Arc::new(subject)),
+            ..Ask::default()
+        };
+        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+        let now = self.clock.now();
+        let verdicted = self.decide(&snapshot, &attested, &ask, id.to_owned(), now).await?;
+        Ok((attested, slot, verdicted, now))
+    }
+
+    fn record_not_exchanged(&self, peer: &Peer, asked: &ExchangeAsk, error: &ExchangeError) {
+        let presented = self.presented_access(&asked.token);
+        let shown = presented.as_ref().map_or("a token of nobody", |presented| presented.lease_id().as_str());
+        let detail = format!("{error} (jti {shown}, for {:?})", asked.audience);
+        match error {
+            ExchangeError::Token(_) => self.refuse_request(ACTION, "invalid_subject_token", &detail, peer),
+            ExchangeError::Scope => self.refuse_request(ACTION, "invalid_scope", &detail, peer),
+            ExchangeError::Refused(Refusal::Caller(failure)) => self.refuse_peer(ACTION, failure, peer),
+            ExchangeError::Refused(refusal) => self.refuse_request(ACTION, "refused", &refusal.to_string(), peer),
         }
     }
 
@@ -152,8 +176,8 @@ impl Node {
             return Err(over());
         }
         let session = lease.session.and_then(|id| self.sessions().session(id)).ok_or_else(over)?;
-        // Whoever is in a session acts for its user, whatever it was given by others.
-        if instance.session_id.is_some_and(|own| !session.is_within(own)) {
+        // Whoever is in a session acts for its user and below its ancestors, whatever it was given by others.
+        if !may_act_in(&session, instance) {
             return Err(invalid("the process is in another session"));
         }
         let leases: Vec<_> = self.exchanged_for(&lease.id).collect();
@@ -161,7 +185,7 @@ impl Node {
             return Err(invalid("it was exchanged too often"));
         }
         let mut holders = Vec::new();
-        for held in leases.iter().filter(|held| held.exec_id != instance.id) {
+        for held in leases.iter().filter(|held| held.exec_id != instance.id || held.spiffe_id != spiffe_id) {
             holders.push(self.through(snapshot, held, &session).await?);
         }
         let scopes = narrowed(scopes, ask.scopes.as_deref()).ok_or(ExchangeError::Scope)?;
@@ -185,12 +209,22 @@ impl Node {
         let changed = ExchangeError::Token("somebody through whom it came is called otherwise now");
         let principal = own.map(|(_, principal)| Arc::clone(principal)).ok_or(changed)?;
         let instance = &attested.evidence.instance;
+        if !may_act_in(session, instance) {
+            return Err(ExchangeError::Token("somebody through whom it came is in another session now"));
+        }
         let ancestry = match session.holds(instance.id, &instance.ancestors) {
             true => Some(self.ancestry(snapshot, &attested, session).await?),
             false => None,
         };
         Ok(Holder { exec_id: held.exec_id, spiffe_id: held.spiffe_id.clone(), principal, ancestry })
     }
+}
+
+/// Whether a process can act in a session by a token of it: from outside of all sessions, or as one of its own lineage, whose
+/// ancestors are asked then.
+fn may_act_in(session: &Session, instance: &ExecInstance) -> bool {
+    let is_below = session.holds(instance.id, &instance.ancestors);
+    instance.session_id.is_none_or(|own| session.is_within(own) && is_below)
 }
 
 /// The destination that is meant, the binding that gives a token for it, and the audience where that is not its name.

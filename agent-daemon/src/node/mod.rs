@@ -23,6 +23,7 @@ mod issuers;
 mod mint;
 mod own;
 mod peers;
+mod reach;
 mod reason;
 mod recent;
 mod release;

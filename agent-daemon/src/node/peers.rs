@@ -102,7 +102,18 @@ impl Node {
         action: &'static str,
         snapshot: &Arc<Snapshot>,
     ) -> Result<Arc<Attested>, Refusal> {
-        if let Err(limited) = self.rates.allow(peer.exec_id, Instant::now()) {
+        self.admit_again(peer, action, snapshot, true).await
+    }
+
+    /// The same; a request that waited for a person is counted once.
+    pub(super) async fn admit_again(
+        &self,
+        peer: &Peer,
+        action: &'static str,
+        snapshot: &Arc<Snapshot>,
+        is_first: bool,
+    ) -> Result<Arc<Attested>, Refusal> {
+        if is_first && let Err(limited) = self.rates.allow(peer.exec_id, Instant::now()) {
             bump(&self.counters.rate_limited);
             return Err(Refusal::RateLimited { retry_after: limited.retry_after });
         }

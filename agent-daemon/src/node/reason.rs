@@ -113,10 +113,6 @@ impl Denial {
         self
     }
 
-    pub(super) fn remedy_if_none(self, remedy: &str) -> Self {
-        if self.remediation.is_some() { self } else { self.remedy(remedy) }
-    }
-
     pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remediation = Some(remedy.into());
         self

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::approve::Next;
+use super::approve::{Next, in_time};
 use super::ask::{Ask, ConnectionRef, Refusal, Released};
 use super::decide::{Grounds, Verdicted};
 use super::end::Holder;
@@ -30,21 +30,35 @@ use crate::process::ExecId;
 const DECISION_ID_BYTES: usize = 12;
 const ATTEMPTS_AT_ROOM: usize = 64;
 
+/// A renewal that was decided.
+struct Renewal {
+    attested: Arc<Attested>,
+    slot: Slot,
+    verdicted: Verdicted,
+    held: Option<Arc<Lease>>,
+    now: Timestamp,
+}
+
 impl Node {
     /// Releases a credential to the caller, or says why not.
     ///
     /// # Errors
     /// See [`Refusal`]. Every refusal of a decided request is in the audit log.
     pub async fn release(&self, peer: &Peer, mut ask: Ask) -> Result<Released, Refusal> {
+        let (id, time) = (decision_id()?, ask.time);
         loop {
-            let snapshot = self.snapshot();
-            let attested = self.admit(peer, "release", &snapshot).await?;
-            let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
-            let now = self.clock.now();
-            let verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
+            let decided = in_time(time, async {
+                let snapshot = self.snapshot();
+                let attested = self.admit_again(peer, "release", &snapshot, ask.approval.is_none()).await?;
+                let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+                let now = self.clock.now();
+                let verdicted = self.decide(&snapshot, &attested, &ask, id.clone(), now).await?;
+                Ok((attested, slot, verdicted, now))
+            });
+            let (attested, slot, verdicted, now) = decided.await?;
             match self.approved(peer, &attested, slot, verdicted).await? {
                 Next::Conclude(slot, verdicted) => {
-                    return self.conclude(peer, &attested, slot, *verdicted, None, now).await;
+                    return in_time(time, self.conclude(peer, &attested, slot, *verdicted, None, now)).await;
                 }
                 Next::Again(given) => ask.approval = Some(given),
             }
@@ -57,34 +71,48 @@ impl Node {
     /// See [`Refusal`]. A lease that is over, unknown or another's is a denial like any other.
     pub async fn renew(&self, peer: &Peer, old: LeaseId, mut ask: Ask) -> Result<Released, Refusal> {
         ask.renews = Some(old.clone());
+        let (id, time) = (decision_id()?, ask.time);
         loop {
-            let snapshot = self.snapshot();
-            let attested = self.admit(peer, "renew", &snapshot).await?;
-            let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
-            let now = self.clock.now();
-            let held = self.leases.lease(&old).filter(|lease| lease.exec_id == peer.exec_id && lease.is_live(now));
-            // In the session that it was released in, and in no other.
-            let session = self.acting_in(&attested.evidence.instance, ask.session).ok().flatten();
-            let session = session.map(|session| session.id);
-            let held = held.filter(|lease| lease.session == session);
-            if let Some(held) = &held {
-                ask.destination = held.destination.to_string();
-                ask.binding = Some(held.binding.to_string());
-                ask.spiffe_id = Some(held.spiffe_id.to_string());
-                ask.connection = ask.connection.or(held.cookie.map(ConnectionRef::Cookie));
-            }
-            let mut verdicted = self.decide(&snapshot, &attested, &ask, decision_id()?, now).await?;
-            if held.is_none() {
-                let reason = Reason::LeaseNotYours;
-                deny(&mut verdicted, reason, "the lease is not an active one of this exec instance".to_owned());
-            }
+            let decided = in_time(time, self.decide_renewal(peer, &old, &mut ask, id.clone()));
+            let Renewal { attested, slot, verdicted, held, now } = decided.await?;
             match self.approved(peer, &attested, slot, verdicted).await? {
                 Next::Conclude(slot, verdicted) => {
-                    return self.conclude(peer, &attested, slot, *verdicted, held, now).await;
+                    return in_time(time, self.conclude(peer, &attested, slot, *verdicted, held, now)).await;
                 }
                 Next::Again(given) => ask.approval = Some(given),
             }
         }
+    }
+
+    async fn decide_renewal(&self, peer: &Peer, old: &LeaseId, ask: &mut Ask, id: String) -> Result<Renewal, Refusal> {
+        let snapshot = self.snapshot();
+        let attested = self.admit_again(peer, "renew", &snapshot, ask.approval.is_none()).await?;
+        let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
+        let now = self.clock.now();
+        let held = self.leases.lease(old).filter(|lease| lease.exec_id == peer.exec_id && lease.is_live(now));
+        // In the session that it was released in, and in no other.
+        let session = self.acting_in(&attested.evidence.instance, ask.session).ok().flatten();
+        let session = session.map(|session| session.id);
+        let held = held.filter(|lease| lease.session == session);
+        if let Some(held) = &held {
+            ask.destination = held.destination.to_string();
+            ask.binding = Some(held.binding.to_string());
+            ask.spiffe_id = Some(held.spiffe_id.to_string());
+            ask.connection = ask.connection.or(held.cookie.map(ConnectionRef::Cookie));
+        }
+        let mut verdicted = self.decide(&snapshot, &attested, ask, id, now).await?;
+        match &held {
+            None => {
+                let reason = Reason::LeaseNotYours;
+                deny(&mut verdicted, reason, "the lease is not an active one of this exec instance".to_owned());
+            }
+            Some(held) if held.subject.is_some() => {
+                let detail = "the token was exchanged for another one: exchange that again".to_owned();
+                deny(&mut verdicted, Reason::LeaseNotYours, detail);
+            }
+            Some(_) => {}
+        }
+        Ok(Renewal { attested, slot, verdicted, held, now })
     }
 
     /// Ends a lease of the caller's. Idempotent; a lease of somebody else's is left alone and looks the same.
@@ -113,6 +141,7 @@ impl Node {
         let Some(grounds) = verdicted.grounds.take() else {
             return Err(self.denied(slot, verdicted).await);
         };
+        let action = verdicted.record.action.clone();
         let connection = grounds.connection.as_ref().map(|connection| {
             // A renewal on the same connection takes the place of what it replaces.
             let own = u32::from(replaces.as_ref().is_some_and(|old| old.cookie == Some(connection.cookie)));
@@ -168,17 +197,17 @@ impl Node {
         if session.is_some_and(|session| self.sessions().session(session).is_none()) {
             pending.take_back(Cause::SessionEnded);
             let failure = Failure::OriginatorGone("the session ended while it was answered");
-            self.refuse_peer("release", &failure, peer);
+            self.refuse_peer(&action, &failure, peer);
             return Err(Refusal::Caller(failure));
         }
         // The same of the token that was shown.
         if subject.is_some_and(|subject| !self.is_active(&subject.id)) {
             pending.take_back(Cause::SubjectEnded);
             let failure = Failure::OriginatorGone("the token that was shown ended while it was answered");
-            self.refuse_peer("exchange", &failure, peer);
+            self.refuse_peer(&action, &failure, peer);
             return Err(Refusal::Caller(failure));
         }
-        let lease = self.recheck(peer, attested, &grounds, pending)?;
+        let lease = self.recheck(peer, attested, &grounds, pending, &action)?;
         self.tell(Happening::Lease(Arc::clone(&lease)));
         let scopes = grounds.on_behalf.and_then(|on_behalf| on_behalf.scopes);
         Ok(Released { secret, chain, lease, audiences: grounds.audiences, scopes })
@@ -235,6 +264,7 @@ impl Node {
         attested: &Attested,
         grounds: &Grounds,
         pending: Pending<'_>,
+        action: &str,
     ) -> Result<Arc<Lease>, Refusal> {
         let failure = match (peer.recheck(self.records()), &grounds.connection) {
             (Err(failure), _) => Some(failure),
@@ -254,7 +284,7 @@ impl Node {
             Holder::Lives { .. } | Holder::Unknown => Cause::Revoked,
         };
         pending.take_back(cause);
-        self.refuse_peer("release", &failure, peer);
+        self.refuse_peer(action, &failure, peer);
         Err(Refusal::Caller(failure))
     }
 

@@ -2,7 +2,8 @@
 
 //! In which session an exec instance acts, and that it never has more there than those above it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::exchange::Subject;
@@ -78,17 +79,36 @@ impl Node {
     }
 }
 
+/// The policies by which somebody may have it only if a person approves. Everything is asked as if one had, so that nobody
+/// is asked for what is refused all the same.
+#[derive(Debug, Default)]
+pub(super) struct Wanted(BTreeSet<Arc<str>>);
+
+impl Wanted {
+    /// Whether an answer of policy permits it, at least if a person approves.
+    pub(super) fn permits(&mut self, decision: &policy::Decision) -> bool {
+        if decision.reason == policy::Reason::NeedsApproval {
+            self.0.extend(decision.policy_ids.iter().map(Arc::clone));
+            return true;
+        }
+        decision.is_allow()
+    }
+
+    /// Their ids.
+    pub(super) fn into_ids(self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
+    }
+}
+
 /// Whether everybody from the asker up to the opener of its outermost session may have what it asks for. The asker in every
 /// session that its own was delegated from, too, and each ancestor in those that it was in: what a session is called must
 /// not give more than the one above it.
-///
-/// `approved`: a person said yes to it, for all of them.
 pub(super) fn within(
     snapshot: &Snapshot,
     (asker, ancestry): (ExecId, &Ancestry),
     session: &Session,
     request: &Request<'_>,
-    approved: bool,
+    wanted: &mut Wanted,
 ) -> Result<(), Denial> {
     if ancestry.permitted.holds(&snapshot.policies, request) {
         return Ok(());
@@ -98,54 +118,51 @@ pub(super) fn within(
     if asker != top {
         ancestry.complete(top).map_err(|beyond| denial(beyond, Reason::AncestorNotPermitted))?;
     }
-    in_outer(snapshot, &chain, request, approved)?;
-    let (failed, wanted) = (Cell::new(false), Cell::new(false));
+    let mut here = Wanted::default();
+    in_outer(snapshot, &chain, request, &mut here)?;
+    let (failed, here) = (Cell::new(false), RefCell::new(here));
     let homes = homes(ancestry, &chain);
-    let allows = |id: ExecId, principal: &Arc<PreparedPrincipal>, approved: bool| {
+    let in_home = |id: ExecId, principal: &Arc<PreparedPrincipal>, permits: &dyn Fn(&policy::Decision) -> bool| {
         let home = homes.iter().find(|(of, _)| *of == id).map_or(0, |(_, home)| *home);
         chain.iter().skip(home).all(|session| {
             let decision = snapshot.policies.evaluate(&in_session(request, principal, session));
             failed.set(failed.get() || decision.reason == policy::Reason::Error);
-            wanted.set(wanted.get() || decision.reason == policy::Reason::NeedsApproval);
-            decision.is_allow_if(approved)
+            permits(&decision)
         })
     };
-    let Err(beyond) = ancestry.permits(asker, top, |id, principal| allows(id, principal, approved)) else {
-        // What was approved once is not permitted.
-        if !wanted.get() {
-            ancestry.permitted.keep(&snapshot.policies, request);
-        }
-        return Ok(());
-    };
-    if wanted.get() && ancestry.permits(asker, top, |id, principal| allows(id, principal, true)).is_ok() {
-        return Err(wants_approval(&beyond.to_string()));
+    // First without a person: an ancestor may have several identities, and one of them may need none.
+    let plain = |id: ExecId, principal: &Arc<PreparedPrincipal>| in_home(id, principal, &policy::Decision::is_allow);
+    if ancestry.permits(asker, top, plain).is_err() {
+        let approved = |id: ExecId, principal: &Arc<PreparedPrincipal>| {
+            in_home(id, principal, &|decision: &policy::Decision| here.borrow_mut().permits(decision))
+        };
+        ancestry.permits(asker, top, approved).map_err(|beyond| denial(beyond, refused(failed.get())))?;
     }
-    Err(denial(beyond, refused(failed.get())))
+    // What takes a person's word is not permitted for the next time.
+    let Wanted(here) = here.into_inner();
+    if here.is_empty() {
+        ancestry.permitted.keep(&snapshot.policies, request);
+    }
+    wanted.0.extend(here);
+    Ok(())
 }
 
 /// Somebody has to say yes first.
-pub(super) fn wants_approval(detail: &str) -> Denial {
-    Denial::new(Reason::ApprovalRequired, format!("a person has to approve it: {detail}"))
+pub(super) fn wants_approval(ids: &[String]) -> Denial {
+    Denial::new(Reason::ApprovalRequired, format!("a person has to approve it, say the policies {}", ids.join(", ")))
         .remedy("an operator answers with agentctl approvals; a request over the Workload API never waits")
 }
 
 /// Whether the asker may have it in the sessions that its own was delegated from.
-fn in_outer(snapshot: &Snapshot, chain: &[&Session], request: &Request<'_>, approved: bool) -> Result<(), Denial> {
+fn in_outer(snapshot: &Snapshot, chain: &[&Session], request: &Request<'_>, wanted: &mut Wanted) -> Result<(), Denial> {
     for outer in chain.iter().skip(1) {
-        let asked = in_session(request, request.principal, outer);
-        allowed(&snapshot.policies.evaluate(&asked), approved, || {
-            format!("it may not have it in the session {} that its own was delegated from", outer.id)
-        })?;
+        let decision = snapshot.policies.evaluate(&in_session(request, request.principal, outer));
+        if !wanted.permits(&decision) {
+            let detail = format!("it may not have it in the session {} that its own was delegated from", outer.id);
+            return Err(Denial::new(refused(decision.reason == policy::Reason::Error), detail));
+        }
     }
     Ok(())
-}
-
-fn allowed(decision: &policy::Decision, approved: bool, detail: impl Fn() -> String) -> Result<(), Denial> {
-    match decision.reason {
-        _ if decision.is_allow_if(approved) => Ok(()),
-        policy::Reason::NeedsApproval => Err(wants_approval(&detail())),
-        reason => Err(Denial::new(refused(reason == policy::Reason::Error), detail())),
-    }
 }
 
 /// Whether everybody through whom a token came to the asker may have what it asks for with it, each with those above it.
@@ -155,24 +172,25 @@ pub(super) fn through(
     (asker, ancestry): (ExecId, Option<&Ancestry>),
     subject: &Subject,
     request: &Request<'_>,
-    approved: bool,
+    wanted: &mut Wanted,
 ) -> Result<(), Denial> {
     let session = &*subject.session;
     let chain: Vec<&Session> = session.chain().collect();
     match ancestry {
-        Some(ancestry) => within(snapshot, (asker, ancestry), session, request, approved)?,
-        None => in_outer(snapshot, &chain, request, approved)?,
+        Some(ancestry) => within(snapshot, (asker, ancestry), session, request, wanted)?,
+        None => in_outer(snapshot, &chain, request, wanted)?,
     }
     for holder in &subject.holders {
         let asked = in_session(request, &holder.principal, session);
-        let remedy = "permit it to the holder of the token, too: whoever it is passed on to never has more";
-        allowed(&snapshot.policies.evaluate(&asked), approved, || {
-            format!("{} may not have it, through whom the token came", holder.spiffe_id)
-        })
-        .map_err(|denial| denial.remedy_if_none(remedy))?;
+        let decision = snapshot.policies.evaluate(&asked);
+        if !wanted.permits(&decision) {
+            let detail = format!("{} may not have it, through whom the token came", holder.spiffe_id);
+            return Err(Denial::new(refused(decision.reason == policy::Reason::Error), detail)
+                .remedy("permit it to the holder of the token, too: whoever it is passed on to never has more"));
+        }
         match &holder.ancestry {
-            Some(ancestry) => within(snapshot, (holder.exec_id, ancestry), session, &asked, approved)?,
-            None => in_outer(snapshot, &chain, &asked, approved)?,
+            Some(ancestry) => within(snapshot, (holder.exec_id, ancestry), session, &asked, wanted)?,
+            None => in_outer(snapshot, &chain, &asked, wanted)?,
         }
     }
     Ok(())

@@ -122,9 +122,4 @@ impl Decision {
     pub fn is_allow(&self) -> bool {
         self.effect == Effect::Allow
     }
-
-    /// The same where a person approved what wanted it.
-    pub fn is_allow_if(&self, approved: bool) -> bool {
-        self.is_allow() || (approved && self.reason == Reason::NeedsApproval)
-    }
 }

@@ -24,6 +24,9 @@ pub const MAX_POLICIES: usize = 10_000;
 /// Most text in a set, in bytes.
 pub const MAX_POLICY_BYTES: usize = 8 * 1024 * 1024;
 
+/// What annotations mean something; and one for people.
+const ANNOTATIONS: [&str; 3] = ["id", "approval", "description"];
+
 /// One policy of the set.
 pub(super) struct Loaded {
     pub(super) id: Arc<str>,
@@ -149,6 +152,12 @@ impl<'a> Loader<'a> {
                 self.diagnostics.push(
                     Diagnostic::error_at(file, start, message)
                         .with_help("write @approval above a permit with action == Action::\"release\""),
+                );
+            }
+            for (name, _) in policy.annotations().filter(|(name, _)| !ANNOTATIONS.contains(name)) {
+                self.diagnostics.push(
+                    warning_at(file, start, format!("policy {id}: nothing is done by @{name}"))
+                        .with_help("@id names a policy, @approval has a person approve what it permits"),
                 );
             }
             if is_unconditional_permit(&policy) {

@@ -51,14 +51,18 @@ async fn asking(t: &Arc<TestNode>) -> (Asking, Arc<Waiting>) {
 fn answer(t: &TestNode, waiting: &Waiting, is_allowed: bool, is_for_session: bool) -> Result<(), AnswerError> {
     let by = Caller { uid: 7, ..Caller::default() };
     let answer = Answer { is_allowed, is_for_session, reason: "seen".to_owned(), by };
-    t.node.answer_approval(&waiting.id, answer).map(drop)
+    t.node.answer_approval(&waiting.id, &answer).map(drop)
 }
 
 async fn open(t: &TestNode) {
+    open_for(t, None).await;
+}
+
+async fn open_for(t: &TestNode, purpose: Option<&str>) {
     let ask = OpenAsk {
-        user: OnBehalf::Local,
+        user: if t.node.sessions().active().is_empty() { OnBehalf::Local } else { OnBehalf::Inherited },
         agent: None,
-        purpose: None,
+        purpose: purpose.map(Into::into),
         scopes: None,
         lifetime: None,
         is_bound: true,
@@ -193,4 +197,89 @@ async fn a_destination_that_only_observes_waits_for_nobody() {
     let record = t.last("decision");
     assert_eq!((&record["reason"], &record["audit_mode"]), (&json!("approval_required"), &json!(true)));
     assert!(states(&t).is_empty());
+}
+
+#[tokio::test]
+async fn a_word_that_an_outer_session_wants_is_for_one_request_too() {
+    let policies = format!(
+        "{MAY} @id(\"summaries\") permit (principal in Group::\"agents\", action == Action::\"release\", resource)
+         when {{ context has session && context.session has purpose && context.session.purpose == \"summary\" }};"
+    );
+    let t = node_with(&policies, Duration::from_secs(10));
+    open(&t).await;
+    open_for(&t, Some("summary")).await;
+    for _ in 0..2 {
+        let (task, waiting) = asking(&t).await;
+        assert_eq!(waiting.record.approval_policy_ids, ["word"]);
+        answer(&t, &waiting, true, false).unwrap();
+        task.await.unwrap().unwrap();
+        assert_eq!(t.last("decision")["approval"]["approval_id"], *waiting.id);
+    }
+}
+
+/// A launcher whose permit wants a word, and the tool that it becomes, whose permit does not.
+fn launched(further: &str) -> Arc<TestNode> {
+    let entries = [
+        Setup::entry("launcher", "agent/launcher", ", \"exec:setuid\""),
+        Setup::entry("tool", "agent/tool", ", \"exec:no-new-privs\""),
+    ];
+    let policies = format!(
+        "@id(\"tools\") permit (principal == Workload::\"spiffe://example.org/agent/tool\", action, resource);
+         @id(\"act\") permit (principal, action == Action::\"actFor\", resource);
+         @id(\"word\") @approval permit (principal == Workload::\"spiffe://example.org/agent/launcher\",
+             action == Action::\"release\", resource); {further}"
+    );
+    let catalog = Setup::catalog("enforce", "optional", "jwt");
+    let t = Setup { entries: entries.concat(), policies, catalog, ..Setup::default() }.build();
+    t.kernel.change(t.tgid, |instance| instance.flags.0 = agent_ebpf::flags::SETUID);
+    Arc::new(t)
+}
+
+#[tokio::test]
+async fn what_an_ancestor_may_have_by_a_word_only_waits_for_it_and_says_who_acts() {
+    let t = launched("");
+    open(&t).await;
+    let _event = t.kernel.exec(t.tgid, |instance| instance.flags.0 = agent_ebpf::flags::NO_NEW_PRIVS);
+    let (task, waiting) = asking(&t).await;
+    let actors = ["tool", "launcher"].map(|name| format!("spiffe://example.org/agent/{name}"));
+    assert_eq!(
+        (&*waiting.record.actors, &*waiting.record.approval_policy_ids),
+        (&actors[..], &["word".to_owned()][..])
+    );
+    assert_eq!(t.last("approval")["actors"], json!(actors));
+    answer(&t, &waiting, true, false).unwrap();
+    task.await.unwrap().unwrap();
+    // Once was once, also for the ancestor.
+    let (task, waiting) = asking(&t).await;
+    answer(&t, &waiting, false, false).unwrap();
+    assert!(task.await.unwrap().is_err());
+    let record = t.last("decision");
+    assert_eq!(
+        (&record["reason"], &record["decision_id"]),
+        (&json!("approval_denied"), &json!(waiting.record.decision_id))
+    );
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_what_is_refused_all_the_same() {
+    let no = "@id(\"no\") forbid (principal == Workload::\"spiffe://example.org/agent/launcher\",
+              action == Action::\"release\", resource);";
+    let t = launched(no);
+    open(&t).await;
+    let _event = t.kernel.exec(t.tgid, |instance| instance.flags.0 = agent_ebpf::flags::NO_NEW_PRIVS);
+    let result = t.node.release(&t.peer(), t.ask()).await;
+    assert_eq!(denied(&t, result), "ancestor_not_permitted");
+    assert!(states(&t).is_empty());
+}
+
+#[tokio::test]
+async fn a_word_for_a_session_answers_all_that_wait_for_the_same() {
+    let t = node();
+    open(&t).await;
+    let (first, waiting) = asking(&t).await;
+    let (second, _) = asking(&t).await;
+    answer(&t, &waiting, true, true).unwrap();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(states(&t), ["requested", "requested", "allowed", "allowed"]);
 }

@@ -21,7 +21,7 @@ const COLUMNS: &[Column] = &[
     Column::Left("APPROVAL"),
     Column::Left("LEFT"),
     Column::Left("USER"),
-    Column::Left("IDENTITY"),
+    Column::Left("WHO ACTS"),
     Column::Left("EXEC"),
     Column::Left("PROGRAM"),
     Column::Left("STEP"),
@@ -79,6 +79,14 @@ async fn answer(client: &Client, args: &AnswerArgs, allow: bool, output: &mut Ou
     Ok(Verdict::Ok)
 }
 
+/// The caller, then whoever started it or gave it its token.
+fn acting(approval: &Approval) -> String {
+    match approval.actors.as_slice() {
+        [] => dash(&approval.spiffe_id).to_owned(),
+        actors => actors.join(" < "),
+    }
+}
+
 fn row(approval: &Approval, now: Timestamp) -> Vec<Cell> {
     let program = match approval.script.as_str() {
         "" => approval.path.clone(),
@@ -88,7 +96,7 @@ fn row(approval: &Approval, now: Timestamp) -> Vec<Cell> {
         Cell::new(&approval.approval_id),
         Cell::painted(Style::Warn, time::left(approval.until.as_ref(), now)),
         Cell::new(dash(&approval.user)),
-        Cell::new(dash(&approval.spiffe_id)),
+        Cell::new(acting(approval)),
         Cell::new(ExecId(approval.exec_id).to_string()),
         Cell::new(program),
         Cell::new(dash(&approval.step)),
@@ -107,7 +115,7 @@ mod tests {
         let approval = Approval {
             approval_id: "a1".into(),
             user: "corp:ada".into(),
-            spiffe_id: "spiffe://e/mailer".into(),
+            actors: vec!["spiffe://e/mailer".into(), "spiffe://e/coder".into()],
             path: "/usr/bin/python3".into(),
             script: "/srv/mailer.py".into(),
             step: "tool_call send".into(),
@@ -122,8 +130,15 @@ mod tests {
         let mut output = Output::new(&mut text, Format::Table, false);
         Table::new(COLUMNS).page(vec![row(&approval, Timestamp::UNIX_EPOCH)], &mut output).unwrap();
         let text = String::from_utf8(text).unwrap();
-        for part in ["1m", "corp:ada", "/srv/mailer.py", "tool_call send", "release mail by smtp", "mails-need-a-word"]
-        {
+        for part in [
+            "1m",
+            "spiffe://e/mailer < spiffe://e/coder",
+            "corp:ada",
+            "/srv/mailer.py",
+            "tool_call send",
+            "release mail by smtp",
+            "mails-need-a-word",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

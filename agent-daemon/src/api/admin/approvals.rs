@@ -33,7 +33,7 @@ pub(super) fn answer(
         reason: asked.reason,
         by: operator.into(),
     };
-    match node.answer_approval(&asked.approval_id, answer) {
+    match node.answer_approval(&asked.approval_id, &answer) {
         Ok(waiting) => Ok(AnswerApprovalResponse { approval: Some(view(&waiting)) }),
         Err(AnswerError::NotWaiting) => Ok(AnswerApprovalResponse { approval: None }),
         Err(error @ AnswerError::NoSession) => Err(Status::failed_precondition(error.to_string())),
@@ -67,7 +67,7 @@ fn view(waiting: &Waiting) -> Approval {
         binding: text(&record.binding),
         action: record.action.clone(),
         step: step.unwrap_or_default(),
-        policy_ids: record.policy_ids.clone(),
+        policy_ids: record.approval_policy_ids.clone(),
         since: Some(convert::timestamp(waiting.since)),
         until: Some(convert::timestamp(waiting.until)),
     }

@@ -62,6 +62,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Status {
         Refusal::RateLimited { .. } | Refusal::Leases(_) | Refusal::Sessions(_) => Status::resource_exhausted(text),
         Refusal::Unavailable { .. } => Status::unavailable(text),
         Refusal::Steps(_) => Status::failed_precondition(text),
+        Refusal::TooSlow => Status::deadline_exceeded(text),
         Refusal::Bug(_) => Status::internal(text),
     }
 }

@@ -23,7 +23,7 @@ use crate::node::decide::{Verdicted, principal};
 use crate::node::issuers::{Issuers, TokenError};
 use crate::node::reason::{Denial, Reason};
 use crate::node::release::decision_id;
-use crate::node::within::within;
+use crate::node::within::{Wanted, within};
 use crate::node::{Node, Refusal, bump, draft};
 use crate::policy::{self, Action, Request};
 use crate::process::{Bound, ExecId, SessionId};
@@ -269,7 +269,9 @@ impl Node {
                 let Some(above) = above else { return Ok(Ok(session)) };
                 let ancestry = self.ancestry(snapshot, attested, &above).await?;
                 let asker = attested.evidence.instance.id;
-                return Ok(within(snapshot, (asker, &ancestry), &above, &request, false).map(|()| session));
+                // No policy for this action can want a person's word.
+                let mut wanted = Wanted::default();
+                return Ok(within(snapshot, (asker, &ancestry), &above, &request, &mut wanted).map(|()| session));
             }
             policy::Reason::Forbid => Denial::new(Reason::PolicyForbid, format!("policy forbids to act for {user}")),
             policy::Reason::NoPermit => {

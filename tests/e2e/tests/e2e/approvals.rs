@@ -59,6 +59,7 @@ fn what_policy_leaves_to_a_person_waits_for_agentctl() -> Result<()> {
             ("destination", json!("api")),
             ("action", json!("release")),
             ("policy_ids", json!(["a-person-reads-along"])),
+            ("actors", json!(["spiffe://example.org/tool", "spiffe://example.org/launcher"])),
             ("tgid", json!(tool.pid())),
         ] {
             assert_eq!(waits[name], expected, "{name}: {waits}");

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::{Actor, NOBODY, OTHER, SOON, Setup, World, python_script, wait_until, with_daemon};
 use serde_json::{Value, json};
 
-use crate::calls::{Released, release_as, released};
+use crate::calls::{Released, denied, release_as, released};
 use crate::issuer::Issuer;
 use crate::sessions::{decision, install, run, setup};
 
@@ -79,7 +79,7 @@ pub(crate) fn delegating() -> Setup {
 fn agent_for(world: &World, issuer: &Issuer, user: &str) -> Result<(Actor, Released)> {
     let file = world.path(&format!("open/{user}"));
     fs::write(&file, issuer.token(&format!("sub={user}"))?)?;
-    let further = ["--user-token-file", &file.to_string_lossy(), "--scope", "code"];
+    let further = ["--user-token-file", &file.to_string_lossy(), "--scope", "code", "--scope", "mail"];
     let mut agent = run(world, &further, &world.program("agent"))?;
     let ask = json!({"do": "call", "call": "release", "on": "channel", "destination": "tools"});
     let token = released(&mut agent, &ask)?;
@@ -210,7 +210,11 @@ fn a_token_is_exchanged_by_nobody_whom_it_is_not_for() -> Result<()> {
         tool.exec(&world.program("tool"), &[])?;
         world.open_channel(&mut tool)?;
         not_exchanged(&mut tool, &for_ada.token, backend, "invalid_request", "in another session")?;
-        exchanged(&mut tool, &for_bob.token, backend)?;
+        let own = exchanged(&mut tool, &for_bob.token, backend)?;
+        // A renewal would forget who gave it the token.
+        let lease = claims(world, &own, "https://backend.example.org")?["jti"].clone();
+        let renew = json!({"do": "call", "call": "renew", "on": "channel", "lease": lease});
+        denied(world, &mut tool, &renew, "lease_not_yours")?;
         let refused = world.record("caller_refused", &[("/reason", "invalid_subject_token".into())])?;
         assert_eq!(refused["action"], "exchange");
         // A process with no identity at all.
