@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{AuditCommand, Cli, Command, Format};
 use crate::error::Error;
 use crate::output::Output;
 
@@ -83,6 +83,9 @@ fn failed(cli: &Cli, error: &Error) -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<Verdict, Error> {
+    if cli.output == Format::Html && !matches!(cli.command, Command::Audit(AuditCommand::Trace(_))) {
+        return Err(Error::NoPage);
+    }
     let paint = cli.color.allows(&io::stdout());
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let mut output = Output::new(&mut stdout, cli.output, paint);

@@ -95,6 +95,10 @@ impl<'w> Output<'w> {
         self.format == Format::Json
     }
 
+    pub(crate) fn is_page(&self) -> bool {
+        self.format == Format::Html
+    }
+
     pub(crate) fn paints(&self) -> bool {
         self.paint
     }

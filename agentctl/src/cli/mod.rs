@@ -63,6 +63,8 @@ pub(crate) enum Format {
     #[default]
     Table,
     Json,
+    /// One page that is whole in itself; of `audit trace` only
+    Html,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

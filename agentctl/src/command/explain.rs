@@ -153,7 +153,7 @@ mod tests {
         let mut output = Output::new(&mut text, format, false);
         let decision = response.decision.as_ref().unwrap();
         match format {
-            Format::Table => render(decision, response, &mut output).unwrap(),
+            Format::Table | Format::Html => render(decision, response, &mut output).unwrap(),
             Format::Json => output.document(SCHEMA, &json::Explain::of(decision, response)).unwrap(),
         }
         String::from_utf8(text).unwrap()

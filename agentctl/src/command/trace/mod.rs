@@ -47,6 +47,8 @@ pub(crate) async fn run(client: &Client, args: &TraceArgs, output: &mut Output<'
     if let Some(path) = &args.html {
         let page = html::page(&told, &args.subject.to_string());
         write(path, &page, output)?;
+    } else if output.is_page() {
+        output.raw(html::page(&told, &args.subject.to_string()).as_bytes())?;
     } else if output.is_json() {
         output.document(SCHEMA, &Document { told: &told })?;
     } else if told.is_empty() {
