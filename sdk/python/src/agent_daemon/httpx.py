@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 """Credentials on the way out for httpx.
 
-    client = httpx.Client(auth=ReleaseAuth(daemon, "reports-api"))
+    client = httpx.Client(auth=ReleaseAuth(daemon, "reports-api", {"reports.example.org"}))
 """
 
 from __future__ import annotations
