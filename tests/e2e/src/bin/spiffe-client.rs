@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use spiffe::{SpiffeId, TrustDomain, WorkloadApiClient, X509Context, X509Source, X509Svid};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -22,7 +23,7 @@ async fn main() -> Result<()> {
         ["source"] => source().await,
         ["jwt", audience] => jwt(audience).await,
         ["exec", program, seconds] => exec(program, seconds).await,
-        ["rotate", svids, seconds] => rotate(svids.parse()?, seconds.parse()?).await,
+        ["rotate", svids] => rotate(svids.parse()?).await,
         other => bail!("unknown arguments {other:?}"),
     };
     // What a caller is refused with is an answer, which the test reads.
@@ -115,22 +116,28 @@ async fn jwt(audience: &str) -> Result<()> {
     }))
 }
 
-/// Follows this many SVIDs for a while: each has to be replaced before it is over.
-async fn rotate(svids: usize, seconds: i64) -> Result<()> {
+/// Follows this many SVIDs until it is told to end: each has to be replaced before it is over.
+async fn rotate(svids: usize) -> Result<()> {
+    let mut told_to_end = signal(SignalKind::terminate())?;
     let client = WorkloadApiClient::connect_env().await?;
     let mut updates = client.stream_x509_contexts().await?;
-    let until = Timestamp::now().as_second() + seconds;
     let (mut rotations, mut shortest) = (0_u64, i64::MAX);
     let mut ends: Option<i64> = None;
-    while Timestamp::now().as_second() < until {
-        let update = tokio::time::timeout(Duration::from_secs(10), updates.next()).await.context("no update came")?;
-        let context = update.context("the stream ended")??;
-        let now = Timestamp::now().as_millisecond();
-        ensure!(context.svids().len() == svids, "{} SVIDs instead of {svids}", context.svids().len());
+    loop {
+        let update = tokio::select! {
+            update = updates.next() => Some(update.context("the stream ended")??),
+            _ = told_to_end.recv() => None,
+            () = tokio::time::sleep(Duration::from_secs(10)) => bail!("no update came"),
+        };
         if let Some(ends) = ends {
-            let left = ends * 1000 - now;
-            ensure!(left > 0, "there was no good SVID for {} ms", -left);
+            let left = ends * 1000 - Timestamp::now().as_millisecond();
+            ensure!(left > 0, "there was no good SVID for {} ms after {rotations} updates", -left);
             shortest = shortest.min(left);
+        }
+        let Some(context) = update else { break };
+        ensure!(context.svids().len() == svids, "{} SVIDs instead of {svids}", context.svids().len());
+        if ends.is_none() {
+            say(&json!({"svids": svids}))?;
         }
         let mut first = i64::MAX;
         for svid in context.svids() {

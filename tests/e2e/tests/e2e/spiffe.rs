@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{NOBODY, Setup, Talker, World, wait_for, with_daemon};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::calls::{release_loose, released};
@@ -217,7 +218,7 @@ groups = ["agents"]
     })
 }
 
-/// Processes, identities of each, seconds.
+/// Processes, identities of each, seconds with all of them.
 const SOAK: (usize, usize, u64) = (200, 10, 12);
 
 #[test]
@@ -239,12 +240,23 @@ groups = ["agents"]
     let setup = setup("2s").with_entries(&entries).set("api.max_connections_per_uid", processes + 1);
     with_daemon(setup, |world| {
         let program = world.install_as("spiffe-client", "soak")?;
-        let arguments = ["rotate", &identities.to_string(), &seconds.to_string()];
-        let clients: Vec<Talker> =
-            (0..processes).map(|_| world.talk(&program, NOBODY, &arguments)).collect::<Result<_>>()?;
+        let arguments = ["rotate", &identities.to_string()];
+        // One after another: what is soaked are rotations, and not two hundred programs that all start at once.
+        let start = |_| {
+            let client = world.talk(&program, NOBODY, &arguments)?;
+            let said = client.next(SOON)?;
+            ensure!(said["svids"] == identities, "{said}");
+            Ok(client)
+        };
+        let clients: Vec<Talker> = (0..processes).map(start).collect::<Result<_>>()?;
+        std::thread::sleep(Duration::from_secs(seconds));
+        for client in &clients {
+            let pid = Pid::from_raw(client.pid().try_into()?).context("no process number")?;
+            kill_process(pid, Signal::TERM)?;
+        }
         let mut rotations = 0;
         for client in &clients {
-            let said = client.next(Duration::from_secs(seconds) + SOON)?;
+            let said = client.next(SOON)?;
             ensure!(said["error"].is_null(), "{said}");
             rotations += said["rotations"].as_u64().context("no count")?;
         }
