@@ -316,7 +316,7 @@ fn build_node(
         fetching: Fetching { web_roots: config.federation.ca_file.clone(), min_refresh: config.federation.min_refresh },
         session_store,
         session_lifetimes: config.session_lifetimes,
-        steps: config.steps,
+        steps: config.steps.clone(),
         approvals: config.approvals,
         issuer_roots: config.issuer_ca_file.clone(),
         secrets,

@@ -100,6 +100,7 @@ impl fmt::Debug for crate::v1::BeginStepRequest {
             .field("name", &self.name)
             .field("reference", &self.reference)
             .field("thread_id", &self.thread_id)
+            .field("content", &"...")
             .finish()
     }
 }
@@ -231,7 +232,7 @@ mod tests {
             format!("{:?}", v1::OpenSessionResponse { session_handle: canary(), ..Default::default() }),
             format!("{:?}", v1::EnterSessionRequest { session_handle: canary() }),
             format!("{:?}", v1::CloseSessionRequest { session_handle: canary() }),
-            format!("{:?}", v1::BeginStepRequest { session_handle: canary(), ..Default::default() }),
+            format!("{:?}", v1::BeginStepRequest { session_handle: canary(), content: canary(), ..Default::default() }),
             format!("{:?}", v1::EndStepRequest { session_handle: canary(), ..Default::default() }),
         ] {
             assert!(!shown.contains("canary"), "{shown}");

@@ -148,7 +148,8 @@ impl AgentService for Agent {
         let peer = present(&request).await?;
         let ask = step_ask(request.into_inner())?;
         self.node.begin_step(&peer, ask).await.map_err(|refusal| status(&refusal))?;
-        Ok(Response::new(v1::BeginStepResponse {}))
+        let content_bytes = u32::try_from(self.node.keeps_of_steps().bytes).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::BeginStepResponse { content_bytes }))
     }
 
     async fn end_step(&self, request: Request<v1::EndStepRequest>) -> Result<Response<v1::EndStepResponse>, Status> {
@@ -186,6 +187,7 @@ fn step_ask(request: v1::BeginStepRequest) -> Result<StepAsk, Status> {
         reference: text("reference", request.reference, step::MAX_REFERENCE_BYTES)?,
         tid: Some(request.thread_id).filter(|tid| *tid != 0),
         session: handle("session_handle", &request.session_handle)?,
+        content: request.content.into_boxed_str(),
     })
 }
 

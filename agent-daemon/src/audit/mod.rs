@@ -45,7 +45,7 @@ pub use self::record::{
     ReloadRecord, SegmentRecord, StartRecord, StopRecord, text,
 };
 pub use self::session::{SessionEndedRecord, SessionFacts};
-pub use self::step::{StepEndedRecord, StepFacts, StepRecord};
+pub use self::step::{StepContent, StepEndedRecord, StepFacts, StepRecord};
 pub use self::trust::{AuthorityRecord, BundleRecord};
 pub use self::verify::{Problem, Progress, VerifyReport, verify};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What an audit line says about the steps of an agent. Core: no IO, and no field that could hold content.
+//! What an audit line says about the steps of an agent. Core: no IO.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,20 @@ pub struct StepRecord {
     pub user: String,
     /// What it is.
     pub step: StepFacts,
+    /// What of its content is kept, where the operator wants that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<StepContent>,
+}
+
+/// What is kept of what a step is about.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct StepContent {
+    /// As the agent said it, without what looks like a secret.
+    pub text: String,
+    /// How many places were taken out.
+    pub redacted: usize,
+    /// Whether there was more.
+    pub is_cut: bool,
 }
 
 /// See [`super::Record::StepEnded`].

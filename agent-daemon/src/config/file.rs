@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::addresses::{Endpoint, WebAddress};
 use super::table::section;
-use super::value::{BufferBytes, Count, FilePath, Issuer, Period, SocketMode, Word};
+use super::value::{BufferBytes, Count, FilePath, Issuer, Period, Redact, SocketMode, Word};
 use super::words::{BundleProfile, LoginMethod};
 use crate::audit::Durability;
 use crate::authority::Origin;
@@ -297,6 +297,11 @@ section! {
         max_step_depth: Count<1, 64> = Count(16);
         /// After this a step that nobody ended is over.
         step_lifetime: Period<S, { 30 * 24 * H }> = Period::of_micros(H);
+        /// How much of what agents say that a step is about stands in the audit log; zero: nothing. What looks like a secret
+        /// is taken out before. It fills the log sooner.
+        step_content_bytes: Count<0, 4096> = Count(0);
+        /// Regular expressions of what else is taken out; of a match its group `keep` stays.
+        step_content_redact: Vec<Redact> = Vec::new(), example "['\\b\\d{3}-\\d{2}-\\d{4}\\b']";
         /// PEM: the roots by which issuers are believed. Not set: those of this machine.
         issuer_ca_file: Option<FilePath> = None, example "\"/etc/agent-daemon/issuer-roots.pem\"";
     }

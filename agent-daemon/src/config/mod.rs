@@ -34,7 +34,7 @@ use crate::attest::MeasureConfig;
 use crate::credential::{lease, rate};
 use crate::diagnostic::{Diagnostic, Severity, SourceFile};
 use crate::identity::TrustDomain;
-use crate::node::Lifetimes;
+use crate::node::{Lifetimes, StepRules};
 use crate::web::HttpsEndpoint;
 use crate::{approval, audit, kernel, session, step, upstream};
 
@@ -84,8 +84,8 @@ pub struct Config {
     pub sessions: session::Limits,
     /// How long they live.
     pub session_lifetimes: Lifetimes,
-    /// How many steps there may be, and how long one may take.
-    pub steps: (step::Limits, Duration),
+    /// How many steps there may be, how long one may take, and what is kept of them.
+    pub steps: StepRules,
     /// How many requests may wait for a person, and how long.
     pub approvals: (approval::Limits, Duration),
     /// The roots by which issuers of users' tokens are believed, if not those of the machine.
@@ -371,14 +371,18 @@ impl ConfigFile {
                 usual: self.sessions.lifetime.duration(),
                 longest: self.sessions.max_lifetime.duration(),
             },
-            steps: (
-                step::Limits {
+            steps: StepRules {
+                limits: step::Limits {
                     total: self.sessions.max_steps.usize(),
                     per_session: self.sessions.max_steps_per_session.usize(),
                     depth: self.sessions.max_step_depth.usize(),
                 },
-                self.sessions.step_lifetime.duration(),
-            ),
+                lifetime: self.sessions.step_lifetime.duration(),
+                keep: step::Keep {
+                    bytes: self.sessions.step_content_bytes.usize(),
+                    redact: self.sessions.step_content_redact.iter().map(|pattern| pattern.0.clone()).collect(),
+                },
+            },
             approvals: (
                 approval::Limits {
                     total: self.approvals.max_waiting.usize(),

@@ -10,9 +10,8 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::identity::{SpiffeId, TrustDomain};
+use crate::step::{MAX_PATTERN_BYTES, Pattern};
 
-/// Paths of one key.
-const MAX_PATHS: usize = 64;
 /// `PATH_MAX` of Linux, with its terminator.
 const MAX_PATH_BYTES: usize = 4096;
 const MAX_ISSUER_BYTES: usize = 256;
@@ -230,34 +229,76 @@ impl Setting for FilePath {
     }
 }
 
-impl Setting for Vec<FilePath> {
+/// Something of which a key takes several.
+pub(super) trait Item: Setting {
+    /// How many.
+    const MAX: usize;
+    /// What they are, after "a list of at most so many".
+    fn expected_all() -> String;
+}
+
+impl Item for FilePath {
+    const MAX: usize = 64;
+
+    fn expected_all() -> String {
+        "paths, each absolute or from the folder of this file".to_owned()
+    }
+}
+
+impl<T: Item> Setting for Vec<T> {
     fn expected() -> String {
-        format!("a list of at most {MAX_PATHS} paths, each absolute or from the folder of this file")
+        format!("a list of at most {} {}", T::MAX, T::expected_all())
     }
 
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
-        let items = value.get_ref().as_array().filter(|items| items.len() <= MAX_PATHS);
+        let items = value.get_ref().as_array().filter(|items| items.len() <= T::MAX);
         let items = items.ok_or_else(|| vec![value.span().start])?;
-        let mut paths = Self::with_capacity(items.len());
+        let mut all = Self::with_capacity(items.len());
         let mut wrong = Vec::new();
         for item in items.iter() {
-            match FilePath::read(item) {
-                Ok(path) => paths.push(path),
+            match T::read(item) {
+                Ok(item) => all.push(item),
                 Err(at) => wrong.extend(at),
             }
         }
-        if wrong.is_empty() { Ok(paths) } else { Err(wrong) }
+        if wrong.is_empty() { Ok(all) } else { Err(wrong) }
     }
 
     fn write(&self) -> Option<String> {
         let mut list = String::from("[");
-        for (place, path) in self.iter().enumerate() {
+        for (place, item) in self.iter().enumerate() {
             let comma = if place == 0 { "" } else { ", " };
             // Writing to a string does not fail.
-            write!(list, "{comma}{}", path.write()?).ok()?;
+            write!(list, "{comma}{}", item.write()?).ok()?;
         }
         list.push(']');
         Some(list)
+    }
+}
+
+/// What is taken out of the content of steps.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Redact(pub(super) Pattern);
+
+impl Setting for Redact {
+    fn expected() -> String {
+        format!("a regular expression of at most {MAX_PATTERN_BYTES} bytes that does not fit the empty text")
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<usize>> {
+        whole(value, |value| value.as_str().and_then(Pattern::parse).map(Self))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.0.as_str()))
+    }
+}
+
+impl Item for Redact {
+    const MAX: usize = 32;
+
+    fn expected_all() -> String {
+        format!("regular expressions, each of at most {MAX_PATTERN_BYTES} bytes and not fitting the empty text")
     }
 }
 

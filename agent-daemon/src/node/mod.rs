@@ -60,7 +60,7 @@ pub use reason::Reason;
 pub use recent::{Decided, Recent};
 pub use reload::{Load, ReloadOutcome};
 pub use sessions::{Lifetimes, OnBehalf, OpenAsk, Opened, SessionStore};
-pub use steps::StepAsk;
+pub use steps::{StepAsk, StepRules};
 pub use streams::Stream;
 pub use svids::{Invalid, SpiffeLimits, Svids, Wanted};
 
@@ -75,7 +75,6 @@ use crate::credential::{CachingResolver, Cause, LeaseId, Leases};
 use crate::identity::TrustDomain;
 use crate::process::{Count, Records};
 use crate::snapshot::Snapshot;
-use crate::step;
 use crate::upstream::Upstream;
 
 /// Events that a slow watcher may fall behind before it loses some.
@@ -148,8 +147,8 @@ pub struct Parts {
     pub session_store: SessionStore,
     /// How long sessions live.
     pub session_lifetimes: Lifetimes,
-    /// How many steps there may be, and how long one may take.
-    pub steps: (step::Limits, Duration),
+    /// How many steps there may be, how long one may take, and what is kept of them.
+    pub steps: StepRules,
     /// How many requests may wait for a person, and how long.
     pub approvals: (approval::Limits, Duration),
     /// The roots by which issuers of users' tokens are believed; without, those of the machine.

@@ -3,6 +3,7 @@
 //! The steps that agents say they take, and which of them a decision belongs to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,11 +11,22 @@ use super::decide::Verdicted;
 use super::release::decision_id;
 use super::{Node, Refusal, bump, draft};
 use crate::attest::{Attested, Peer};
-use crate::audit::{Log, Record, StepEndedRecord, StepFacts, StepRecord};
+use crate::audit::{Log, Record, StepContent, StepEndedRecord, StepFacts, StepRecord};
 use crate::hex::hex;
 use crate::process::{Connection, ExecInstance, SessionId};
 use crate::session::{HandleDigest, Session};
-use crate::step::{self, Cause, Ended, Kind, Moment, Step, Steps, TraceContext};
+use crate::step::{self, Cause, Content, Ended, Keep, Kind, Moment, Step, Steps, TraceContext};
+
+/// How many steps there may be, how long one may take, and what is kept of them.
+#[derive(Debug, Clone)]
+pub struct StepRules {
+    /// Bounds.
+    pub limits: step::Limits,
+    /// One that nobody ended is over after this.
+    pub lifetime: Duration,
+    /// What is kept of their content.
+    pub keep: Keep,
+}
 
 /// A step that somebody begins.
 #[derive(Debug)]
@@ -33,12 +45,19 @@ pub struct StepAsk {
     pub tid: Option<u32>,
     /// The session, where the request names it by its handle.
     pub session: Option<HandleDigest>,
+    /// What it is about; see [`Keep`].
+    pub content: Box<str>,
 }
 
 impl Node {
     /// The steps that are under way.
     pub fn steps(&self) -> &Steps {
         &self.delegation.steps
+    }
+
+    /// What is kept of the content of steps.
+    pub fn keeps_of_steps(&self) -> &Keep {
+        &self.delegation.step_rules.keep
     }
 
     /// Takes down that the caller begins a step.
@@ -55,7 +74,7 @@ impl Node {
         }
         let slot = self.log.reserve().map_err(|error| self.audit_refused(error))?;
         let now = self.clock.now();
-        let life = SignedDuration::try_from(self.delegation.step_lifetime).unwrap_or(SignedDuration::MAX);
+        let life = SignedDuration::try_from(self.delegation.step_rules.lifetime).unwrap_or(SignedDuration::MAX);
         let step = Step {
             context: ask.context,
             parent: ask.parent,
@@ -74,6 +93,11 @@ impl Node {
             session_id: session.id.to_string(),
             user: session.user.id.to_string(),
             step: facts(&step),
+            content: self.keeps_of_steps().of(&ask.content).map(|Content { text, redacted, is_cut }| StepContent {
+                text,
+                redacted,
+                is_cut,
+            }),
         });
         Log::commit(slot, &record).await.map_err(|error| self.audit_refused(error))?;
         if !beginning.done() {

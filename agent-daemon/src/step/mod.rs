@@ -3,13 +3,15 @@
 //! What an agent says that it is doing: the steps of its reasoning, and which of the kernel's events belong to which.
 //!
 //! CORE. A step is the agent's word, and nothing is decided by it; what is joined to it says by what it was joined. Does no
-//! IO and keeps no content, only a short reference.
+//! IO and holds no content: what the operator wants kept of that goes into the log and nowhere else.
 
+mod content;
 mod context;
 mod registry;
 
 use jiff::Timestamp;
 
+pub use self::content::{Content, Keep, MAX_CONTENT_BYTES, MAX_PATTERN_BYTES, Pattern};
 pub(crate) use self::context::parse_span_id;
 pub use self::context::{NoTraceContext, TraceContext};
 pub use self::registry::{Ended, Joined, JoinedBy, Limits, Moment, Steps};

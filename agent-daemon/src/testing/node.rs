@@ -19,7 +19,9 @@ use crate::authority::{self, Authority, CaSource, ForeignBundles, Sealer, Secret
 use crate::clock::Clock;
 use crate::credential::{CachingResolver, Leases, lease, rate, resolve};
 use crate::identity::TrustDomain;
-use crate::node::{Ask, ConnectionRef, Fetching, Identity, Lifetimes, Node, Parts, SessionStore, SpiffeLimits};
+use crate::node::{
+    Ask, ConnectionRef, Fetching, Identity, Lifetimes, Node, Parts, SessionStore, SpiffeLimits, StepRules,
+};
 use crate::process::{ExecId, History, Records};
 use crate::session::{self, Sessions};
 use crate::snapshot::Snapshot;
@@ -87,6 +89,8 @@ pub struct Setup {
     pub max_audiences: usize,
     /// How long a request waits for a person.
     pub approval_wait: Duration,
+    /// What is kept of the content of steps.
+    pub keep: step::Keep,
 }
 
 impl Default for Setup {
@@ -116,6 +120,7 @@ impl Default for Setup {
             web_roots: None,
             max_audiences: 1,
             approval_wait: Duration::from_secs(10),
+            keep: step::Keep::default(),
         }
     }
 }
@@ -240,7 +245,11 @@ impl Setup {
             fetching: Fetching { web_roots: self.web_roots, min_refresh: Duration::from_secs(1) },
             session_store: SessionStore::open(directory.join("sessions"), boot_id).expect("the sessions"),
             session_lifetimes: Lifetimes { usual: Duration::from_secs(600), longest: Duration::from_secs(3600) },
-            steps: (step::Limits { total: 100, per_session: 10, depth: 3 }, Duration::from_secs(600)),
+            steps: StepRules {
+                limits: step::Limits { total: 100, per_session: 10, depth: 3 },
+                lifetime: Duration::from_secs(600),
+                keep: self.keep,
+            },
             approvals: (approval::Limits { total: 8, per_exec: 2, remembered: 16 }, self.approval_wait),
             issuer_roots: None,
             secrets: SecretStore::open(directory.join("secrets"), sealer).expect("the secret store"),

@@ -4,7 +4,7 @@
 
 use agent_daemon::node::{OnBehalf, OpenAsk, Opened, Refusal, StepAsk};
 use agent_daemon::session::{Cause, HandleDigest};
-use agent_daemon::step::{Error, Kind, TraceContext};
+use agent_daemon::step::{Error, Keep, Kind, Pattern, TraceContext};
 use agent_daemon::testing::{Setup, TestNode};
 use serde_json::{Value, json};
 
@@ -47,6 +47,7 @@ fn step(span: u8, parent: Option<u8>) -> StepAsk {
         reference: Some("sha256:aa".into()),
         tid: None,
         session: None,
+        content: Box::default(),
     }
 }
 
@@ -67,6 +68,25 @@ async fn joined(t: &TestNode, ask: agent_daemon::node::Ask) -> Value {
     t.node.release(&t.peer(), ask).await.unwrap();
     let step = &t.last("decision")["step"];
     json!([step["span_id"], step["joined_by"]])
+}
+
+#[tokio::test]
+async fn what_a_step_is_about_is_kept_only_where_the_operator_wants_it_and_without_secrets() {
+    let about = || StepAsk { content: "mail ada, password=hunter2, and then wait".into(), ..step(1, None) };
+    let t = setup().build();
+    open(&t, true).await;
+    begin(&t, about()).await;
+    assert_eq!(t.last("step")["content"], Value::Null);
+    let keep = Keep { bytes: 36, redact: vec![Pattern::parse(r"\bada\b").unwrap()] };
+    let t = Setup { keep, ..setup() }.build();
+    open(&t, true).await;
+    begin(&t, about()).await;
+    let kept = json!({"text": "mail [redacted], password=[redacted]", "redacted": 2, "is_cut": true});
+    assert_eq!(t.last("step")["content"], kept);
+    // Nor does anything else have it.
+    t.node.release(&t.peer(), t.ask()).await.unwrap();
+    t.node.end_step(&t.peer(), context(1), false, None).await.unwrap();
+    assert!(!format!("{}{}", t.last("decision"), t.last("step_ended")).contains("mail ["));
 }
 
 #[tokio::test]

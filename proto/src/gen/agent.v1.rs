@@ -376,12 +376,16 @@ pub struct BeginStepRequest {
     /// For example that of the tool. At most 128 bytes.
     #[prost(string, tag = "5")]
     pub name: ::prost::alloc::string::String,
-    /// A hash or an id of what it is about, never the content itself. At most 128 bytes.
+    /// A hash or an id of what it is about. At most 128 bytes.
     #[prost(string, tag = "6")]
     pub reference: ::prost::alloc::string::String,
     /// The thread that takes it, as gettid(2) says outside of PID namespaces; zero: any of the process.
     #[prost(uint32, tag = "7")]
     pub thread_id: u32,
+    /// What it is about, itself. Kept only where the operator of the node wants it (\[sessions\] step_content_bytes), and then
+    /// without what looks like a secret and cut to so many bytes.
+    #[prost(string, tag = "8")]
+    pub content: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `BeginStepRequest`.
 pub mod begin_step_request {
@@ -436,7 +440,11 @@ pub mod begin_step_request {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct BeginStepResponse {}
+pub struct BeginStepResponse {
+    /// How much of the content of a step this node keeps, in bytes. Where it is zero, there is no need to send it.
+    #[prost(uint32, tag = "1")]
+    pub content_bytes: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct EndStepRequest {

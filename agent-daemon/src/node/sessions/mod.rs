@@ -24,12 +24,12 @@ use crate::node::issuers::{Issuers, TokenError};
 use crate::node::reason::{Denial, Reason};
 use crate::node::release::decision_id;
 use crate::node::within::{Wanted, within};
-use crate::node::{Node, Refusal, bump, draft};
+use crate::node::{Node, Refusal, StepRules, bump, draft};
 use crate::policy::{self, Action, Request};
 use crate::process::{Bound, ExecId, SessionId};
 use crate::session::{self, Cause, Handle, HandleDigest, Named, Opening, Session, Sessions, User, Verified};
 use crate::snapshot::Snapshot;
-use crate::step::{self, Steps};
+use crate::step::Steps;
 
 pub use self::store::SessionStore;
 
@@ -96,7 +96,7 @@ pub(super) struct Delegation {
     lifetimes: Lifetimes,
     missed: Mutex<end::Missed>,
     pub(super) steps: Steps,
-    pub(super) step_lifetime: Duration,
+    pub(super) step_rules: StepRules,
 }
 
 impl Delegation {
@@ -104,10 +104,10 @@ impl Delegation {
         issuer_roots: Option<PathBuf>,
         store: SessionStore,
         lifetimes: Lifetimes,
-        (steps, step_lifetime): (step::Limits, Duration),
+        step_rules: StepRules,
     ) -> Self {
-        let (issuers, steps) = (Issuers::new(issuer_roots), Steps::new(steps));
-        Self { issuers, store, lifetimes, missed: Mutex::default(), steps, step_lifetime }
+        let (issuers, steps) = (Issuers::new(issuer_roots), Steps::new(step_rules.limits));
+        Self { issuers, store, lifetimes, missed: Mutex::default(), steps, step_rules }
     }
 }
 

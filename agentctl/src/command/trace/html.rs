@@ -159,6 +159,7 @@ impl Page {
             let joined = if step.joined_by == "time" { "time only" } else { &step.joined_by };
             self.facts(&[
                 ("what", &step.words()),
+                ("about", &step.content),
                 ("trace", &step.trace_id),
                 ("span", &step.span_id),
                 ("joined by", joined),
@@ -203,7 +204,16 @@ mod tests {
     #[test]
     fn the_page_holds_the_chain_and_nothing_that_a_browser_would_obey() {
         let page = page(&Told::of(&found()), "corp:<script>alert(1)</script>");
-        for part in ["time only", "corp:ada", "Ada &lt;b&gt;", "lease-d1", "the report", "x30", "&lt;script&gt;"] {
+        for part in [
+            "time only",
+            "corp:ada",
+            "Ada &lt;b&gt;",
+            "lease-d1",
+            "the report",
+            "x30",
+            "&lt;script&gt;",
+            "&lt;b&gt;find…",
+        ] {
             assert!(page.contains(part), "{part}");
         }
         assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("http-equiv=\"refresh"));

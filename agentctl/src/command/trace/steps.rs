@@ -18,6 +18,8 @@ pub(crate) struct Step {
     pub(crate) kind: String,
     pub(crate) name: String,
     pub(crate) reference: String,
+    /// What the node keeps of what it is about, without what looked like a secret.
+    pub(crate) content: String,
     /// Of the innermost: by what the decision is thought to belong to it. The others are around it, as the agent said.
     pub(crate) joined_by: String,
     pub(crate) ended_at: String,
@@ -69,6 +71,7 @@ impl<'a> Steps<'a> {
         while let Some(step) = next.filter(|_| steps.len() < MAX_DEPTH) {
             let name = (session.clone(), field(step, "span_id"));
             let begun = self.begun.get(&name).and_then(|all| all.iter().rev().find(|one| seq(one) <= at));
+            let content = begun.map(|begun| content(begun)).unwrap_or_default();
             let begun = begun.map(|begun| seq(begun)).unwrap_or_default();
             let end = self.ended.get(&name).and_then(|all| all.iter().find(|one| seq(one) >= begun));
             let of_end = |name: &str| end.map(|end| field(end, name)).unwrap_or_default();
@@ -77,6 +80,7 @@ impl<'a> Steps<'a> {
                 kind: field(step, "kind"),
                 name: field(step, "name"),
                 reference: field(step, "reference"),
+                content,
                 joined_by: field(step, "joined_by"),
                 ended_at: of_end("time"),
                 cause: of_end("cause"),
@@ -89,4 +93,9 @@ impl<'a> Steps<'a> {
         steps.reverse();
         steps
     }
+}
+
+fn content(begun: &Value) -> String {
+    let cut = if begun.pointer("/content/is_cut").and_then(Value::as_bool) == Some(true) { "…" } else { "" };
+    field(begun, "content.text") + cut
 }

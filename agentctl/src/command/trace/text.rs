@@ -106,6 +106,9 @@ fn decision(decision: &Decision, depth: usize, output: &mut Output<'_>) -> Resul
         };
         let end = if step.cause.is_empty() { String::new() } else { format!(", {} {}", step.cause, step.ended_at) };
         detail(format!("step {} (span {}{joined}{end})", step.words(), step.span_id))?;
+        if !step.content.is_empty() {
+            detail(format!("  about {:?}", step.content))?;
+        }
     }
     if let Some(connection) = &decision.connection {
         detail(format!(

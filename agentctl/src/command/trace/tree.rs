@@ -427,7 +427,8 @@ pub(crate) mod tests {
             lease_ends: vec![json!({"lease_id": "lease-d1", "time": "2026-11-27T10:30:00Z", "cause": "exited"})],
             steps: vec![
                 json!({"seq": 1, "session_id": "s1", "step": {"span_id": "a1", "kind": "reasoning"}}),
-                json!({"seq": 2, "session_id": "s1", "step": {"span_id": "b2", "parent_span_id": "a1"}}),
+                json!({"seq": 2, "session_id": "s1", "step": {"span_id": "b2", "parent_span_id": "a1"},
+                    "content": {"text": "<b>find", "redacted": 0, "is_cut": true}}),
                 // The name again, when it was all over.
                 json!({"seq": 9, "session_id": "s1", "step": {"span_id": "a1", "kind": "approval"}}),
             ],
@@ -449,7 +450,7 @@ pub(crate) mod tests {
         assert_eq!(decision.credential.as_ref().unwrap().cause, "exited");
         let steps: Vec<_> = decision.steps.iter().map(|step| (step.words(), step.joined_by.as_str())).collect();
         assert_eq!(steps, [("reasoning".to_owned(), ""), ("tool_call search (sha256:aa)".to_owned(), "time")]);
-        assert_eq!(decision.steps[1].cause, "done");
+        assert_eq!((decision.steps[1].cause.as_str(), decision.steps[1].content.as_str()), ("done", "<b>find…"));
         let inner = &outer.sessions[0];
         assert_eq!((inner.session_id.as_str(), inner.programs[0].exec_id), ("s2", ExecId(30)));
         assert!(!inner.programs[0].programs[0].decisions[0].allowed);

@@ -24,6 +24,7 @@ DEFAULT_SOCKET = "/run/agent-daemon/agent.sock"
 DEFAULT_TIMEOUT = 90.0
 
 _SO_COOKIE = 57
+_MAX_CONTENT_SENT = 16_384
 _KINDS = {
     "instruction": pb.BeginStepRequest.KIND_INSTRUCTION,
     "reasoning": pb.BeginStepRequest.KIND_REASONING,
@@ -67,11 +68,20 @@ class Step:
     Steps of one context (thread or task) nest. What the daemon is asked inside names the step.
     """
 
-    def __init__(self, client: Client, session: Session | None, kind: str, name: str, reference: str, on_thread: bool):
+    def __init__(
+        self,
+        client: Client,
+        session: Session | None,
+        kind: str,
+        name: str = "",
+        reference: str = "",
+        content: str = "",
+        on_thread: bool = False,
+    ):
         if kind not in _KINDS:
             raise ValueError(f"kind: one of {', '.join(_KINDS)}")
         self._client, self._session, self._kind = client, session, kind
-        self._name, self._reference, self._on_thread = name, reference, on_thread
+        self._name, self._reference, self._content, self._on_thread = name, reference, content, on_thread
         self._token: contextvars.Token[Step | None] | None = None
         self.trace_id = self.span_id = ""
 
@@ -96,9 +106,10 @@ class Step:
             parent_span_id=above.span_id if above else "",
             name=self._name,
             reference=self._reference,
+            content=self._client._kept(self._content),
             thread_id=threading.get_native_id() if self._on_thread else 0,
         )
-        self._client._call("BeginStep", request)
+        self._client._content_bytes = self._client._call("BeginStep", request).content_bytes
         self._token = _current.set(self)
         return self
 
@@ -136,9 +147,9 @@ class Session:
         """As `Client.release`, in this session."""
         return self._client.release(destination, session=self, **options)  # type: ignore[arg-type]
 
-    def step(self, kind: str, name: str = "", reference: str = "", on_thread: bool = False) -> Step:
+    def step(self, kind: str, name: str = "", reference: str = "", **options: object) -> Step:
         """As `Client.step`, in this session."""
-        return Step(self._client, self, kind, name, reference, on_thread)
+        return Step(self._client, self, kind, name, reference, **options)  # type: ignore[arg-type]
 
     def open_session(self, **options: object) -> Session:
         """Delegates from it to a session that is no wider."""
@@ -171,6 +182,8 @@ class Client:
         self.timeout = timeout
         self._channel = grpc.insecure_channel(f"unix:{self.path}", options=[("grpc.enable_retries", 0)])
         self._stub = agent_pb2_grpc.AgentServiceStub(self._channel)
+        # What the node keeps of a step; not known before the first.
+        self._content_bytes: int | None = None
 
     def close(self) -> None:
         """Closes the connection."""
@@ -264,9 +277,15 @@ class Client:
         entered = self._call("EnterSession", pb.EnterSessionRequest(session_handle=handle))
         return Session(self, entered.session_id, handle, entered.user, _moment(entered.expires_at))
 
-    def step(self, kind: str, name: str = "", reference: str = "", on_thread: bool = False) -> Step:
-        """A step in the session that the kernel has this process in: `with client.step("tool_call", "search"):`."""
-        return Step(self, None, kind, name, reference, on_thread)
+    def step(
+        self, kind: str, name: str = "", reference: str = "", content: str = "", on_thread: bool = False
+    ) -> Step:
+        """A step in the session that the kernel has this process in: `with client.step("tool_call", "search"):`.
+
+        `reference` is a hash or an id of what it is about. `content` is that itself, of which the audit log keeps what the
+        operator of the node wants, and nothing unless so.
+        """
+        return Step(self, None, kind, name, reference, content, on_thread)
 
     def exchange(self, token: str, audience: str, scope: str | None = None) -> str:
         """An access token for another audience in exchange for one that this process was given (RFC 8693).
@@ -297,6 +316,12 @@ class Client:
             code = body.get("error", f"http_{answer.status_code}")
             raise error(code, body.get("error_description", answer.text.strip()))
         return body["access_token"]
+
+    def _kept(self, content: str) -> str:
+        if self._content_bytes == 0:
+            return ""
+        # More than it keeps, because secrets go before it is cut; and within what one message may hold.
+        return content.encode()[:_MAX_CONTENT_SENT].decode(errors="ignore")
 
     def _call(self, name: str, request: object, timeout: float | None = None):  # noqa: ANN202
         try:

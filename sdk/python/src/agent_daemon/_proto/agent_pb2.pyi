@@ -304,7 +304,7 @@ class CloseSessionResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class BeginStepRequest(_message.Message):
-    __slots__ = ("session_handle", "kind", "traceparent", "parent_span_id", "name", "reference", "thread_id")
+    __slots__ = ("session_handle", "kind", "traceparent", "parent_span_id", "name", "reference", "thread_id", "content")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[BeginStepRequest.Kind]
@@ -324,6 +324,7 @@ class BeginStepRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     THREAD_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
     session_handle: str
     kind: BeginStepRequest.Kind
     traceparent: str
@@ -331,11 +332,14 @@ class BeginStepRequest(_message.Message):
     name: str
     reference: str
     thread_id: int
-    def __init__(self, session_handle: _Optional[str] = ..., kind: _Optional[_Union[BeginStepRequest.Kind, str]] = ..., traceparent: _Optional[str] = ..., parent_span_id: _Optional[str] = ..., name: _Optional[str] = ..., reference: _Optional[str] = ..., thread_id: _Optional[int] = ...) -> None: ...
+    content: str
+    def __init__(self, session_handle: _Optional[str] = ..., kind: _Optional[_Union[BeginStepRequest.Kind, str]] = ..., traceparent: _Optional[str] = ..., parent_span_id: _Optional[str] = ..., name: _Optional[str] = ..., reference: _Optional[str] = ..., thread_id: _Optional[int] = ..., content: _Optional[str] = ...) -> None: ...
 
 class BeginStepResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("content_bytes",)
+    CONTENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    content_bytes: int
+    def __init__(self, content_bytes: _Optional[int] = ...) -> None: ...
 
 class EndStepRequest(_message.Message):
     __slots__ = ("session_handle", "traceparent", "failed")

@@ -159,6 +159,7 @@ fn step(command: &Value) -> Result<v1::BeginStepRequest> {
         parent_span_id: given("parent"),
         name: given("name"),
         reference: given("reference"),
+        content: given("content"),
         thread_id: if thread { rustix::thread::gettid().as_raw_nonzero().get().try_into()? } else { 0 },
     })
 }
