@@ -53,8 +53,8 @@ pub(crate) enum Error {
     TraceTooLarge { limit: usize },
     #[error("cannot write {path}", path = .path.display())]
     WritePage { path: PathBuf, source: io::Error },
-    #[error("only audit trace makes a page")]
-    NoPage,
+    #[error("this command has no such output")]
+    NoSuchOutput,
     #[error("more than {limit} exec instances, too many for a tree")]
     TreeTooLarge { limit: usize },
     #[error("cannot write the output")]
@@ -155,7 +155,9 @@ impl Error {
             Self::SecretOnTerminal => "use --file PATH, or read -rs S && printf %s \"$S\" | agentctl secret set NAME",
             Self::EmptySecret => "pipe it in, or use --file PATH",
             Self::TraceTooLarge { .. } => "ask about a shorter time with --since and --until, or about a session",
-            Self::NoPage => "use --output json for programs, or leave it out for people",
+            Self::NoSuchOutput => {
+                "html is for audit trace, ocsf and otlp are for audit query and audit tail; json is for all"
+            }
             Self::WritePage { .. } => "name a file that you may write, with --html",
             Self::TreeTooLarge { .. } => "use --list, or --identified",
             Self::Runtime(_) | Self::Read { .. } | Self::Incomplete(_) | Self::Write(_) | Self::Json(_) => return None,

@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod command;
 mod error;
+mod export;
 mod id;
 mod json;
 mod output;
@@ -83,8 +84,15 @@ fn failed(cli: &Cli, error: &Error) -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<Verdict, Error> {
-    if cli.output == Format::Html && !matches!(cli.command, Command::Audit(AuditCommand::Trace(_))) {
-        return Err(Error::NoPage);
+    let fits = match cli.output {
+        Format::Table | Format::Json => true,
+        Format::Html => matches!(cli.command, Command::Audit(AuditCommand::Trace(_))),
+        Format::Ocsf | Format::Otlp => {
+            matches!(cli.command, Command::Audit(AuditCommand::Query { .. } | AuditCommand::Tail { .. }))
+        }
+    };
+    if !fits {
+        return Err(Error::NoSuchOutput);
     }
     let paint = cli.color.allows(&io::stdout());
     let mut stdout = io::BufWriter::new(io::stdout().lock());

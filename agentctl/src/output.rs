@@ -95,8 +95,8 @@ impl<'w> Output<'w> {
         self.format == Format::Json
     }
 
-    pub(crate) fn is_page(&self) -> bool {
-        self.format == Format::Html
+    pub(crate) fn format(&self) -> Format {
+        self.format
     }
 
     pub(crate) fn paints(&self) -> bool {

@@ -65,6 +65,10 @@ pub(crate) enum Format {
     Json,
     /// One page that is whole in itself; of `audit trace` only
     Html,
+    /// Events of the Open Cybersecurity Schema Framework, one a line; of `audit query` and `audit tail` only
+    Ocsf,
+    /// Log records of OpenTelemetry in its JSON file format; of `audit query` and `audit tail` only
+    Otlp,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

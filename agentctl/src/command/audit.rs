@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::Verdict;
-use crate::cli::{AuditCommand, AuditFilter, AuditOutcome};
+use crate::cli::{AuditCommand, AuditFilter, AuditOutcome, Format};
 use crate::client::{Client, Patience};
 use crate::command::trace;
 use crate::error::Error;
@@ -15,7 +15,7 @@ use crate::id::ExecId;
 use crate::output::{Line, Output, Style, quiet};
 use crate::table::{Cell, Column, Table};
 use crate::text::{brief, count};
-use crate::{json, time};
+use crate::{export, json, time};
 
 const SCHEMA_RECORD: &str = "agentctl.audit.record/v1";
 const SCHEMA_VERIFY: &str = "agentctl.audit.verify/v1";
@@ -61,16 +61,22 @@ pub(crate) async fn run(client: &Client, command: &AuditCommand, output: &mut Ou
     while !output.is_closed()
         && let Some(page) = pages.next().await?
     {
-        if filter.raw {
-            page.records.iter().try_for_each(|record| output.raw(format!("{record}\n").as_bytes()))?;
-        } else if output.is_json() {
-            page.records.iter().try_for_each(|record| output.raw(wrap(record)?.as_bytes()))?;
-        } else {
-            table.page(page.records.iter().map(|record| row(record)).collect(), output)?;
+        let records = &page.records;
+        match output.format() {
+            _ if filter.raw => records.iter().try_for_each(|record| output.raw(format!("{record}\n").as_bytes()))?,
+            Format::Json => records.iter().try_for_each(|record| output.raw(wrap(record)?.as_bytes()))?,
+            Format::Ocsf => {
+                records.iter().try_for_each(|record| output.raw(line(&export::event(record))?.as_bytes()))?;
+            }
+            Format::Otlp if records.is_empty() => {}
+            Format::Otlp => output.raw(line(&export::logs(records))?.as_bytes())?,
+            Format::Table | Format::Html => {
+                table.page(records.iter().map(|record| row(record)).collect(), output)?;
+            }
         }
         output.flush()?;
     }
-    if !filter.raw && !output.is_json() {
+    if !filter.raw && output.format() == Format::Table {
         table.finish("no records", output)?;
     }
     Ok(Verdict::Ok)
@@ -111,6 +117,11 @@ fn wrap(record: &str) -> Result<String, Error> {
     }
     let text = serde_json::to_string(record).map_err(Error::Json)?;
     Ok(format!("{{\"schema\":\"{SCHEMA_RECORD}\",\"record\":null,\"unreadable\":{}}}\n", quiet(&text)))
+}
+
+/// What agents wrote is in it; on a terminal it must not do anything.
+fn line(value: &Value) -> Result<String, Error> {
+    Ok(format!("{}\n", quiet(&serde_json::to_string(value).map_err(Error::Json)?)))
 }
 
 fn row(record: &str) -> Vec<Cell> {
@@ -228,7 +239,6 @@ fn render_verification(report: &VerifyAuditResponse, output: &mut Output<'_>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Format;
 
     const DECISION: &str = r#"{"seq":7,"prev":"00","time":"2026-01-31T12:00:00.123456Z","kind":"decision","outcome":"deny","reason":"no_identity","exec":{"exec_id":42,"tgid":9},"destination":"reports","policy_ids":["a","b"],"lease_id":null}"#;
 

@@ -153,8 +153,8 @@ mod tests {
         let mut output = Output::new(&mut text, format, false);
         let decision = response.decision.as_ref().unwrap();
         match format {
-            Format::Table | Format::Html => render(decision, response, &mut output).unwrap(),
             Format::Json => output.document(SCHEMA, &json::Explain::of(decision, response)).unwrap(),
+            _ => render(decision, response, &mut output).unwrap(),
         }
         String::from_utf8(text).unwrap()
     }

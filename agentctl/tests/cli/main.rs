@@ -115,7 +115,7 @@ fn a_denial_or_finding_exits_one() {
             ("audit verify", 1, "the chain is broken: a line was changed"),
             ("reload", 1, "a.cedar:1:2: error: unexpected token\nrefused, nothing was changed"),
             ("revoke --lease nobody", 1, "nothing was revoked"),
-            ("status --output html", 2, "only audit trace makes a page"),
+            ("status --output html", 2, "this command has no such output"),
             ("sessions s0000000000000001 --end", 1, "nothing was ended"),
             ("approvals allow a2", 1, "nothing was answered"),
             ("revoke --exec x42", 1, "nothing was revoked"),

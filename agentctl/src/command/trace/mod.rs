@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use self::tree::{Told, field};
 use crate::Verdict;
-use crate::cli::TraceArgs;
+use crate::cli::{Format, TraceArgs};
 use crate::client::{Client, Patience};
 use crate::error::Error;
 use crate::id::{ExecId, Trace};
@@ -47,7 +47,7 @@ pub(crate) async fn run(client: &Client, args: &TraceArgs, output: &mut Output<'
     if let Some(path) = &args.html {
         let page = html::page(&told, &args.subject.to_string());
         write(path, &page, output)?;
-    } else if output.is_page() {
+    } else if output.format() == Format::Html {
         output.raw(html::page(&told, &args.subject.to_string()).as_bytes())?;
     } else if output.is_json() {
         output.document(SCHEMA, &Document { told: &told })?;
