@@ -28,10 +28,14 @@ pub(crate) struct Options {
 
 /// Runs both parts even if the first fails, so that one run shows everything; fails if any test failed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    setup::run(workspace, setup::Scope::Run)?;
+    setup::run(workspace, setup::Scope::Test)?;
     let mut failures = Vec::new();
     if !options.e2e {
         note(&mut failures, "tests without privilege", unprivileged(workspace, &options.arguments));
+        // Filters are names of tests in Rust.
+        if options.arguments.is_empty() {
+            note(&mut failures, "tests of the TypeScript SDK", typescript(workspace));
+        }
     }
     if !options.unit {
         note(&mut failures, "whole-program tests", whole_program(workspace, Tier::Usual, &[], &options.arguments));
@@ -53,6 +57,14 @@ fn unprivileged(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     command::run(cargo.args(arguments))
 }
 
+fn typescript(workspace: &Workspace) -> Result<()> {
+    ["test", "codegen:check"].iter().try_for_each(|script| npm(workspace, script))
+}
+
+fn npm(workspace: &Workspace, script: &str) -> Result<()> {
+    command::run(Command::new("npm").args(["run", "--silent", script]).current_dir(workspace.typescript()))
+}
+
 /// Which whole-program tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tier {
@@ -69,6 +81,9 @@ pub(crate) fn whole_program(
     arguments: &[String],
 ) -> Result<()> {
     build::run(workspace)?;
+    if tier == Tier::Usual {
+        npm(workspace, "build")?;
+    }
     let package = workspace.root().join("tests/e2e");
     let programs = test_programs(workspace, tier)?;
     let mut tests = 0;

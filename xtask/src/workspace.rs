@@ -92,6 +92,11 @@ impl Workspace {
         self.target.join("interop")
     }
 
+    /// The TypeScript SDK, with its packages beside it.
+    pub(crate) fn typescript(&self) -> PathBuf {
+        self.root().join("sdk/typescript")
+    }
+
     /// The Python environment of the example agents.
     pub(crate) fn python(&self) -> PathBuf {
         self.target.join("python")

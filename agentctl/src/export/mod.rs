@@ -150,7 +150,7 @@ mod tests {
     pub(super) const KINDS: [&str; 9] = [
         DECISION,
         r#"{"seq":1,"time":"2026-11-27T10:00:00Z","boot_id":"b","kind":"start","version":"0.1.0","kernel_release":"6.1"}"#,
-        r#"{"seq":8,"time":"2026-11-27T10:00:02Z","boot_id":"b","kind":"decision","action":"open_session","outcome":"allow","user":"corp:ada","session_id":"s1","session":{"verified_by":"token","issuer":"https://idp.example","user_name":"Ada","purpose":"the report","expires_at":"2026-11-27T11:00:00Z"},"exec":{"exec_id":42,"tgid":9,"path":"/bin/tool","uid":0}}"#,
+        r#"{"seq":8,"time":"2026-11-27T10:00:02Z","boot_id":"b","kind":"decision","action":"act_for","outcome":"allow","user":"corp:ada","session_id":"s1","session":{"verified_by":"token","issuer":"https://idp.example","user_name":"Ada","purpose":"the report","expires_at":"2026-11-27T11:00:00Z"},"exec":{"exec_id":42,"tgid":9,"path":"/bin/tool","uid":0}}"#,
         r#"{"seq":9,"time":"2026-11-27T10:00:03Z","boot_id":"b","kind":"session_ended","session_id":"s1","user":"corp:ada","cause":"closed","opener":42}"#,
         r#"{"seq":10,"time":"2026-11-27T10:00:03Z","boot_id":"b","kind":"caller_refused","reason":"bad_request","caller":{"uid":5,"gid":5,"tgid":12,"exec_id":43}}"#,
         r#"{"seq":11,"time":"2026-11-27T10:00:04Z","boot_id":"b","kind":"step","session_id":"s1","user":"corp:ada","step":{"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","span_id":"00f067aa0ba902b7","kind":"tool_call","name":"search","exec_id":42}}"#,

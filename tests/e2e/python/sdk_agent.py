@@ -55,7 +55,7 @@ def agent(daemon, folder, *tokens):
     say(spiffe_ids=list(daemon.attest().spiffe_ids))
     for token in tokens:
         with daemon.open_session(user_token=token, agent="coder", purpose="the report", scopes=["api", "code"]) as session:
-            auth = ReleaseAuth(daemon, "api", {"127.0.0.1"}, binding="on-behalf", session=session)
+            auth = ReleaseAuth(daemon, "api", {url}, binding="on-behalf", session=session)
             with session.step("reasoning"), session.step("tool_call", name="search", reference="sha256:aa") as step:
                 with httpx.Client(auth=auth) as client:
                     first, second = client.get(url), client.get(url)

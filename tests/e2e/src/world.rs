@@ -314,13 +314,13 @@ impl World {
         actor.act(&json!({"do": "channel", "as": "channel", "to": self.socket()})).map(drop)
     }
 
-    /// What `agentctl` prints as a page.
+    /// What `agentctl` prints in a form for others (`--output`).
     ///
     /// # Errors
     /// When it cannot be run, or prints none.
-    pub fn page(&self, arguments: &[&str]) -> Result<String> {
+    pub fn printed(&self, form: &str, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(binaries()?.join("agentctl"));
-        command.args(["--output", "html", "--admin-socket"]).arg(self.path("sockets/admin.sock")).args(arguments);
+        command.args(["--output", form, "--admin-socket"]).arg(self.path("sockets/admin.sock")).args(arguments);
         let output = command.env_remove("AGENT_ADMIN_SOCKET").stdin(Stdio::null()).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)

@@ -3,10 +3,13 @@
 //! From a bare machine with stable Rust to one that builds and runs everything.
 //!
 //! Everything lands under `target/`, except distribution packages, which are installed only when something is
-//! really missing. What is there already is only checked, so a second run costs well under a second.
+//! really missing, and what npm wants beside `sdk/typescript`. What is there already is only checked, so a second run costs
+//! well under a second.
 
 mod apt;
+mod browser;
 mod cargo_tools;
+mod node;
 mod packages;
 mod python;
 mod rust_src;
@@ -24,8 +27,10 @@ use crate::workspace::Workspace;
 /// How much is needed. The committed kernel object spares the demo and the tests the kernel toolchain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
-    /// What the daemon, the demo and the tests need.
+    /// What the daemon and the demo need.
     Run,
+    /// And what the tests need.
+    Test,
     /// And what building the kernel programs needs.
     Full,
     /// And what only CI uses.
@@ -34,6 +39,10 @@ pub(crate) enum Scope {
 
 pub(crate) fn run(workspace: &Workspace, scope: Scope) -> Result<()> {
     python::ensure(workspace)?;
+    if scope >= Scope::Test {
+        browser::ensure()?;
+        node::ensure(workspace)?;
+    }
     if scope >= Scope::Full {
         let compiler = Compiler::in_use()?;
         let library = rust_src::ensure(workspace, &compiler)?;

@@ -20,8 +20,9 @@ MARGIN = 30.0
 class ReleaseAuth(httpx.Auth):
     """Releases a credential for a destination when a request needs one, and replaces it before it ends.
 
-    It goes to the hosts that are named and to no others: a redirect must not carry it away. An answer of 401 has it
-    replaced once. In a step the request carries its `traceparent`.
+    It goes to the hosts that are named and to no others: a redirect must not carry it away. `api.example.org` stands for
+    `https://api.example.org`, and an origin (`http://127.0.0.1:8080`) for itself. An answer of 401 has it replaced once. In a
+    step the request carries its `traceparent`.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class ReleaseAuth(httpx.Auth):
         if not hosts:
             raise ValueError("hosts: name those that may get the credential")
         self._client, self._destination, self._binding, self._session = client, destination, binding, session
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(_origin(httpx.URL(host if "://" in host else f"https://{host}")) for host in hosts)
         self._lock = threading.Lock()
         self._credential: Credential | None = None
         self._margin = MARGIN
@@ -45,7 +46,7 @@ class ReleaseAuth(httpx.Auth):
         traceparent = current_traceparent()
         if traceparent and "traceparent" not in request.headers:
             request.headers["traceparent"] = traceparent
-        if request.url.host.lower() not in self._hosts:
+        if _origin(request.url) not in self._origins:
             yield request
             return
         used = self._current(None)
@@ -67,3 +68,7 @@ class ReleaseAuth(httpx.Auth):
                 # One that lives shorter than the margin would else be replaced for every request.
                 self._margin = min(MARGIN, held.seconds_left() / 2)
             return held
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)

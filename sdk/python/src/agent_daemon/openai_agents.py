@@ -53,12 +53,13 @@ from .httpx import ReleaseAuth
 def model_client(
     session: Session | Client, destination: str, base_url: str, *, binding: str = "", **options: Any
 ) -> AsyncOpenAI:
-    """A client of a model server whose key the daemon releases, for this destination and to the host of `base_url` alone.
+    """A client of a model server whose key the daemon releases, for this destination and to the origin of `base_url` alone.
 
     One for each session, as the key is. `options` are those of `AsyncOpenAI`.
     """
     daemon, session = (session._client, session) if isinstance(session, Session) else (session, None)
-    auth = _Auth(daemon, destination, {httpx.URL(base_url).host}, binding=binding, session=session)
+    origin = str(httpx.URL(base_url).copy_with(raw_path=b"/", userinfo=b""))
+    auth = _Auth(daemon, destination, {origin}, binding=binding, session=session)
     # The library wants a key and would else take one from the environment. Each request gets the released one instead.
     return AsyncOpenAI(
         api_key="released-by-agent-daemon", base_url=base_url, http_client=httpx.AsyncClient(auth=auth), **options

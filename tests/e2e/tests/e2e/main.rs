@@ -15,6 +15,7 @@ mod calls;
 mod configuring;
 mod connections;
 mod exchange;
+mod exports;
 mod federation;
 mod gateways;
 mod hostile;

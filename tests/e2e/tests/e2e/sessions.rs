@@ -444,7 +444,7 @@ fn a_trace_of_one_credential_is_its_chain_and_nothing_of_anybody_else() -> Resul
         world.ask(&["audit", "trace", "corp:ada", "--html", &page.to_string_lossy()])?;
         let page = fs::read_to_string(page)?;
         ensure!(page.starts_with("<!doctype html>") && page.contains("for ada") && !page.contains("for bob"), "{page}");
-        assert_eq!(world.page(&["audit", "trace", "corp:ada"])?, page);
+        assert_eq!(world.printed("html", &["audit", "trace", "corp:ada"])?, page);
         assert_eq!(world.ctl(&["audit", "trace", "corp:eve"])?.code, 1);
         assert_eq!(world.ctl(&["audit", "trace", "nonsense"])?.code, 2);
         let by_agent = world.ask(&["audit", "query", "--where", "session.agent=coder", "--where", "user=corp:bob"])?;

@@ -11,11 +11,11 @@ use crate::sessions::{install, run, setup};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-fn span(number: u8) -> String {
+pub(crate) fn span(number: u8) -> String {
     format!("00000000000000{number:02x}")
 }
 
-fn begin(number: u8, parent: Option<u8>, further: &Value) -> Value {
+pub(crate) fn begin(number: u8, parent: Option<u8>, further: &Value) -> Value {
     let mut call = json!({"do": "call", "call": "begin_step", "on": "channel", "kind": "tool_call",
         "traceparent": format!("00-{TRACE}-{}-01", span(number)), "parent": parent.map(span)});
     for (name, value) in further.as_object().into_iter().flatten() {
@@ -24,11 +24,11 @@ fn begin(number: u8, parent: Option<u8>, further: &Value) -> Value {
     call
 }
 
-fn end(number: u8) -> Value {
+pub(crate) fn end(number: u8) -> Value {
     json!({"do": "call", "call": "end_step", "on": "channel", "traceparent": format!("00-{TRACE}-{}-01", span(number))})
 }
 
-fn done(actor: &mut Actor, call: &Value) -> Result<()> {
+pub(crate) fn done(actor: &mut Actor, call: &Value) -> Result<()> {
     let answer = actor.act(call)?;
     ensure!(answer["ok"].is_object(), "{call}: {answer}");
     Ok(())
