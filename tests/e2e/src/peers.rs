@@ -83,6 +83,37 @@ pub fn sdk_script(world: &World, uid: u32, script: &str, arguments: &[&str]) -> 
     python_script(world, uid, script, &[&[socket.as_str()], arguments].concat())
 }
 
+/// The same in TypeScript's SDK.
+///
+/// # Errors
+/// When it does not start.
+pub fn node_script(world: &World, uid: u32, script: &str, arguments: &[&str]) -> Result<Talker> {
+    let root = PathBuf::from(std::env::var("AGENT_TEST_ROOT").context("AGENT_TEST_ROOT is not set: use xtask test")?);
+    let package = root.join("sdk/typescript");
+    copy_all(&package.join("dist"), &world.path("bin/agent-daemon"))?;
+    fs::copy(package.join("package.json"), world.path("bin/agent-daemon/package.json"))?;
+    let modules = world.path("bin/node_modules");
+    if !modules.exists() {
+        std::os::unix::fs::symlink(package.join("node_modules"), modules)?;
+    }
+    let script = readable(world, &root.join("tests/e2e/node").join(script))?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let node = std::env::split_paths(&path).map(|folder| folder.join("node")).find(|node| node.is_file());
+    let node = node.context("there is no node: cargo xtask setup")?;
+    let socket = world.socket();
+    world.talk(&node.to_string_lossy(), uid, &[&[script.as_str(), &socket], arguments].concat())
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("{} is not built", from.display()))? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().context("it has no name")?);
+        if from.is_dir() { copy_all(&from, &to)? } else { fs::copy(&from, &to).map(drop)? }
+    }
+    Ok(())
+}
+
 /// Scripts that another script starts.
 ///
 /// # Errors
