@@ -33,6 +33,10 @@ impl Acceptor {
         Self { listener, pause: None }
     }
 
+    pub(super) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
     pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<UnixStream> {
         loop {
             if let Some(pause) = &mut self.pause {

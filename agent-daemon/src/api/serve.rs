@@ -20,6 +20,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
 use nix::sys::socket::{getsockopt, setsockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -32,12 +33,13 @@ use super::accept::{self, Acceptor, Prompt};
 use super::admin::{Admin, Gauges};
 use super::agent::Agent;
 use super::door::{Door, Limits, Who};
+use super::presence::Presence;
 use super::spiffe::{Sds, Workload};
 use super::stream::{OperatorStream, PeerStream};
 use super::{AGENT, SPIFFE, token};
 use crate::audit::Caller;
 use crate::node::Node;
-use crate::process::Capacity;
+use crate::process::{BootTime, Capacity};
 
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -158,6 +160,7 @@ impl Sockets {
             socket,
             door,
             node: Arc::clone(&node),
+            empty_at: None,
             cancel: cancel.clone(),
         };
         let time = config.request_timeout;
@@ -283,6 +286,8 @@ struct Peers {
     socket: &'static str,
     door: Door,
     node: Arc<Node>,
+    /// The last moment at which no connection waited to be accepted; see [`super::presence`].
+    empty_at: Option<BootTime>,
     cancel: CancellationToken,
 }
 
@@ -305,7 +310,20 @@ impl Peers {
         // The accepted socket inherits this; without it nothing on the connection could be trusted.
         setsockopt(&io, PassCred, &true).ok()?;
         let peer = self.node.pin(&io, self.socket).ok()?;
-        PeerStream::new(io, peer, Arc::clone(&self.node), place).ok()
+        let presence = match self.empty_at {
+            Some(empty_at) if peer.began < empty_at => Presence::known(),
+            Some(_) | None => Presence::new().ok()?,
+        };
+        Some(PeerStream::new(io, peer, Arc::clone(&self.node), place, presence))
+    }
+
+    /// Remembers when nothing waited. The clock is read first: what is there by then is seen.
+    fn look(&mut self) {
+        let now = self.node.records().now();
+        let mut waiting = [PollFd::new(self.acceptor.listener(), PollFlags::IN)];
+        if poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0) {
+            self.empty_at = Some(now);
+        }
     }
 }
 
@@ -314,7 +332,10 @@ impl Stream for Peers {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let io = ready!(self.acceptor.poll_accept(cx));
+            let Poll::Ready(io) = self.acceptor.poll_accept(cx) else {
+                self.look();
+                return Poll::Pending;
+            };
             if let Some(stream) = self.admit(io) {
                 return Poll::Ready(Some(Ok(Prompt::new(stream, &self.cancel))));
             }

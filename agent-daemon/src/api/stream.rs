@@ -87,16 +87,10 @@ pub(super) struct PeerStream {
 }
 
 impl PeerStream {
-    pub(super) fn new(
-        io: UnixStream,
-        peer: Peer,
-        node: Arc<Node>,
-        place: Place,
-    ) -> Result<Self, crate::authority::Error> {
+    pub(super) fn new(io: UnixStream, peer: Peer, node: Arc<Node>, place: Place, presence: Presence) -> Self {
         let control = nix::cmsg_space!(UnixCredentials);
-        let presence = Presence::new()?;
         let renamer = Renamer::new();
-        Ok(Self { io, peer: Arc::new(peer), node, ids: None, control, presence, renamer, _place: place })
+        Self { io, peer: Arc::new(peer), node, ids: None, control, presence, renamer, _place: place }
     }
 
     /// What came in, with the names of requests as our server takes them.

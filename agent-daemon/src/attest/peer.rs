@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::starts::Starts;
 use super::{Failure, Proc, pidfd, unix};
-use crate::process::{ExecId, ProcessKey, Records, SessionId};
+use crate::process::{BootTime, ExecId, ProcessKey, Records, SessionId};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 /// The ids stand near the top of `/proc/PID/status`; a process in thousands of groups is not read to the end.
@@ -30,6 +30,8 @@ pub struct Peer {
     pub process: ProcessKey,
     /// Its exec instance at accept.
     pub exec_id: ExecId,
+    /// When that began, on the kernel's clock.
+    pub began: BootTime,
     /// Effective user id at connect.
     pub uid: u32,
     /// Effective group id at connect.
@@ -77,6 +79,7 @@ impl Peer {
             socket: name,
             process: instance.process,
             exec_id: instance.id,
+            began: instance.began,
             uid: credentials.uid(),
             gid: credentials.gid(),
             pidfd,

@@ -94,6 +94,7 @@ fn process_proofs(maps: &Maps) -> Vec<Proof> {
     let proof = |id, guarantee, result| Proof { id, tier: Tier::Observe, guarantee, result };
     let exec = "the identity of program images";
     let exit = "ending credentials with their process";
+    let before = maps.now();
     let mut child = match Command::new("/proc/self/exe").arg(CHILD_ARGUMENT).stdin(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(error) => {
@@ -107,6 +108,10 @@ fn process_proofs(maps: &Maps) -> Vec<Proof> {
         Ok(Some(instance)) if instance.flags.has(flags::FORK) => Err("the exec was not recorded".to_owned()),
         Ok(Some(instance)) if instance.flags.has(flags::INCOMPLETE) => {
             Err("the record is incomplete: a fact could not be read on this kernel".to_owned())
+        }
+        // What is joined by time, and who connected when, would be wrong: the daemon is in a time namespace.
+        Ok(Some(instance)) if instance.began < before || instance.began > maps.now() => {
+            Err("the daemon's boot clock is not the kernel's".to_owned())
         }
         Ok(Some(instance)) if instance.ancestors.first().is_some_and(|parent| parent.tgid == own) => {
             Ok(format!("a child was recorded as {} under its parent", instance.id))

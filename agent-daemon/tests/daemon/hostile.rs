@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream as StdStream;
+use std::time::Duration;
 
 use agent_daemon::api::Limits;
 use agent_daemon::testing::Setup;
@@ -189,6 +190,7 @@ async fn what_was_written_before_exec_is_not_answered_to_the_image_after_it() {
     // An impostor connects, writes its request, keeps a copy of the socket elsewhere, and becomes the agent. All
     // before the daemon accepts, which therefore pins the agent.
     served.t.kernel.exec(served.t.tgid, |_| {});
+    nothing_waits().await;
     let stream = StdStream::connect(&served.agent).unwrap();
     (&stream).write_all(&written_release()).unwrap();
     served.t.kernel.exec(served.t.tgid, |_| {});
@@ -199,6 +201,45 @@ async fn what_was_written_before_exec_is_not_answered_to_the_image_after_it() {
     assert_eq!(counts(&served.t), (0, 0, 0));
     let record = served.t.last("caller_refused");
     assert_eq!((&record["reason"], &record["action"]), (&"originator_mismatch".into(), &"presence".into()));
+}
+
+/// The daemon sees that nobody waits to be accepted.
+async fn nothing_waits() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+#[tokio::test]
+async fn an_image_that_was_there_when_nothing_waited_is_known_to_have_connected() {
+    let catalog = Setup::catalog("enforce", "optional", "jwt");
+    let served = Served::new(Setup { catalog, ..Setup::default() });
+    served.t.kernel.exec(served.t.tgid, |_| {});
+    nothing_waits().await;
+    // An earlier connection that is open, or over, changes nothing.
+    let _other = UnixStream::connect(&served.agent).await.unwrap();
+    nothing_waits().await;
+    let mut stream = UnixStream::connect(&served.agent).await.unwrap();
+    stream.write_all(&written_release()).await.unwrap();
+    let told = soon("it is answered", answer(&mut stream, false)).await;
+    assert!(holds_token(&told));
+    assert_eq!(counts(&served.t), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn an_image_that_began_since_has_to_show_that_it_connected() {
+    let catalog = Setup::catalog("enforce", "optional", "jwt");
+    let served = Served::new(Setup { catalog, ..Setup::default() });
+    nothing_waits().await;
+    served.t.kernel.exec(served.t.tgid, |_| {});
+    let mut stream = UnixStream::from_std({
+        let stream = StdStream::connect(&served.agent).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    })
+    .unwrap();
+    stream.write_all(&written_release()).await.unwrap();
+    let told = soon("it is refused", answer(&mut stream, false)).await;
+    assert!(!holds_token(&told));
+    assert_eq!(counts(&served.t), (0, 0, 0));
 }
 
 #[tokio::test]
