@@ -3,9 +3,10 @@
 //! What of a step's content is kept: nothing, unless the operator wants it, and never what looks like a secret.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 
 use regex::{Captures, Regex, RegexBuilder};
+
+use super::secrets::{FORMS, IsSecret};
 
 /// What can be kept of one step.
 pub const MAX_CONTENT_BYTES: usize = 4096;
@@ -17,44 +18,22 @@ const REDACTED: &str = "[redacted]";
 /// Compiled, so that no pattern of an operator takes the daemon's memory.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
-/// What is a secret by its form, whoever made it. The group `keep` stays where there is one.
-const SECRETS: [&str; 9] = [
-    // Private keys, also where the end was cut off.
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\z)",
-    // JWTs and JWEs (RFC 7519: the header begins with `{"`), also without the rest.
-    r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*",
-    // Authorization headers (RFC 9110 section 11.4).
-    r"(?i)(?<keep>\b(?:bearer|basic|digest|dpop|negotiate)\s+)[A-Za-z0-9._~+/=-]{12,}",
-    r#"(?i)(?<keep>\bauthorization["']?\s*[:=]\s*["']?)[^\s"'][^\r\n"']*"#,
-    // Passwords in addresses (RFC 3986 section 3.2.1).
-    r"(?<keep>://[^/\s:@]*:)[^/\s@]+@",
-    // Whatever calls itself one: in JSON, in a query, in a form, in a setting, or as an option of a program.
-    concat!(
-        r#"(?i)(?<keep>(?:passw(?:or)?d|passphrase|secret|token|cookie|session|credential|(?:api|access|private|signing|"#,
-        r#"account)[_-]?key)[a-z0-9_-]*["']?\s*[:=]\s*)(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s,;&"'}\])]+)"#
-    ),
-    r#"(?i)(?<keep>--?[a-z0-9-]*(?:passw(?:or)?d|passphrase|secret|token|key)[a-z0-9-]*\s+)(?:"[^"]*"?|'[^']*'?|[^\s"'-]\S*)"#,
-    // Keys that their makers mark as such.
-    concat!(
-        r"\b(?:sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|xox[a-z]|hf|npm|pypi|hvs|hvb|dckr_pat|AGE-SECRET-KEY|",
-        r"whsec|shpat|SG)[._-][A-Za-z0-9._-]{12,}"
-    ),
-    r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35})",
-];
+/// Longer contents are not looked at beyond this: each byte costs time, and so much is never kept.
+const MAX_LOOKED_AT: usize = 16_384;
 
-static FORMS: LazyLock<Vec<Regex>> =
-    LazyLock::new(|| SECRETS.iter().filter_map(|pattern| Pattern::parse(pattern)).map(|pattern| pattern.0).collect());
+pub(super) fn build(pattern: &str) -> Option<Regex> {
+    RegexBuilder::new(pattern).size_limit(MAX_COMPILED_BYTES).build().ok()
+}
 
 /// What an operator wants taken out, besides.
 #[derive(Debug, Clone)]
 pub struct Pattern(Regex);
 
 impl Pattern {
-    /// A regular expression; none when it is none, is too long, or fits nothing at all as well (which would be found
-    /// everywhere).
+    /// A regular expression; none when it is none, is too long, or fits the empty text.
     pub fn parse(text: &str) -> Option<Self> {
-        let compiled = RegexBuilder::new(text).size_limit(MAX_COMPILED_BYTES).build().ok()?;
-        (text.len() <= MAX_PATTERN_BYTES && !compiled.is_match("")).then_some(Self(compiled))
+        let compiled = build(text).filter(|_| text.len() <= MAX_PATTERN_BYTES)?;
+        (!compiled.is_match("")).then_some(Self(compiled))
     }
 
     /// As it was written.
@@ -90,27 +69,56 @@ pub struct Content {
 }
 
 impl Keep {
-    /// What of it is kept. First without secrets and then cut: half of a secret looks like none.
+    /// What of it is kept. First without secrets and then cut: half of a secret looks like none. It is cut by the bytes that
+    /// it takes in the log, where control characters take six.
     pub fn of(&self, content: &str) -> Option<Content> {
         if self.bytes == 0 || content.is_empty() {
             return None;
         }
+        let looked_at = content.get(..content.floor_char_boundary(MAX_LOOKED_AT)).unwrap_or_default();
         let mut redacted = 0_usize;
-        let mut text = Cow::Borrowed(content);
+        let mut text = Cow::Borrowed(looked_at);
+        let any: IsSecret = |_| true;
         // The operator's first: what ours leave of a place may not fit them any more.
-        for pattern in self.redact.iter().map(|pattern| &pattern.0).chain(FORMS.iter()) {
+        let all = self.redact.iter().map(|pattern| (&pattern.0, any));
+        for (pattern, is_secret) in all.chain(FORMS.iter().map(|form| (&form.pattern, form.is_secret))) {
             let replace = |found: &Captures<'_>| {
+                let whole = found.get_match().as_str();
+                let keep = found.name("keep").map_or("", |keep| keep.as_str());
+                let value = whole.strip_prefix(keep).unwrap_or(whole);
+                // Nothing, or what another pattern took out.
+                if value.is_empty() || is_redacted(value) || !is_secret(value) {
+                    return whole.to_owned();
+                }
                 redacted = redacted.saturating_add(1);
-                let kept = found.name("keep").map_or("", |kept| kept.as_str());
-                format!("{kept}{REDACTED}")
+                format!("{keep}{REDACTED}")
             };
             if let Cow::Owned(without) = pattern.replace_all(&text, replace) {
                 text = Cow::Owned(without);
             }
         }
-        let end = text.floor_char_boundary(self.bytes);
-        let is_cut = end < text.len();
+        let mut length = 0_usize;
+        let end = text.char_indices().find_map(|(at, character)| {
+            length = length.saturating_add(written_bytes(character));
+            (length > self.bytes).then_some(at)
+        });
+        let end = end.unwrap_or(text.len());
+        let is_cut = end < text.len() || looked_at.len() < content.len();
         Some(Content { text: text.get(..end).unwrap_or_default().to_owned(), redacted, is_cut })
+    }
+}
+
+/// A word ends before the last bracket.
+fn is_redacted(value: &str) -> bool {
+    value.trim_start_matches(['"', '\'', '\\']).starts_with(REDACTED.trim_end_matches(']'))
+}
+
+/// In JSON.
+fn written_bytes(character: char) -> usize {
+    match character {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        other => other.len_utf8(),
     }
 }
 
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_form_of_a_secret_compiles() {
-        assert_eq!(FORMS.len(), SECRETS.len());
+        assert_eq!(FORMS.len(), 18);
     }
 
     #[test]
@@ -138,27 +146,70 @@ mod tests {
     #[test]
     fn what_looks_like_a_secret_is_taken_out() {
         let jwt = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl";
-        for (content, secret) in [
-            (format!("call it with {jwt}, please"), jwt),
-            (format!("half of one: {}", &jwt[..30]), &jwt[..30]),
-            ("-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----".to_owned(), "MHcC"),
-            ("-----BEGIN PRIVATE KEY-----\nMIGH\nthe end is missing".to_owned(), "MIGH"),
-            ("Authorization: Bearer abcdef123456".to_owned(), "abcdef123456"),
-            ("curl -H 'authorization: Custom a b c' x".to_owned(), "a b c"),
-            ("postgres://app:hunter2@db.example/x".to_owned(), "hunter2"),
-            (r#"{"password": "two words", "user": "ada"}"#.to_owned(), "two words"),
-            (r#"{"client_secret":"a\"b c"}"#.to_owned(), "b c"),
-            (r#"{"password": "never ends"#.to_owned(), "never ends"),
-            ("https://x.example/?api_key=k3y&page=2".to_owned(), "k3y"),
-            ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG".to_owned(), "wJalrXUtnFEMI"),
-            ("login --password  hunter2".to_owned(), "hunter2"),
-            ("sk-proj-abcdefghijklmnop".to_owned(), "abcdefghijklmnop"),
-            ("ghp_abcdefghijklmnopqrstuvwxyz0123456789".to_owned(), "abcdefghijkl"),
-            ("AKIAIOSFODNN7EXAMPLE".to_owned(), "IOSFODNN7"),
+        // Each `!…!` is a part of a secret, of which nothing may stay.
+        for content in [
+            "-----BEGIN EC PRIVATE KEY-----\n!MHcC!\n-----END EC PRIVATE KEY-----",
+            "-----BEGIN PRIVATE KEY-----\n!MIGH!\nthe end is missing",
+            "-----BEGIN PGP PRIVATE KEY BLOCK-----\n!lQOYBF!\n-----END PGP PRIVATE KEY BLOCK-----",
+            r#"{"kty":"EC","d":"!jpsQnnGQmL-YBIffH1136cspYG6!"}"#,
+            "Authorization: Bearer !abcdef123456!",
+            "curl -H 'authorization: Custom !a b c!' x",
+            r#"{"Authorization": ["Custom !abc123!"]}"#,
+            r#""{\"headers\":{\"Authorization\":\"Custom !abc def!\"}}""#,
+            "Cookie: sid=!a!; other=!secretvalue2!",
+            "postgres://app:!hunter2!@db.example/x",
+            "postgres://app:!p@ss!@db/x",
+            "postgres://app:!p/ss!@db/x",
+            "https://!token123abc!@git.example/x.git",
+            r#"{"password": "!two words!", "user": "ada"}"#,
+            r#"{"client_secret":"!a\"b c!"}"#,
+            r#"{"password": "!never ends!"#,
+            r#"{"arguments": "{\"password\": \"!hunter2!\"}"}"#,
+            r#"{"arguments":"{\"api_key\":\"!abc123def!\"}"}"#,
+            r#""password":["!hunter2!","!other3!"]"#,
+            r#"{"password": {"value": "!hunter2!"}}"#,
+            r#"password => "!hunter2!""#,
+            r#"password := "!hunter2!""#,
+            "{'password': b'!hunter2!'}",
+            r#"password = """!hunter2!""""#,
+            "password: str = '!hunter2!'",
+            "password: |\n  !hunter2!\n  !more!\nuser: ada",
+            "password: !correct horse battery staple!",
+            "password=!abc,def;ghi&jkl!",
+            "DB_PASS=!hunter2!",
+            "MYSQL_PWD=!hunter2!",
+            "secret access key: !wJalrXUtnFEMI!",
+            "AWS_SECRET_ACCESS_KEY=!wJalrXUtnFEMI/K7MDENG!",
+            r#"{"name":"password","value":"!hunter2!"}"#,
+            "- name: DB_PASSWORD\n  value: !hunter2!",
+            "<password>!hunter2!</password>",
+            "machine x login ada password !hunter2!",
+            "login --password  !hunter2!",
+            "curl -u ada:!hunter2! https://x.example",
+            "mysql -h db -p!hunter2! shop",
+            "sshpass -p !hunter2! ssh x",
+            "https://x.example/?api_key=!k3y!",
+            "https://x.blob.example/a?sv=1&sig=!abc%2Fdef!&x=1",
+            "https://hooks.slack.com/services/!T0/B0/xyz!",
+            "access_token=!abcdef!",
+            "session_handle: !0123456789abcdef!",
+            "sk-proj-!abcdefghijklmnop!",
+            "sk-!abcdefghijklmnop1234!",
+            "ghp_!abcdefghijklmnopqrstuvwxyz0123456789!",
+            "AKIA!IOSFODNN7EXAMPLE!",
+            "xapp-!1-A02-3456789-abc!",
         ] {
-            let kept = keep(1000).of(&content).unwrap();
-            assert!(!kept.text.contains(secret), "{content:?} gives {kept:?}");
-            assert!(kept.redacted > 0 && kept.text.contains(REDACTED), "{content:?} gives {kept:?}");
+            let plain = content.replace('!', "");
+            let kept = keep(4000).of(&plain).unwrap();
+            for (number, part) in content.split('!').enumerate() {
+                let is_secret = number % 2 == 1;
+                assert!(!is_secret || !kept.text.replace(REDACTED, "").contains(part), "{plain:?} gives {kept:?}");
+            }
+            assert!(kept.redacted > 0 && kept.text.contains(REDACTED), "{plain:?} gives {kept:?}");
+        }
+        for part in [jwt, &jwt[..30]] {
+            let kept = keep(1000).of(&format!("call it with {part}, please; token: {part}")).unwrap();
+            assert_eq!((kept.text.as_str(), kept.redacted), ("call it with [redacted], please; token: [redacted]", 2));
         }
     }
 
@@ -166,9 +217,12 @@ mod tests {
     fn what_is_no_secret_stays() {
         for content in [
             "Compare the tokenizer of the two models; the keyboard shortcut is ctrl-c.",
-            "basic arithmetic, and a bearer of news",
-            r#"{"path": "/srv/reports/2026.md", "page": 2}"#,
-            "https://example.org:8443/a?b=c and 12:30",
+            "basic arithmetic, a bearer of news, and Basic troubleshooting",
+            r#"{"path": "/srv/reports/2026.md", "page": 2, "max_tokens": 4096, "total_token": 512}"#,
+            "https://example.org:8443/a?b=c and 12:30, http://h:8080?x=a@b.c",
+            "session: the second one; a foreign-key constraint, a turn-key solution",
+            "sk-learn.ensemble and hf-transformers-library, npm-run-script, npm.registry.internal.example",
+            "pk_customer_identifier reads the passage and compasses",
         ] {
             let kept = keep(1000).of(content).unwrap();
             assert_eq!((kept.text.as_str(), kept.redacted), (content, 0));
@@ -182,7 +236,7 @@ mod tests {
         let kept = Keep { bytes: 100, redact }.of("of 078-05-1120 in case blue").unwrap();
         assert_eq!((kept.text.as_str(), kept.redacted), ("of [redacted] in case [redacted]", 2));
         assert!(
-            ["(", "a*", "", &"x".repeat(MAX_PATTERN_BYTES + 1), r"\w{1000}{1000}"]
+            ["(", "a*", "", r"|x", &"x".repeat(MAX_PATTERN_BYTES + 1), r"\w{1000}{1000}"]
                 .iter()
                 .all(|bad| Pattern::parse(bad).is_none())
         );
@@ -198,5 +252,12 @@ mod tests {
         let kept = keep(4).of("äöü").unwrap();
         assert_eq!((kept.text.as_str(), kept.is_cut), ("äö", true));
         assert_eq!(keep(3).of("äöü").unwrap().text, "ä");
+        // What makes the log longer than it looks.
+        assert_eq!(keep(13).of("\u{1}\u{2}\u{3}").unwrap().text, "\u{1}\u{2}");
+        let kept = keep(MAX_CONTENT_BYTES).of(&"x".repeat(60_000)).unwrap();
+        assert_eq!((kept.text.len(), kept.is_cut), (MAX_CONTENT_BYTES, true));
+        // Found everywhere, and nothing.
+        let empty = Keep { bytes: 100, redact: vec![Pattern::parse(r"\b").unwrap()] };
+        assert_eq!(empty.of("a b").unwrap().redacted, 0);
     }
 }

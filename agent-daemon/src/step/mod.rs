@@ -8,6 +8,7 @@
 mod content;
 mod context;
 mod registry;
+mod secrets;
 
 use jiff::Timestamp;
 

@@ -55,6 +55,9 @@ pub(crate) async fn run(client: &Client, command: &AuditCommand, output: &mut Ou
         AuditCommand::Trace(args) => return trace::run(client, args, output).await,
         AuditCommand::Verify => return verify(client, output).await,
     };
+    if filter.raw && matches!(output.format(), Format::Ocsf | Format::Otlp) {
+        return Err(Error::NoSuchOutput);
+    }
     let patience = if follow { Patience::Endless } else { Patience::Finite };
     let mut pages = client.pages(patience, client.api().query_audit(request(filter, last, follow))).await?;
     let mut table = Table::new(COLUMNS);
@@ -68,8 +71,9 @@ pub(crate) async fn run(client: &Client, command: &AuditCommand, output: &mut Ou
             Format::Ocsf => {
                 records.iter().try_for_each(|record| output.raw(line(&export::event(record))?.as_bytes()))?;
             }
-            Format::Otlp if records.is_empty() => {}
-            Format::Otlp => output.raw(line(&export::logs(records))?.as_bytes())?,
+            Format::Otlp => {
+                export::logs(records).iter().try_for_each(|logs| output.raw(line(logs)?.as_bytes()))?;
+            }
             Format::Table | Format::Html => {
                 table.page(records.iter().map(|record| row(record)).collect(), output)?;
             }

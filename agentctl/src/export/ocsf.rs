@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Record, Weight, known};
+use super::{Record, Weight, Who, known};
 
 /// The oldest that has all that is said here; newer ones only add to it.
 const VERSION: &str = "1.2.0";
@@ -33,13 +33,14 @@ pub(crate) fn event(line: &str) -> Value {
         "activity_name": activity.1,
         "type_uid": class.uid.saturating_mul(100).saturating_add(activity.0),
         "type_name": format!("{}: {}", class.name, activity.1),
-        "time": record.time().map_or(0, jiff::Timestamp::as_millisecond),
+        // What cannot be read has none; it is known only when that was found.
+        "time": record.time().unwrap_or_else(jiff::Timestamp::now).as_millisecond(),
         "severity_id": severity_id,
         "severity": severity,
         "status_id": status_id,
         "status": status,
-        "status_code": record.text("/reason").or_else(|| record.text("/cause")),
-        "status_detail": record.text("/detail").or_else(|| record.text("/error")),
+        "status_code": record.code(),
+        "status_detail": record.details(),
         "message": record.message(),
         "metadata": {
             "version": VERSION,
@@ -82,7 +83,8 @@ fn class(record: &Record<'_>) -> (Class, (u32, &'static str)) {
     const DELETE: (u32, &str) = (4, "Delete");
     const OTHER: (u32, &str) = (99, "Other");
     match (record.kind(), record.text("/action").or_else(|| record.text("/operation")).unwrap_or_default()) {
-        ("decision", "act_for") => (AUTHENTICATION, (1, "Logon")),
+        // Before it is known for whom, it is a request like any other.
+        ("decision", "act_for") if record.text("/user").is_some() => (AUTHENTICATION, (1, "Logon")),
         ("session_ended", _) => (AUTHENTICATION, (2, "Logoff")),
         ("start", _) => (LIFECYCLE, (3, "Start")),
         ("stop", _) => (LIFECYCLE, (4, "Stop")),
@@ -117,12 +119,13 @@ fn of_class(record: &Record<'_>, class: &Class) -> serde_json::Map<String, Value
             "actor": actor(record),
             "service": {"name": "agent-daemon"},
             "auth_protocol": record.text("/session/verified_by"),
-            "auth_protocol_id": record.text("/session/verified_by").map(|_| 99),
+            "auth_protocol_id": record.text("/session/verified_by").map(|by| if by == "oidc" { 4 } else { 99 }),
             "is_remote": false,
         }),
         6003 => {
             let mut actor = actor(record);
-            if let Some(actor) = actor.as_object_mut() {
+            // An operator is not who the request was about.
+            if let Some(actor) = actor.as_object_mut().filter(|_| record.who() != Who::Operator) {
                 actor.insert("user".to_owned(), user);
                 actor.insert("session".to_owned(), session);
             }
@@ -132,7 +135,7 @@ fn of_class(record: &Record<'_>, class: &Class) -> serde_json::Map<String, Value
                     "operation": record.text("/action").or_else(|| record.text("/operation")).unwrap_or_else(|| record.kind()),
                     "service": {"name": "agent-daemon"},
                     "request": record.text("/decision_id").map(|id| json!({"uid": id})),
-                    "response": {"error": (record.succeeded() == Some(false)).then(|| record.text("/reason")).flatten()},
+                    "response": {"error": (record.succeeded() == Some(false)).then(|| record.code()).flatten()},
                 },
                 // Everybody is on this machine, which has no better name than its boot.
                 "src_endpoint": {"uid": record.text("/boot_id").unwrap_or("unknown"), "svc_name": "agent-daemon"},
@@ -171,19 +174,30 @@ fn actor(record: &Record<'_>) -> Value {
         })
     });
     let policies = record.texts("/policy_ids");
-    let decision = record.text("/outcome").filter(|_| record.kind() == "decision");
+    let decision = match record.text("/outcome").filter(|_| record.kind() == "decision") {
+        Some(_) if record.is_only_audited() => Some("deny"),
+        outcome => outcome,
+    };
+    let is_known = record.exec_id().is_some() || record.pid().is_some();
+    let user = record.uid().map(|uid| json!({"uid": uid.to_string(), "type_id": if uid == 0 { 2 } else { 1 }}));
+    let app = match record.who() {
+        Who::Program(_) => record.text("/session/agent"),
+        Who::Operator => None,
+        Who::Daemon => Some("agent-daemon"),
+    };
     json!({
-        "app_uid": record.text("/spiffe_id"),
-        // What belongs to no process was done by the daemon.
-        "app_name": if record.exec_id().is_none() { Some("agent-daemon") } else { record.text("/session/agent") },
-        "process": {
+        "app_uid": record.text("/spiffe_id").filter(|_| matches!(record.who(), Who::Program(_))),
+        "app_name": app,
+        // Without a process at least the user is known.
+        "user": user.clone().filter(|_| !is_known || record.who() == Who::Operator),
+        "process": is_known.then(|| json!({
             "uid": record.exec_id(),
             "pid": record.pid(),
             "name": record.path().map(file_name).or_else(|| record.text("/exec/comm")),
             "file": file(record.path(), record.text("/exec/sha256")),
-            "user": record.uid().map(|uid| json!({"uid": uid.to_string(), "type_id": if uid == 0 { 2 } else { 1 }})),
+            "user": user,
             "parent_process": parent,
-        },
+        })),
         "authorizations": policies.iter().map(|policy| json!({
             "decision": decision,
             "policy": {"uid": policy, "name": policy, "version": record.text("/policy_generation"), "is_applied": true},
@@ -203,8 +217,9 @@ fn file(path: Option<&str>, sha256: Option<&str>) -> Option<Value> {
 
 /// What it was about.
 fn resources(record: &Record<'_>) -> Vec<Value> {
-    let of =
-        |kind: &str, pointer: &str| record.text(pointer).map(|name| json!({"type": kind, "name": name, "uid": name}));
+    let named = |kind: &str, name: &str| json!({"type": kind, "name": name, "uid": name});
+    let of = |kind: &str, pointer: &str| record.text(pointer).map(|name| named(kind, name));
+    let of_other = |kind: &str, pointer: &str| of(kind, pointer).filter(|_| record.who() == Who::Operator);
     [
         of("destination", "/destination"),
         of("binding", "/binding"),
@@ -213,6 +228,10 @@ fn resources(record: &Record<'_>) -> Vec<Value> {
         of("secret", "/name"),
         of("revoked", "/what"),
         of("policy set", "/policy_generation").filter(|_| record.kind() == "reload"),
+        record.about().map(|exec_id| named("exec instance", &exec_id)),
+        of_other("identity", "/spiffe_id"),
+        of_other("user", "/user"),
+        of_other("session", "/session_id"),
     ]
     .into_iter()
     .flatten()
@@ -235,6 +254,35 @@ mod tests {
         assert_eq!((at("/dst_endpoint/port"), at("/resources/0/name")), (json!(443), json!("mail")));
         assert_eq!((at("/time"), at("/raw_data")), (json!(1_795_773_601_500_i64), json!(DECISION)));
         assert_eq!(at("/actor/process/file/hashes/0/value"), "00ff");
+    }
+
+    #[test]
+    fn what_an_operator_did_is_nobody_elses_deed() {
+        for (number, pid, about) in [(7, None, "lease_id:l1"), (9, Some(77), "corp:ada"), (10, Some(77), "x42")] {
+            let event = event(KINDS[number]);
+            let at = |pointer: &str| event.pointer(pointer).cloned();
+            assert_eq!(at("/actor/process/pid"), pid.map(|pid| json!(pid)), "{event}");
+            assert_eq!(at("/actor/process/uid").or_else(|| at("/actor/app_uid")), None, "{event}");
+            assert_eq!(at("/actor/user/uid"), Some(json!("0")), "{event}");
+            assert!(event["resources"].to_string().contains(about), "{event}");
+        }
+        assert_eq!(event(KINDS[9])["status_detail"], "not today");
+        assert_eq!((&event(KINDS[9])["status_code"], &event(KINDS[9])["severity_id"]), (&json!("denied"), &json!(2)));
+        assert_eq!(event(KINDS[10])["status_id"], 1);
+        assert_eq!(event(KINDS[8]).pointer("/actor/process/pid"), Some(&json!(77)));
+    }
+
+    #[test]
+    fn what_was_allowed_against_policy_is_no_plain_success() {
+        let event = event(KINDS[12]);
+        assert_eq!((&event["status_id"], &event["severity_id"]), (&json!(1), &json!(2)));
+        assert_eq!(event.pointer("/actor/authorizations/0/decision"), Some(&json!("deny")));
+    }
+
+    #[test]
+    fn a_logon_without_a_user_is_a_request() {
+        let event = event(KINDS[11]);
+        assert_eq!((&event["class_uid"], &event["status_code"]), (&json!(6003), &json!("invalid_token")));
     }
 
     #[test]

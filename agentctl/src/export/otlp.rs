@@ -6,12 +6,33 @@
 
 use serde_json::{Value, json};
 
-use super::{Record, Weight, known};
+use super::{Record, Weight, Who, known};
 
-/// One line of several records.
-pub(crate) fn logs(lines: &[String]) -> Value {
+/// Readers of lines have a limit: that of OpenTelemetry's collector is one MiB unless it is set.
+const MAX_LINE_BYTES: usize = 512 * 1024;
+
+/// Lines of several records each.
+pub(crate) fn logs(lines: &[String]) -> Vec<Value> {
     let now = jiff::Timestamp::now();
-    let records: Vec<Value> = lines.iter().map(|line| log_record(&Record::new(line), now)).collect();
+    let mut all = Vec::new();
+    let (mut records, mut length) = (Vec::new(), 0_usize);
+    for line in lines {
+        let record = log_record(&Record::new(line), now);
+        let written = record.to_string().len();
+        if length.saturating_add(written) > MAX_LINE_BYTES && !records.is_empty() {
+            all.push(logs_data(&std::mem::take(&mut records)));
+            length = 0;
+        }
+        length = length.saturating_add(written);
+        records.push(record);
+    }
+    if !records.is_empty() {
+        all.push(logs_data(&records));
+    }
+    all
+}
+
+fn logs_data(records: &[Value]) -> Value {
     let resource = [("service.name", json!("agent-daemon")), ("os.type", json!("linux"))];
     let resource: Vec<Value> = resource.iter().map(|(name, value)| attribute(name, value)).collect();
     let scope = json!({"name": "agent-daemon.audit", "version": env!("CARGO_PKG_VERSION")});
@@ -28,12 +49,12 @@ fn log_record(record: &Record<'_>, now: jiff::Timestamp) -> Value {
     };
     let (trace, span) = context(record);
     known(json!({
-        "timeUnixNano": record.time().map(|time| time.as_nanosecond().to_string()),
+        "timeUnixNano": record.time().unwrap_or(now).as_nanosecond().to_string(),
         "observedTimeUnixNano": now.as_nanosecond().to_string(),
         "severityNumber": severity,
         "severityText": severity_text,
         "eventName": format!("agent_daemon.{}", record.kind()),
-        "body": if record.fields.is_empty() { value(&json!(record.line)) } else { value(&Value::Object(record.fields.clone())) },
+        "body": value(&json!(record.message())),
         "attributes": attributes(record),
         "traceId": trace,
         "spanId": span,
@@ -55,9 +76,11 @@ fn context<'r>(record: &'r Record<'_>) -> (Option<&'r str>, Option<&'r str>) {
 
 fn attributes(record: &Record<'_>) -> Vec<Value> {
     let text = |pointer: &str| record.text(pointer).map(|text| json!(text));
+    let of_program = matches!(record.who(), Who::Program(_));
     let of_tool = record.text("/step/kind") == Some("tool_call");
     // What agents do has names of its own there: https://opentelemetry.io/docs/specs/semconv/gen-ai/
-    let operation = match record.text("/step/kind") {
+    // On the step alone: what is joined to it is not one more.
+    let operation = match record.text("/step/kind").filter(|_| record.kind() == "step") {
         Some("tool_call") => Some(json!("execute_tool")),
         Some("instruction") => Some(json!("invoke_agent")),
         Some("reasoning") => Some(json!("chat")),
@@ -68,22 +91,26 @@ fn attributes(record: &Record<'_>) -> Vec<Value> {
         ("gen_ai.operation.name", operation),
         ("gen_ai.tool.name", text("/step/name").filter(|_| of_tool)),
         ("gen_ai.agent.name", text("/session/agent")),
-        ("gen_ai.agent.id", text("/spiffe_id")),
+        ("gen_ai.agent.id", text("/spiffe_id").filter(|_| of_program)),
         ("gen_ai.conversation.id", text("/session_id")),
-        ("user.id", text("/user")),
+        ("user.id", text("/user").filter(|_| record.who() != Who::Operator)),
         ("user.name", text("/session/user_name")),
         ("process.pid", record.pid().map(|pid| json!(pid))),
         ("process.executable.path", record.path().map(|path| json!(path))),
         ("server.address", text("/connection/remote_address")),
         ("server.port", record.number("/connection/remote_port").map(|port| json!(port))),
         ("network.transport", text("/connection/protocol")),
-        ("error.type", text("/reason").filter(|_| record.succeeded() == Some(false))),
+        ("error.type", record.code().filter(|_| record.succeeded() == Some(false)).map(|code| json!(code))),
+        // The line of the log, from which its chain can be checked.
+        ("log.record.original", Some(json!(record.line))),
         ("agent_daemon.kind", Some(json!(record.kind()))),
         ("agent_daemon.seq", record.number("/seq").map(|seq| json!(seq))),
         ("agent_daemon.boot_id", text("/boot_id")),
         ("agent_daemon.action", text("/action")),
         ("agent_daemon.outcome", text("/outcome").or_else(|| text("/state"))),
+        ("agent_daemon.audit_mode", record.is_only_audited().then_some(json!(true))),
         ("agent_daemon.cause", text("/cause")),
+        ("agent_daemon.detail", record.details().map(|detail| json!(detail))),
         ("agent_daemon.decision_id", text("/decision_id")),
         ("agent_daemon.policy_ids", (!policies.is_empty()).then(|| json!(policies))),
         ("agent_daemon.policy_generation", text("/policy_generation")),
@@ -91,6 +118,9 @@ fn attributes(record: &Record<'_>) -> Vec<Value> {
         ("agent_daemon.lease_id", text("/lease_id")),
         ("agent_daemon.exec_id", record.exec_id().map(|id| json!(id))),
         ("agent_daemon.process.user.id", record.uid().map(|uid| json!(uid))),
+        ("agent_daemon.about.exec_id", record.about().map(|id| json!(id))),
+        ("agent_daemon.about.spiffe_id", text("/spiffe_id").filter(|_| !of_program)),
+        ("agent_daemon.about.user", text("/user").filter(|_| record.who() == Who::Operator)),
         ("agent_daemon.step.kind", text("/step/kind")),
         ("agent_daemon.step.joined_by", text("/step/joined_by")),
     ];
@@ -104,24 +134,11 @@ fn attribute(name: &str, of: &Value) -> Value {
 /// An `AnyValue`. Whole numbers are text in this format, as in all of protobuf's JSON.
 fn value(of: &Value) -> Value {
     match of {
-        Value::Null => json!({}),
         Value::Bool(is) => json!({"boolValue": is}),
-        Value::Number(number) => match number.as_i64() {
-            Some(whole) => json!({"intValue": whole.to_string()}),
-            // Beyond what it holds: an exact text is better than a wrong number.
-            None if number.is_u64() => json!({"stringValue": number.to_string()}),
-            None => json!({"doubleValue": number}),
-        },
-        Value::String(text) => json!({"stringValue": text}),
+        Value::Number(number) => json!({"intValue": number.to_string()}),
         Value::Array(items) => json!({"arrayValue": {"values": items.iter().map(value).collect::<Vec<_>>()}}),
-        Value::Object(fields) => {
-            let values: Vec<Value> = fields
-                .iter()
-                .filter(|(_, field)| !field.is_null())
-                .map(|(name, field)| attribute(name, field))
-                .collect();
-            json!({"kvlistValue": {"values": values}})
-        }
+        Value::String(text) => json!({"stringValue": text}),
+        other => json!({"stringValue": other.to_string()}),
     }
 }
 
@@ -131,7 +148,7 @@ mod tests {
     use super::*;
 
     fn first(line: &str) -> Value {
-        logs(&[line.to_owned()])["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0].clone()
+        logs(&[line.to_owned()])[0]["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0].clone()
     }
 
     fn attribute_of(record: &Value, name: &str) -> Value {
@@ -149,7 +166,6 @@ mod tests {
         );
         assert_eq!((&record["severityNumber"], &record["eventName"]), (&json!(11), &json!("agent_daemon.decision")));
         for (name, value) in [
-            ("gen_ai.operation.name", json!({"stringValue": "execute_tool"})),
             ("gen_ai.tool.name", json!({"stringValue": "search"})),
             ("process.pid", json!({"intValue": "9"})),
             ("error.type", json!({"stringValue": "no_identity"})),
@@ -161,20 +177,35 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_the_record_with_every_number_exact() {
-        let line = r#"{"kind":"decision","exec":{"exec_id":18446744073709551615},"is":[true,1.5,-3]}"#;
-        let body = first(line)["body"].clone();
-        let text = body.to_string();
-        for part in [
-            "\"stringValue\":\"18446744073709551615\"",
-            "\"boolValue\":true",
-            "\"doubleValue\":1.5",
-            "\"intValue\":\"-3\"",
-        ] {
-            assert!(text.contains(part), "{part} in {text}");
+    fn a_call_of_a_tool_is_one_operation() {
+        let operations = KINDS.iter().filter(|line| !attribute_of(&first(line), "gen_ai.operation.name").is_null());
+        assert_eq!(operations.count(), 1);
+        assert_eq!(attribute_of(&first(KINDS[5]), "gen_ai.operation.name"), json!({"stringValue": "execute_tool"}));
+    }
+
+    #[test]
+    fn the_line_of_the_log_is_in_it_whatever_it_is() {
+        for line in KINDS {
+            assert_eq!(attribute_of(&first(line), "log.record.original"), json!({"stringValue": line}));
         }
-        assert_eq!(first("no record")["body"], json!({"stringValue": "no record"}));
+        let unreadable = first(KINDS[13]);
+        assert_eq!(
+            (&unreadable["severityNumber"], &unreadable["timeUnixNano"]),
+            (&json!(17), &unreadable["observedTimeUnixNano"])
+        );
         assert_eq!(first(r#"{"kind":"decision","traceparent":"00-zz-00"}"#)["traceId"], Value::Null);
-        assert_eq!(KINDS.map(|line| first(line)["severityNumber"].as_u64())[8], Some(17));
+        assert_eq!(attribute_of(&first(KINDS[9]), "process.pid"), json!({"intValue": "77"}));
+        assert_eq!(attribute_of(&first(KINDS[9]), "agent_daemon.about.exec_id"), json!({"stringValue": "x42"}));
+        assert_eq!(attribute_of(&first(KINDS[9]), "gen_ai.agent.id"), Value::Null);
+    }
+
+    #[test]
+    fn no_line_is_longer_than_its_readers_take() {
+        let record = format!(r#"{{"kind":"decision","detail":"{}"}}"#, "x".repeat(50_000));
+        let lines = logs(&vec![record; 30]);
+        assert!(lines.len() > 1 && lines.iter().all(|line| line.to_string().len() < 1 << 20));
+        let records = |line: &Value| line["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap().len();
+        assert_eq!(lines.iter().map(records).sum::<usize>(), 30);
+        assert!(logs(&[]).is_empty());
     }
 }

@@ -67,6 +67,7 @@ export function withCredential(client: Client, destination: string, options: Wit
       return fetch(given ?? url.href, { ...init, headers, redirect });
     };
 
+    signal?.throwIfAborted();
     const used = await unlessAborted(current(), signal);
     const answer = await send(used);
     if (answer.status !== 401) return answer;

@@ -49,6 +49,26 @@ def lost(given, kept, path=""):
             yield from lost(value, kept[number], f"{path}/{number}")
 
 
+#: What its models do not check: one of these has to be there.
+AT_LEAST_ONE = {
+    "process": ["pid", "uid"],
+    "parent_process": ["pid", "uid"],
+    "user": ["account", "name", "uid"],
+    "actor": ["process", "user", "invoked_by", "session", "app_name", "app_uid"],
+    "src_endpoint": ["ip", "uid", "name", "hostname", "svc_name"],
+    "dst_endpoint": ["ip", "uid", "name", "hostname", "svc_name"],
+}
+
+
+def empty(value, path=""):
+    """Objects that say nothing of what they have to."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in AT_LEAST_ONE and not any(one in inner for one in AT_LEAST_ONE[name]):
+                yield f"{path}/{name}"
+            yield from empty(inner, f"{path}/{name}")
+
+
 def ocsf(lines):
     seen = collections.Counter()
     for line in lines:
@@ -58,6 +78,8 @@ def ocsf(lines):
         unknown = list(lost(event, kept))
         if unknown:
             raise ValueError(f"not in the schema: {unknown} of {line}")
+        if unsaid := list(empty(event)):
+            raise ValueError(f"one attribute at least: {unsaid} of {line}")
         if event["type_uid"] != kept["type_uid"]:
             raise ValueError(f"type_uid of {line}")
         seen[f"{event['class_uid']}/{event['activity_id']}/{event['status_id']}"] += 1

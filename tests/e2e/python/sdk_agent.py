@@ -9,6 +9,7 @@ Says what came of it, a line of JSON each; never a credential that is still good
 """
 
 import base64
+import contextvars
 import http.server
 import json
 import os
@@ -20,7 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import httpx  # noqa: E402
 
-from agent_daemon import Client, Denied, AgentDaemonError  # noqa: E402
+from agent_daemon import AgentDaemonError, Client, Denied, current_traceparent  # noqa: E402
 from agent_daemon._proto import agent_pb2  # noqa: E402
 from agent_daemon.httpx import ReleaseAuth  # noqa: E402
 
@@ -48,6 +49,19 @@ class Api(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def elsewhere_ended(session):
+    """A generator that takes a step and is closed in another context than it was begun in."""
+
+    def held():
+        with session.step("reasoning", name="held"):
+            yield
+
+    steps = held()
+    contextvars.copy_context().run(next, steps)
+    steps.close()
+    assert current_traceparent() is None
+
+
 def agent(daemon, folder, *tokens):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -62,6 +76,7 @@ def agent(daemon, folder, *tokens):
                     elsewhere = client.get(url.replace("127.0.0.1", "localhost"))
                 shown = second.json()
                 passed_on = session.release("tools")
+            elsewhere_ended(session)
             say(
                 user=session.user,
                 session=session.id,

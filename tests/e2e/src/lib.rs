@@ -25,8 +25,8 @@ pub use authority::Authority;
 pub use control::Control;
 pub use daemon::{Daemon, binaries};
 pub use peers::{
-    CLIENT, CLIENT_ID, SERVER, SERVER_ID, SOON, beside, free_port, node_script, python, python_script, readable,
-    sdk_script, two_workloads,
+    CLIENT, CLIENT_ID, SERVER, SERVER_ID, SOON, beside, free_port, node_script, on_path, python, python_script,
+    readable, sdk_script, two_workloads,
 };
 pub use setup::{AUDIENCE, Setup, TRUST_DOMAIN};
 pub use spire::{Spire, SpireSetup};

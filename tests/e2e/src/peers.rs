@@ -97,11 +97,19 @@ pub fn node_script(world: &World, uid: u32, script: &str, arguments: &[&str]) ->
         std::os::unix::fs::symlink(package.join("node_modules"), modules)?;
     }
     let script = readable(world, &root.join("tests/e2e/node").join(script))?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let node = std::env::split_paths(&path).map(|folder| folder.join("node")).find(|node| node.is_file());
-    let node = node.context("there is no node: cargo xtask setup")?;
+    let node = on_path("node")?;
     let socket = world.socket();
     world.talk(&node.to_string_lossy(), uid, &[&[script.as_str(), &socket], arguments].concat())
+}
+
+/// A program that `cargo xtask setup` installs where it is missing.
+///
+/// # Errors
+/// When there is none.
+pub fn on_path(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file());
+    found.with_context(|| format!("there is no {name}: cargo xtask setup"))
 }
 
 fn copy_all(from: &Path, to: &Path) -> Result<()> {

@@ -83,6 +83,7 @@ class Step:
         self._client, self._session, self._kind = client, session, kind
         self._name, self._reference, self._content, self._on_thread = name, reference, content, on_thread
         self._token: contextvars.Token[Step | None] | None = None
+        self._is_over = False
         self.trace_id = self.span_id = ""
 
     @property
@@ -94,7 +95,7 @@ class Step:
         return self._session._handle if self._session else ""
 
     def __enter__(self) -> Step:
-        above = _current.get()
+        above = _step()
         if above is not None and above._handle() != self._handle():
             above = None
         self.trace_id = above.trace_id if above else secrets.token_hex(16)
@@ -115,8 +116,14 @@ class Step:
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         if self._token is not None:
-            _current.reset(self._token)
+            try:
+                _current.reset(self._token)
+            except ValueError:
+                # A generator that is closed elsewhere ends in another context. The step is over all the same.
+                if _current.get() is self:
+                    _current.set(None)
             self._token = None
+        self._is_over = True
         request = pb.EndStepRequest(
             session_handle=self._handle(), traceparent=self.traceparent, failed=value is not None
         )
@@ -321,7 +328,7 @@ class Client:
         if self._content_bytes == 0:
             return ""
         # More than it keeps, because secrets go before it is cut; and within what one message may hold.
-        return content.encode()[:_MAX_CONTENT_SENT].decode(errors="ignore")
+        return content.encode(errors="replace")[:_MAX_CONTENT_SENT].decode(errors="ignore")
 
     def _call(self, name: str, request: object, timeout: float | None = None):  # noqa: ANN202
         try:
@@ -348,8 +355,14 @@ def continued(traceparent: str | None) -> Iterator[None]:
         _above.reset(token)
 
 
-def _traceparent() -> str:
+def _step() -> Step | None:
     step = _current.get()
+    # One that ended in another context is still the current one here.
+    return None if step is None or step._is_over else step
+
+
+def _traceparent() -> str:
+    step = _step()
     return step.traceparent if step else _above.get()
 
 

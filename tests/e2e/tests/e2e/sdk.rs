@@ -105,6 +105,9 @@ fn serves_two_users(start: Start) -> Result<()> {
         let id = denied["denied"].as_str().with_context(|| format!("not denied: {denied}"))?;
         assert_eq!(decision(world, id)?["reason"], "session_ended");
         ensure!(agent.wait()?.success(), "the agent failed");
+        // Every step was ended by who took it.
+        let is_left = |record: &Value| record["kind"] == "step_ended" && record["cause"] == "session_ended";
+        ensure!(!world.audit()?.iter().any(is_left), "a step was not ended");
         Ok(())
     })
 }
