@@ -86,7 +86,12 @@ impl Position {
 
     /// After a line (without its newline).
     pub(super) fn after(&self, line: &[u8]) -> Self {
-        Self { next_seq: self.next_seq.saturating_add(1), head: Hash::of(line) }
+        self.after_hash(Hash::of(line))
+    }
+
+    /// After a line of which the hash is known.
+    pub(super) fn after_hash(&self, head: Hash) -> Self {
+        Self { next_seq: self.next_seq.saturating_add(1), head }
     }
 }
 

@@ -6,6 +6,8 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use super::Error;
 use super::chain::{Hash, Position, check_checkpoint, follow};
@@ -16,6 +18,9 @@ use crate::authority::Jwk;
 
 /// Records between two calls of the progress callback.
 const PROGRESS_RECORDS: u64 = 10_000;
+/// What is read ahead, in batches of so many bytes.
+const BATCHES_AHEAD: usize = 4;
+const BATCH_BYTES: usize = 256 * 1024;
 /// How often retention may get in the way before the check gives up.
 const ATTEMPTS: u32 = 10;
 
@@ -175,6 +180,7 @@ fn check(
         None => (Position::START, 1),
     };
     report.first_seq = position.next_seq;
+    let mut head = None;
     let mut segments = list_segments(directory)?;
     segments.retain(|segment| *segment >= first_segment);
     let last = segments.last().copied().unwrap_or(0);
@@ -188,50 +194,49 @@ fn check(
         report.progress.segments = report.progress.segments.saturating_add(1);
         let path = segment_path(directory, segment);
         let wrong = |line, what| Failure::Problem(problem(segment_name(segment), line, what));
-        let mut lines = match Lines::open(&path) {
+        let lines = match Lines::open(&path) {
             Ok(lines) => lines,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(wrong(0, "it vanished")),
             Err(source) => return Err(Error::Io { operation: "open", path, source }.into()),
         };
-        loop {
-            match lines.next().map_err(Error::io("read", &path))? {
-                Next::Line => {}
-                Next::End => break,
-                Next::Torn if segment == last => {
-                    report.torn_bytes = lines.end().saturating_sub(lines.start());
-                    break;
-                }
-                Next::Torn => return Err(wrong(lines.number(), "the line is not whole")),
-                Next::TooLong => return Err(wrong(lines.number(), "the line is longer than any record")),
-            }
-            let line = lines.line();
-            let envelope = follow(&position, line).map_err(|what| wrong(lines.number(), what))?;
+        let mut number = 0_u64;
+        let over = hashed(lines, |line, hash| {
+            number = number.saturating_add(1);
+            let envelope = follow(&position, line).map_err(|what| wrong(number, what))?;
             let begins = envelope.kind == "segment";
-            if begins != (lines.number() == 1) || (begins && segment_of(line) != Some(segment)) {
-                return Err(wrong(lines.number(), "a segment begins with the record that names it, and only there"));
+            if begins != (number == 1) || (begins && segment_of(line) != Some(segment)) {
+                return Err(wrong(number, "a segment begins with the record that names it, and only there"));
             }
             report.unsigned_tail = report.unsigned_tail.saturating_add(1);
             if envelope.kind == "checkpoint" {
-                check_checkpoint(line, &envelope, key).map_err(|what| wrong(lines.number(), what))?;
+                check_checkpoint(line, &envelope, key).map_err(|what| wrong(number, what))?;
                 report.progress.checkpoints = report.progress.checkpoints.saturating_add(1);
                 report.unsigned_tail = 0;
             }
             let seq = position.next_seq;
-            position = position.after(line);
+            position = position.after_hash(hash);
             report.last_seq = seq;
-            report.head = position.head.hex();
+            head = Some(position.head);
             for Expected { head, known, .. } in unseen.extract_if(.., |one| one.head.seq == seq) {
                 if head.segment != segment || Hash::from_hex(&head.hash) != Some(position.head) {
                     let what = format!("the line is not the one that {known}");
-                    return Err(Failure::Problem(problem(segment_name(segment), lines.number(), what)));
+                    return Err(Failure::Problem(problem(segment_name(segment), number, what)));
                 }
             }
             report.progress.records = report.progress.records.saturating_add(1);
             if report.progress.records.is_multiple_of(PROGRESS_RECORDS) && progress(&report.progress).is_break() {
                 return Err(Failure::Cancelled);
             }
+            Ok(())
+        });
+        report.head = head.map(|head| head.hex()).unwrap_or_default();
+        match over?.map_err(Error::io("read", &path))? {
+            Over::End => {}
+            Over::Torn { bytes } if segment == last => report.torn_bytes = bytes,
+            Over::Torn { .. } => return Err(wrong(number.saturating_add(1), "the line is not whole")),
+            Over::TooLong => return Err(wrong(number.saturating_add(1), "the line is longer than any record")),
         }
-        if lines.number() == 1 && segment != last {
+        if number == 0 && segment != last {
             return Err(wrong(0, "the segment is empty, but is not the last"));
         }
     }
@@ -242,6 +247,69 @@ fn check(
             format!("the log does not hold record {}, which was {was}: lines were removed", head.seq),
         ))),
         None => Ok(()),
+    }
+}
+
+/// Lines that were read and hashed.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// Where each ends, and its hash.
+    lines: Vec<(usize, Hash)>,
+    /// Why there are no more.
+    over: Option<io::Result<Over>>,
+}
+
+enum Over {
+    End,
+    Torn { bytes: u64 },
+    TooLong,
+}
+
+/// Gives every line with its hash, and says how the file ends. Reading and hashing take about as long as all that is checked,
+/// so they are done ahead in a thread of their own.
+fn hashed(lines: Lines, mut each: impl FnMut(&[u8], Hash) -> Result<(), Failure>) -> Result<io::Result<Over>, Failure> {
+    thread::scope(|scope| {
+        let (to, from) = sync_channel(BATCHES_AHEAD);
+        let reader = thread::Builder::new().name("audit-verify".to_owned());
+        if let Err(error) = reader.spawn_scoped(scope, move || read_ahead(lines, &to)) {
+            return Ok(Err(error));
+        }
+        for Batch { bytes, lines, over } in from {
+            let mut start = 0;
+            for (end, hash) in lines {
+                each(bytes.get(start..end).unwrap_or_default(), hash)?;
+                start = end;
+            }
+            if let Some(over) = over {
+                return Ok(over);
+            }
+        }
+        Ok(Err(io::Error::other("the reader ended before the file")))
+    })
+}
+
+/// Until the file ends or nobody wants more.
+fn read_ahead(mut lines: Lines, to: &SyncSender<Batch>) {
+    loop {
+        let mut batch = Batch::default();
+        while batch.over.is_none() && batch.bytes.len() < BATCH_BYTES {
+            batch.over = match lines.next() {
+                Ok(Next::Line) => {
+                    batch.bytes.extend_from_slice(lines.line());
+                    batch.lines.push((batch.bytes.len(), Hash::of(lines.line())));
+                    None
+                }
+                Ok(Next::End) => Some(Ok(Over::End)),
+                Ok(Next::Torn) => Some(Ok(Over::Torn { bytes: lines.end().saturating_sub(lines.start()) })),
+                Ok(Next::TooLong) => Some(Ok(Over::TooLong)),
+                Err(error) => Some(Err(error)),
+            };
+        }
+        let is_over = batch.over.is_some();
+        if to.send(batch).is_err() || is_over {
+            return;
+        }
     }
 }
 
