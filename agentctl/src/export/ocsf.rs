@@ -72,7 +72,6 @@ const AUTHENTICATION: Class =
 const API: Class = Class { category: 6, category_name: "Application Activity", uid: 6003, name: "API Activity" };
 const LIFECYCLE: Class =
     Class { category: 6, category_name: "Application Activity", uid: 6002, name: "Application Lifecycle" };
-
 const BASE: Class = Class { category: 0, category_name: "Uncategorized", uid: 0, name: "Base Event" };
 
 /// The class of a record, and its activity in that.
@@ -126,7 +125,9 @@ fn of_class(record: &Record<'_>, class: &Class) -> serde_json::Map<String, Value
             let mut actor = actor(record);
             // An operator is not who the request was about.
             if let Some(actor) = actor.as_object_mut().filter(|_| record.who() != Who::Operator) {
-                actor.insert("user".to_owned(), user);
+                if record.text("/user").is_some() {
+                    actor.insert("user".to_owned(), user);
+                }
                 actor.insert("session".to_owned(), session);
             }
             json!({
@@ -270,6 +271,9 @@ mod tests {
         assert_eq!((&event(KINDS[9])["status_code"], &event(KINDS[9])["severity_id"]), (&json!("denied"), &json!(2)));
         assert_eq!(event(KINDS[10])["status_id"], 1);
         assert_eq!(event(KINDS[8]).pointer("/actor/process/pid"), Some(&json!(77)));
+        // Of whom no process is known.
+        let refused = event(r#"{"kind":"caller_refused","reason":"connection_limit","caller":{"uid":5,"gid":5}}"#);
+        assert_eq!(refused["actor"], json!({"user": {"uid": "5", "type_id": 1}}));
     }
 
     #[test]
