@@ -109,7 +109,8 @@ fn process_proofs(maps: &Maps) -> Vec<Proof> {
         Ok(Some(instance)) if instance.flags.has(flags::INCOMPLETE) => {
             Err("the record is incomplete: a fact could not be read on this kernel".to_owned())
         }
-        // What is joined by time, and who connected when, would be wrong: the daemon is in a time namespace.
+        // What is joined by time, and who connected when, would be wrong.
+        Ok(Some(_)) if !is_time_shared() => Err("the daemon is in a time namespace of its own".to_owned()),
         Ok(Some(instance)) if instance.began < before || instance.began > maps.now() => {
             Err("the daemon's boot clock is not the kernel's".to_owned())
         }
@@ -130,6 +131,14 @@ fn process_proofs(maps: &Maps) -> Vec<Proof> {
         Err(error) => Err(format!("cannot wait for the child: {error}")),
     };
     vec![proof("hook.exec", exec, began), proof("hook.exit", exit, ended)]
+}
+
+/// Whether our clock is that of the first time namespace (`PROC_TIME_INIT_INO`); kernels without them have one clock.
+fn is_time_shared() -> bool {
+    match std::fs::read_link("/proc/self/ns/time") {
+        Ok(namespace) => namespace.as_os_str() == "time:[4026531834]",
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
 }
 
 /// `vfork` lets the parent go on when the child has its new memory, a moment before its exec is complete.
