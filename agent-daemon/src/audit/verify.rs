@@ -3,6 +3,7 @@
 //! Checks the whole log: every line follows from the one before it, every checkpoint is signed, nothing is
 //! missing at either end. Works on a log that is being written, and needs only the public key.
 
+use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -183,6 +184,12 @@ fn check(
     let mut head = None;
     let mut segments = list_segments(directory)?;
     segments.retain(|segment| *segment >= first_segment);
+    // A segment is made before the end of the one before it is written, so until it is begun it is not there.
+    let is_made_only =
+        |segment: &u64| fs::metadata(segment_path(directory, *segment)).is_ok_and(|file| file.len() == 0);
+    if segments.len() > 1 {
+        segments.pop_if(|segment| is_made_only(segment));
+    }
     let last = segments.last().copied().unwrap_or(0);
     // Retention may have gone beyond a head that was read before it; what it removed is vouched for by its signature.
     let first_held = if retained.is_some() { report.first_seq } else { 0 };

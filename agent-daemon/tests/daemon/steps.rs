@@ -72,7 +72,7 @@ async fn joined(t: &TestNode, ask: agent_daemon::node::Ask) -> Value {
 
 #[tokio::test]
 async fn what_a_step_is_about_is_kept_only_where_the_operator_wants_it_and_without_secrets() {
-    let about = || StepAsk { content: "mail ada, password=hunter2, and then wait".into(), ..step(1, None) };
+    let about = || StepAsk { content: "mail ada, password=hunter2\nand then wait".into(), ..step(1, None) };
     let t = setup().build();
     open(&t, true).await;
     begin(&t, about()).await;

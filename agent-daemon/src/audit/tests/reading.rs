@@ -176,6 +176,23 @@ fn leases_are_not_recovered_from_a_line_that_cannot_be_read() {
 }
 
 #[test]
+fn a_segment_that_is_made_and_not_begun_leaves_the_one_before_it_the_last() {
+    let directory = private_tempdir();
+    let log = open(config(&directory)).unwrap();
+    log.append(&grant("a")).unwrap();
+    // In the middle of a rotation: the next one is made, and the end of this one is being written.
+    fs::write(segment(&directory, 2), "").unwrap();
+    let path = segment(&directory, 1);
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{whole}{{\"seq\":")).unwrap();
+    let report = log.verify(|_| ControlFlow::Continue(())).unwrap();
+    assert!(report.is_valid() && report.torn_bytes > 0, "{report:?}");
+    // Once it is begun, it is not.
+    fs::write(segment(&directory, 2), "{}\n").unwrap();
+    assert!(!log.verify(|_| ControlFlow::Continue(())).unwrap().is_valid());
+}
+
+#[test]
 fn a_log_can_be_verified_while_it_is_written() {
     let directory = private_tempdir();
     let log = open(Config { retain_segments: 10, ..config(&directory) }).unwrap();
