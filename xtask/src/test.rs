@@ -35,6 +35,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         // Filters are names of tests in Rust.
         if options.arguments.is_empty() {
             note(&mut failures, "tests of the TypeScript SDK", typescript(workspace));
+        } else {
+            say("the tests of the TypeScript SDK know no such filter and are left out");
         }
     }
     if !options.unit {

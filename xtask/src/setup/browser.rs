@@ -10,7 +10,7 @@ use crate::command::{self, say};
 const CHROMIUM: Packages = Packages {
     what: "Chromium with its driver",
     apt: &["chromium", "chromium-driver"],
-    dnf: &["chromium-headless", "chromedriver"],
+    dnf: &["chromium", "chromedriver"],
 };
 
 pub(super) fn ensure() -> Result<()> {
