@@ -157,6 +157,17 @@ fn a_kernel_that_lacks_something_is_refused_with_the_guarantee_that_is_lost() ->
 }
 
 #[test]
+fn a_daemon_whose_clock_is_not_the_kernels_does_not_start() -> Result<()> {
+    let world = World::prepare(Setup::default())?;
+    let daemon = world.daemon.command();
+    let mut elsewhere = Command::new("unshare");
+    elsewhere.args(["--time", "--boottime", "1000", "--fork", "--"]).arg(daemon.get_program()).args(daemon.get_args());
+    let (code, said) = end_of(&mut elsewhere)?;
+    ensure!(code == Some(69) && said.contains("in a time namespace of its own"), "exit {code:?}: {said}");
+    Ok(())
+}
+
+#[test]
 fn names_that_the_daemon_would_refuse_are_left_out_of_an_import_and_listed() -> Result<()> {
     let names: Vec<String> = (0..20).map(|number| format!("n{number}.example")).collect();
     let domains: Vec<String> = (0..40).map(|number| format!("spiffe://d{number}.example")).collect();
