@@ -110,7 +110,7 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
     let sources = config.sources.read().map_err(Error::Config)?;
     let snapshot = Snapshot::parse(1, &sources, &config.trust_domain).map_err(Error::Config)?;
     rights::harden().context("cannot protect the daemon's memory")?;
-    raise_descriptor_limit(&config).context("cannot raise the limit of open files")?;
+    rights::raise_descriptor_limit(descriptors(&config)).context("cannot raise the limit of open files")?;
     make_directories(&config)?;
     let sockets = Sockets::bind(api_config(&config)).context("cannot bind the gRPC sockets")?;
     let address = match &config.authority.listen {
@@ -189,6 +189,11 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     let at = Arc::clone(&node);
     supervisor.spawn(Stage::Witness, "kernel events", |cancel| async move {
         events.run(cancel, move |event| at.apply(event)).await
+    });
+    let at = Arc::clone(&node);
+    supervisor.spawn(Stage::Witness, "egress", |cancel| async move {
+        at.govern(cancel).await;
+        Ok::<(), io::Error>(())
     });
     let at = Arc::clone(&node);
     supervisor.spawn(Stage::Witness, "key rotation", |cancel| async move {
@@ -285,7 +290,7 @@ fn build_node(
     .context("cannot record the start")?;
     let session_store = SessionStore::open(config.state_dir.join("sessions"), boot_id.clone());
     let session_store = session_store.context("cannot open the sessions")?;
-    let records: Arc<dyn Records> = maps;
+    let records: Arc<dyn Records> = Arc::<kernel::Maps>::clone(&maps);
     let history = Arc::new(History::new(config.history.ended_processes));
     let measurer = Measurer::new(config.measure.clone());
     let node = Node::new(Parts {
@@ -305,6 +310,7 @@ fn build_node(
             Proc::default(),
             measurer,
         )),
+        tables: maps,
         snapshot,
         load: Box::new(config.sources.clone()),
         leases: Leases::new(config.leases),
@@ -475,22 +481,9 @@ fn read_trimmed(path: &str) -> anyhow::Result<String> {
     Ok(fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?.trim().to_owned())
 }
 
-/// The usual soft limit of 1024 is fewer descriptors than the connections that are allowed need, and a daemon
-/// without descriptors can neither look at callers nor at holders of leases.
-fn raise_descriptor_limit(config: &Config) -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let held = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: held.maximum, maximum: held.maximum })?;
-    let needed = config
-        .api
-        .max_connections
-        .saturating_mul(2)
-        .saturating_mul(DESCRIPTORS_PER_CONNECTION)
-        .saturating_add(config.authority.max_connections)
-        .saturating_add(OTHER_DESCRIPTORS);
-    let needed = u64::try_from(needed).unwrap_or(u64::MAX);
-    if let Some(maximum) = held.maximum.filter(|maximum| *maximum < needed) {
-        tracing::warn!(maximum, needed, "fewer files may be open than max_connections can take (LimitNOFILE=)");
-    }
-    Ok(())
+/// Files that may be open at once.
+fn descriptors(config: &Config) -> u64 {
+    let sockets = config.api.max_connections.saturating_mul(2).saturating_mul(DESCRIPTORS_PER_CONNECTION);
+    let needed = sockets.saturating_add(config.authority.max_connections).saturating_add(OTHER_DESCRIPTORS);
+    u64::try_from(needed).unwrap_or(u64::MAX)
 }

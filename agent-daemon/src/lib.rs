@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod diagnostic;
+pub mod egress;
 mod hex;
 pub mod identity;
 pub mod kernel;

@@ -37,3 +37,15 @@ pub(crate) fn drop_rights(needed: &[Capability]) -> anyhow::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     Ok(())
 }
+
+/// The usual soft limit of 1024 is fewer descriptors than the connections that are allowed need, and a daemon
+/// without descriptors can neither look at callers nor at holders of leases.
+pub(crate) fn raise_descriptor_limit(needed: u64) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let held = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: held.maximum, maximum: held.maximum })?;
+    if let Some(maximum) = held.maximum.filter(|maximum| *maximum < needed) {
+        tracing::warn!(maximum, needed, "fewer files may be open than max_connections can take (LimitNOFILE=)");
+    }
+    Ok(())
+}

@@ -39,6 +39,12 @@ counters! {
     TuplesFull = "tuples_full",
     /// Ended exec instances of a session for which map `ENDED` had no room: their descendants get nothing in it.
     EndedFull = "ended_full",
+    /// Connections, sends and sockets that were refused in governed trees.
+    EgressRefused = "egress_refused",
+    /// Those that were let through although they would be refused where nothing is only audited.
+    EgressAudited = "egress_audited",
+    /// Processes of governed trees for which map `PROCESSES` had no room: from then on nobody without a record connects.
+    GovernedLost = "governed_lost",
     /// Forks whose parent has no record.
     ForkParentMissing = "fork_parent_missing",
     /// Execs in a process that has no record: the lineage is unknown, the new record incomplete.

@@ -26,3 +26,15 @@ pub const FILENAME: usize = 256;
 pub const COMM: usize = 16;
 /// The ring buffer wakes its reader when this part of it is full, even if nothing urgent happened.
 pub const EVENTS_WAKE_SHARE: u64 = 4;
+/// Trees with settings of their own: entries of which each governs what is started below it.
+pub const TREES: u32 = 1024;
+/// Classes of exec instances: those of one class may reach the same. Twice, for the set in use and the next one.
+pub const CLASSES: u32 = 1024;
+/// Groups of destinations: those of one group are reached at the same address.
+pub const GROUPS: u32 = 2048;
+/// Addresses and ranges of declared destinations, each with every port. Those beyond it are reached by nobody governed.
+pub const ADDRESSES: u32 = 131_072;
+/// Refusals of which it is remembered that they were told a moment ago. One that is forgotten is told again.
+pub const TOLD: u32 = 4096;
+/// Nanoseconds for which the same refusal is not told again.
+pub const TOLD_AGAIN_NS: u64 = 1_000_000_000;

@@ -37,6 +37,55 @@ pub mod flags {
     pub const REFERRED: u32 = 1 << 13;
 }
 
+/// Values of [`ConnectionRecord::verdict`], and two bits a destination in a class's verdicts. Zero refuses, so that
+/// whatever is not written refuses.
+pub mod verdict {
+    /// Refused with `EPERM`.
+    pub const DENY: u8 = 0;
+    /// Let through.
+    pub const ALLOW: u8 = 1;
+    /// Let through, and told of: it would be refused.
+    pub const AUDIT: u8 = 2;
+    /// To be led to the egress broker. Nothing does so yet; whoever reads it refuses.
+    pub const REDIRECT: u8 = 3;
+}
+
+/// Values of [`ConnectionRecord::ground`]: by what its verdict came.
+pub mod ground {
+    /// No governed tree: nothing was asked.
+    pub const UNGOVERNED: u8 = 0;
+    /// A declared destination, and what policy says of it.
+    pub const DESTINATION: u8 = 1;
+    /// No declared destination.
+    pub const UNDECLARED: u8 = 2;
+    /// The exec instance is not classified, or has other ids by now.
+    pub const PENDING: u8 = 3;
+    /// A kind of socket that the hooks below see nothing of.
+    pub const SOCKET: u8 = 4;
+}
+
+/// The settings of a governed tree: an element of map `TREES`. Zero is the strictest.
+pub mod tree {
+    /// Nothing is refused, what would be is told.
+    pub const AUDIT: u32 = 1 << 0;
+    /// Where the verdict stands on what an exec instance may reach until it is classified.
+    pub const PENDING_SHIFT: u32 = 2;
+    /// Where the verdict stands on what no declared destination has.
+    pub const UNDECLARED_SHIFT: u32 = 4;
+    /// The tree of those of whom it is not known in which they were: nothing is let through.
+    pub const LOST: u32 = crate::limits::TREES - 1;
+}
+
+/// What [`ExecRecord::class`] is made of.
+pub mod class {
+    /// Some class; a record without this bit is not classified.
+    pub const IS_KNOWN: u32 = 1 << 31;
+    /// Which of the two halves of the compiled maps it is of.
+    pub const SECOND: u32 = crate::limits::CLASSES;
+    /// Its place in map `CLASSES`, both halves.
+    pub const PLACE: u32 = 2 * crate::limits::CLASSES - 1;
+}
+
 /// Values of [`ConnectionRecord::hook`].
 pub mod hook {
     /// `cgroup/connect4`
@@ -47,6 +96,8 @@ pub mod hook {
     pub const SENDMSG4: u8 = 3;
     /// `cgroup/sendmsg6`
     pub const SENDMSG6: u8 = 4;
+    /// `cgroup/sock_create`, of refused sockets: they have no address.
+    pub const SOCK_CREATE: u8 = 5;
 }
 
 /// What the program `session_bind` returns.
@@ -122,6 +173,14 @@ pub struct ExecRecord {
     pub user_ns: u32,
     /// See [`flags`].
     pub flags: u32,
+    /// The governed tree it is in, a place in map `TREES`; inherited on fork and exec, zero: none.
+    pub tree: u32,
+    /// See [`class`]; inherited on fork, cleared on exec.
+    pub class: u32,
+    /// The class is of whoever has this effective user id...
+    pub class_euid: u32,
+    /// ... and this effective group id.
+    pub class_egid: u32,
     /// Valid entries of `ancestors`.
     pub ancestors_len: u16,
     /// Exec instances above this one, saturating.
@@ -209,10 +268,66 @@ pub struct ConnectionRecord {
     pub protocol: u16,
     /// See [`hook`].
     pub hook: u8,
-    /// 1 allowed, 0 refused.
+    /// See [`verdict`].
     pub verdict: u8,
     /// The last TCP state seen, `TCP_*` of the kernel; zero for others.
-    pub state: u32,
+    pub state: u8,
+    /// See [`ground`].
+    pub ground: u8,
+    /// The class that it was decided by, without [`class::IS_KNOWN`].
+    pub class: u16,
+}
+
+/// Data of a key of the maps `ADDRESSES`: protocol and port, then an address. Words, because the key is aligned to four
+/// bytes only.
+pub type PlaceWords = [u32; 5];
+
+/// The first word: port (in network byte order) and protocol, all bits of which have to match.
+#[inline(always)]
+pub fn place_word(protocol: u16, port: u16) -> u32 {
+    (protocol as u32) << 16 | port.to_be() as u32
+}
+
+/// One governed tree: an element of map `TREES`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+pub struct TreeRecord {
+    /// Whose it is, for a daemon that starts anew; zero: nobody's.
+    pub tag: u64,
+    /// See [`tree`].
+    pub settings: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// What one class may reach: two bits a group of destinations, see [`verdict`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+pub struct ClassRecord {
+    /// 32 groups a word.
+    pub verdicts: [u64; limits::GROUPS as usize / 32],
+}
+
+/// Key of map `TOLD`: what was refused to whom. Told once a second.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ToldKey {
+    /// Who.
+    pub exec_id: u64,
+    /// Where to.
+    pub address: Address,
+    /// Protocol and port, as [`place_word`].
+    pub place: u32,
+    /// See [`hook`].
+    pub hook: u32,
 }
 
 /// Key of map `TUPLES`, whose value is the socket cookie: the 4-tuple as the opener sees it.
@@ -249,14 +364,17 @@ pub struct TupleKey {
 }
 
 const _: () = {
-    assert!(size_of::<ExecRecord>() == 11 * 8 + 16 * 8 + 16 * 4 + 14 * 4 + 4 * 2 + 16 + 256 + 8);
+    assert!(size_of::<ExecRecord>() == 11 * 8 + 16 * 8 + 16 * 4 + 18 * 4 + 4 * 2 + 16 + 256 + 8);
     assert!(core::mem::offset_of!(ExecRecord, tgid) == 280);
-    assert!(core::mem::offset_of!(ExecRecord, filename) == 360);
+    assert!(core::mem::offset_of!(ExecRecord, filename) == 376);
     // So that a place in the ring is a mask.
     assert!(limits::ANCESTORS.is_power_of_two());
     assert!(size_of::<ConnectionRecord>() == 6 * 8 + 32 + 5 * 4 + 2 * 3 + 2 + 4);
     assert!(core::mem::offset_of!(ConnectionRecord, tgid) == 80);
     assert!(size_of::<TupleKey>() == 48);
+    assert!(size_of::<ToldKey>() == 32);
+    // So that a class's place is a mask, and fits a connection's record.
+    assert!(limits::CLASSES.is_power_of_two() && class::PLACE <= u16::MAX as u32);
     assert!(align_of::<ExecRecord>() == 8);
     assert!(align_of::<ConnectionRecord>() == 8);
 };

@@ -156,6 +156,8 @@ mod tests {
             protocol: Protocol::TCP,
             hook: Hook::Connect6,
             is_open: true,
+            verdict: process::Verdict::Allow,
+            ground: process::Ground::Ungoverned,
         };
         let sent = connection(&seen);
         assert_eq!((sent.local_address.as_str(), sent.local_port), ("", 0));

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// An address range; the host bits are zero and the address is never v4-mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network {
     address: IpAddr,
     prefix: u8,
@@ -54,6 +54,28 @@ impl Network {
         } else {
             Err(malformed("has bits set after the prefix", format!("write {network}")))
         }
+    }
+
+    /// One address; a v4-mapped one counts as IPv4.
+    pub fn host(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// Its first address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits count.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// The range that is one bit wider; none: it would be everything.
+    pub(crate) fn wider(&self) -> Option<Self> {
+        let prefix = self.prefix.checked_sub(1).filter(|prefix| *prefix > 0)?;
+        Some(Self { address: masked(self.address, prefix), prefix })
     }
 
     /// Whether an address is in the range; a v4-mapped address counts as IPv4.

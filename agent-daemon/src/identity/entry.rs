@@ -5,6 +5,7 @@
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
 use super::{Error, Selector, SpiffeId, TrustDomain};
+use crate::process::Verdict;
 
 /// Names an entry in decisions and messages.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +72,22 @@ impl FromStr for IdentityKind {
     }
 }
 
+/// What holds in the tree of processes below somebody who is governed, whatever policy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeSettings {
+    /// Nothing is refused; what would be is recorded.
+    pub is_audit: bool,
+    /// What an exec instance may reach until it is known who it is.
+    pub pending: Verdict,
+    /// What may be reached where no destination is declared.
+    pub undeclared: Verdict,
+}
+
+impl TreeSettings {
+    /// Nothing is let through but what policy permits.
+    pub const STRICTEST: Self = Self { is_audit: false, pending: Verdict::Deny, undeclared: Verdict::Deny };
+}
+
 /// Alternatives of which one must hold. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnyOf(pub(super) Vec<Selector>);
@@ -117,6 +134,8 @@ pub struct Entry {
     pub dns_names: Vec<Arc<str>>,
     /// Foreign trust domains whose bundles it gets.
     pub federates_with: Vec<TrustDomain>,
+    /// Whether it and what it starts is governed, and how.
+    pub governs: Option<TreeSettings>,
 }
 
 /// An immutable set of entries, indexed by each entry's rarest selector.

@@ -9,10 +9,11 @@ use toml::Spanned;
 
 use super::{
     AnyOf, Entries, Entry, EntryId, IdentityKind, KNOWN_SELECTORS, MAX_NAME_BYTES, RESERVED_PATH, Selector, SpiffeId,
-    TrustDomain, document, is_host_name, is_name,
+    TreeSettings, TrustDomain, document, is_host_name, is_name,
     selector::{Weight, find_known},
 };
 use crate::diagnostic::{Diagnostic, SourceFile, position};
+use crate::process::Verdict;
 
 /// Most entries in a set: each is looked at when a denial is explained.
 pub const MAX_ENTRIES: usize = 10_000;
@@ -46,6 +47,48 @@ struct EntryTable {
     dns_names: Vec<Spanned<String>>,
     #[serde(default)]
     federates_with: Vec<Spanned<String>>,
+    egress: Option<EgressTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EgressTable {
+    mode: EgressMode,
+    #[serde(default)]
+    pending: VerdictText,
+    #[serde(default)]
+    undeclared: VerdictText,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum EgressMode {
+    Enforce,
+    Audit,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum VerdictText {
+    Allow,
+    Audit,
+    #[default]
+    Deny,
+}
+
+impl From<EgressTable> for TreeSettings {
+    fn from(table: EgressTable) -> Self {
+        let verdict = |text: VerdictText| match text {
+            VerdictText::Allow => Verdict::Allow,
+            VerdictText::Audit => Verdict::Audit,
+            VerdictText::Deny => Verdict::Deny,
+        };
+        Self {
+            is_audit: table.mode == EgressMode::Audit,
+            pending: verdict(table.pending),
+            undeclared: verdict(table.undeclared),
+        }
+    }
 }
 
 fn yes() -> bool {
@@ -125,6 +168,7 @@ impl<'a> Parser<'a> {
             hint: hint?,
             dns_names: dns_names?,
             federates_with: federates_with?,
+            governs: table.egress.map(TreeSettings::from),
         })
     }
 

@@ -6,17 +6,17 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use agent_ebpf::{
     Address, CloseEvent, ConnectEvent, ConnectionRecord, EndedExec, EventHeader, ExecEvent, ExecRecord, ExitEvent,
-    flags, hook, kind,
+    class, flags, ground, hook, kind, verdict,
 };
 use zerocopy::FromBytes as _;
 
 use crate::process::{
-    Ancestor, BootTime, Connection, Ended, Event, ExecId, ExecInstance, FileId, Flags, Hook, Namespaces, ProcessKey,
-    Protocol, SessionId,
+    Ancestor, BootTime, Connection, Ended, Event, ExecId, ExecInstance, FileId, Flags, Governed, Ground, Hook,
+    Namespaces, ProcessKey, Protocol, SessionId, Verdict,
 };
 
 /// The programs note only this state and the end of a connection.
-const TCP_ESTABLISHED: u32 = 1;
+const TCP_ESTABLISHED: u8 = 1;
 
 /// What is wrong with bytes that claim to come from our programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,11 @@ pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
         capabilities: record.cap_effective,
         permitted: record.cap_permitted,
         namespaces: Namespaces { pid: record.pid_ns, mnt: record.mnt_ns, net: record.net_ns, user: record.user_ns },
+        governed: (record.tree != 0).then(|| Governed {
+            tree: record.tree,
+            class: (record.class & class::IS_KNOWN != 0)
+                .then_some((record.class & class::PLACE, (record.class_euid, record.class_egid))),
+        }),
         flags: whole(record),
         comm: comm(record.comm.bytes()),
         filename: filename.into(),
@@ -76,7 +81,22 @@ pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malfor
         hook::CONNECT6 => Hook::Connect6,
         hook::SENDMSG4 => Hook::Sendmsg4,
         hook::SENDMSG6 => Hook::Sendmsg6,
+        hook::SOCK_CREATE => Hook::SockCreate,
         _ => return Err(Malformed("unknown hook")),
+    };
+    let ground = match record.ground {
+        ground::UNGOVERNED => Ground::Ungoverned,
+        ground::DESTINATION => Ground::Destination,
+        ground::UNDECLARED => Ground::Undeclared,
+        ground::PENDING => Ground::Pending,
+        ground::SOCKET => Ground::Socket,
+        _ => return Err(Malformed("unknown ground")),
+    };
+    let verdict = match record.verdict {
+        verdict::ALLOW => Verdict::Allow,
+        verdict::AUDIT => Verdict::Audit,
+        verdict::DENY => Verdict::Deny,
+        _ => return Err(Malformed("unknown verdict")),
     };
     let is_complete = record.local_port != 0;
     Ok(Connection {
@@ -94,6 +114,8 @@ pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malfor
         protocol: Protocol(record.protocol),
         hook,
         is_open: Protocol(record.protocol) != Protocol::TCP || record.state == TCP_ESTABLISHED,
+        verdict,
+        ground,
     })
 }
 

@@ -32,7 +32,7 @@ const STICKY: u32 = 0o1000;
 pub(super) const SEED_IDS: u64 = 1_000_000;
 
 /// The programs that run all the time, and what each is for.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("sched_process_fork", "lineage"),
     ("sched_process_exec", "the identity of program images"),
     ("sched_process_exit", "ending credentials with their process"),
@@ -42,10 +42,12 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("sendmsg4", "binding IPv4 datagrams"),
     ("sendmsg6", "binding IPv6 datagrams"),
     ("sock_release", "forgetting closed connections"),
+    ("sock_create", "refusing sockets that governed trees may not have"),
 ];
 
-/// The program that puts exec instances into sessions. Attached to nothing; the daemon runs it.
-const SESSION_BIND: (&str, &str) = ("session_bind", "sessions");
+/// The programs that put exec instances into sessions, and into governed trees and classes. Attached to nothing; the
+/// daemon runs them.
+const RUN: [(&str, &str); 2] = [("session_bind", "sessions"), ("egress_bind", "governed trees")];
 
 /// One program that runs in the kernel.
 #[derive(Debug)]
@@ -119,9 +121,11 @@ pub(super) fn open(config: &Config) -> Result<Loaded, Error> {
         }
     };
     let marker = is_new.then(|| take_array(&mut ebpf, "SETUP")).transpose()?.map(|map| Marker { map, setup });
-    let pin = program_pin(dir, SESSION_BIND.0);
-    let binder = RawTracePoint::from_pin(&pin).map_err(|source| Error::Pin { what: pin, source: Box::new(source) })?;
-    let maps = Maps::take(&mut ebpf, binder)?;
+    let [sessions, governing] = RUN.map(|(name, _)| {
+        let pin = program_pin(dir, name);
+        RawTracePoint::from_pin(&pin).map_err(|source| Error::Pin { what: pin, source: Box::new(source) })
+    });
+    let maps = Maps::take(&mut ebpf, sessions?, governing?)?;
     let events = Events::take(&mut ebpf, lock)?;
     Ok(Loaded { maps, events, programs, ebpf, btf, cgroup_root, exec_ids_from, marker })
 }
@@ -249,11 +253,12 @@ fn attach_or_adopt(
             pin(&link_pin(dir, name), |path| link.pin(path).map(drop))?;
             pin(&program_pin(dir, name), |path| program.pin(path))?;
         }
-        let (name, guarantee) = SESSION_BIND;
-        let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
-        let loaded = <&mut RawTracePoint>::try_from(&mut *program).and_then(RawTracePoint::load);
-        loaded.map_err(|source| Error::Program { program: name, guarantee, source: Box::new(source) })?;
-        pin(&program_pin(dir, name), |path| program.pin(path))?;
+        for (name, guarantee) in RUN {
+            let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
+            let loaded = <&mut RawTracePoint>::try_from(&mut *program).and_then(RawTracePoint::load);
+            loaded.map_err(|source| Error::Program { program: name, guarantee, source: Box::new(source) })?;
+            pin(&program_pin(dir, name), |path| program.pin(path))?;
+        }
     }
     PROGRAMS
         .into_iter()
@@ -332,7 +337,7 @@ fn is_adoptable(dir: &Path, setup: [u64; 4]) -> bool {
     let is_linked = |name: &str| -> Result<(), LinkError> { PinnedLink::from_pin(link_pin(dir, name)).map(drop) };
     let is_pinned = |name: &str| program_pin(dir, name).exists();
     read() == Some(setup)
-        && is_pinned(SESSION_BIND.0)
+        && RUN.iter().all(|(name, _)| is_pinned(name))
         && PROGRAMS.iter().all(|(name, _)| is_linked(name).is_ok() && is_pinned(name))
 }
 

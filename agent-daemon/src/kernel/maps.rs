@@ -12,6 +12,7 @@ use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use aya::{Ebpf, Pod};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::egress::EgressTables;
 use super::watched::Watched;
 use super::{Error, decode};
 use crate::process::{
@@ -50,6 +51,7 @@ pub struct Maps {
     listening: Mutex<Array<MapData, u32>>,
     /// The same map, for writing: only the seed does.
     seeded: Mutex<HashMap<MapData, u32, Raw<ExecRecord>>>,
+    egress: EgressTables,
     bounds: Bounds,
 }
 
@@ -59,7 +61,7 @@ struct Bounds {
     connections: u64,
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -74,7 +76,7 @@ impl fmt::Debug for Maps {
 }
 
 impl Maps {
-    pub(super) fn take(ebpf: &mut Ebpf, binder: RawTracePoint) -> Result<Self, Error> {
+    pub(super) fn take(ebpf: &mut Ebpf, binder: RawTracePoint, governing: RawTracePoint) -> Result<Self, Error> {
         let bound = |ebpf: &Ebpf, name: &'static str| -> Result<u64, Error> {
             let info = match ebpf.map(name) {
                 Some(Map::HashMap(data)) => data.info(),
@@ -104,6 +106,7 @@ impl Maps {
             counters: take(ebpf, "COUNTERS")?,
             watched: Mutex::new(Watched::new(take(ebpf, "WATCHED")?)?),
             listening: Mutex::new(quiet(take(ebpf, "LISTENING")?)?),
+            egress: EgressTables::take(ebpf, governing)?,
             bounds,
         })
     }
@@ -121,6 +124,11 @@ impl Maps {
     pub(super) fn unseed(&self, tgid: u32) {
         // Failing means that it is gone already.
         let _gone = self.seeded.lock().unwrap_or_else(PoisonError::into_inner).remove(&tgid);
+    }
+
+    /// What the programs go by in governed trees.
+    pub(super) fn egress(&self) -> &EgressTables {
+        &self.egress
     }
 
     fn lock_ended(&self) -> MutexGuard<'_, HashMap<MapData, u64, Raw<ExecRecord>>> {
@@ -200,12 +208,7 @@ impl Records for Maps {
         (*first, *second, *third, *fourth) = (u64::from(tgid), exec_id.0, number(from), number(to));
         let failed =
             |source| process::Error::Map { operation: "write", map: "PROCESSES", source: io::Error::other(source) };
-        match self.binder.test_run(options).map_err(failed)?.return_value {
-            bound::DONE => Ok(Bound::Done),
-            bound::GONE => Ok(Bound::Gone),
-            bound::ELSEWHERE => Ok(Bound::Elsewhere),
-            _ => Err(process::Error::Malformed { map: "PROCESSES", what: "an answer that the program does not give" }),
-        }
+        answer(self.binder.test_run(options).map_err(failed)?.return_value)
     }
 
     fn processes(&self, visit: &mut dyn FnMut(ExecInstance)) -> Result<(), process::Error> {
@@ -306,6 +309,16 @@ impl Records for Maps {
     }
 }
 
+/// What a program that binds says.
+pub(super) fn answer(value: u32) -> Result<Bound, process::Error> {
+    match value {
+        bound::DONE => Ok(Bound::Done),
+        bound::GONE => Ok(Bound::Gone),
+        bound::ELSEWHERE => Ok(Bound::Elsewhere),
+        _ => Err(process::Error::Malformed { map: "PROCESSES", what: "an answer that the program does not give" }),
+    }
+}
+
 /// Nobody listens, whatever an earlier daemon left.
 fn quiet(mut listening: Array<MapData, u32>) -> Result<Array<MapData, u32>, Error> {
     let set = listening.set(0, 0, 0);
@@ -321,7 +334,7 @@ fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>,
     }
 }
 
-fn failed(operation: &'static str, map: &'static str, error: MapError) -> process::Error {
+pub(super) fn failed(operation: &'static str, map: &'static str, error: MapError) -> process::Error {
     process::Error::Map { operation, map, source: io::Error::other(error) }
 }
 

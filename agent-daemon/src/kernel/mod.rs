@@ -8,6 +8,7 @@
 
 mod btf;
 mod decode;
+mod egress;
 mod events;
 mod load;
 mod maps;

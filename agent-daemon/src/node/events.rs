@@ -88,6 +88,7 @@ impl Node {
             }
             Event::Exec { ended: None, .. } | Event::Connect(_) | Event::Close { .. } => {}
         }
+        self.hear_of_egress(&event);
         self.tell(Happening::Kernel(event));
     }
 

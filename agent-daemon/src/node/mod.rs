@@ -13,6 +13,7 @@ mod budget;
 mod bundles;
 mod decide;
 mod draft;
+mod egress;
 mod end;
 mod events;
 mod exchange;
@@ -50,6 +51,7 @@ pub use approve::{Answer, AnswerError};
 pub use ask::{Ask, ConnectionRef, Refusal, Released};
 pub use attest_connection::Opener;
 pub use bundles::{Bundles, Changes, Part};
+pub use egress::EgressView;
 pub use end::{Doomed, oldest_live};
 pub use events::{Happening, Watching};
 pub use exchange::{ExchangeAsk, ExchangeError};
@@ -72,6 +74,7 @@ use crate::authority::{Authority, ForeignBundles, SecretStore};
 use crate::clock::Clock;
 use crate::credential::rate::Rates;
 use crate::credential::{CachingResolver, Cause, LeaseId, Leases};
+use crate::egress::Tables;
 use crate::identity::TrustDomain;
 use crate::process::{Count, Records};
 use crate::snapshot::Snapshot;
@@ -125,6 +128,8 @@ pub struct Parts {
     pub identity: Identity,
     /// Evidence and identities.
     pub attestor: Arc<Attestor>,
+    /// By which the kernel decides in governed trees.
+    pub tables: Arc<dyn Tables>,
     /// What operators wrote.
     pub snapshot: Snapshot,
     /// Reads it anew.
@@ -203,6 +208,7 @@ pub struct Node {
     happenings: broadcast::Sender<Arc<Happening>>,
     listeners: events::Listeners,
     streams: streams::Streams,
+    egress: egress::Governor,
     delegation: sessions::Delegation,
     approvals: Approvals,
     approval_wait: Duration,
@@ -229,6 +235,9 @@ struct Counters {
     sessions_opened: AtomicU64,
     sessions_ended: AtomicU64,
     reload_failures: AtomicU64,
+    egress_lost: AtomicU64,
+    egress_unrecorded: AtomicU64,
+    egress_unclassified: AtomicU64,
 }
 
 fn bump(counter: &AtomicU64) {
@@ -271,6 +280,7 @@ impl Node {
             happenings: broadcast::channel(WATCH_BUFFER).0,
             listeners: events::Listeners::default(),
             streams: streams::Streams::default(),
+            egress: egress::Governor::new(parts.tables),
             snapshots: watch::Sender::new(0),
             refused: Budget::new(REFUSED_BURST, REFUSED_REFILL),
             bad_requests: Budget::new(BAD_REQUEST_BURST, BAD_REQUEST_REFILL),
@@ -312,6 +322,9 @@ impl Node {
             of("sessions_opened", &counters.sessions_opened),
             of("sessions_ended", &counters.sessions_ended),
             of("reload_failures", &counters.reload_failures),
+            of("egress_events_lost", &counters.egress_lost),
+            of("egress_unrecorded", &counters.egress_unrecorded),
+            of("egress_unclassified", &counters.egress_unclassified),
         ]
     }
 }

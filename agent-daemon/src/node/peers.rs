@@ -121,7 +121,12 @@ impl Node {
             Ok(session) => self.attest_peer(peer, snapshot, session).await,
             Err(failure) => Err(failure),
         };
-        attested.map_err(|failure| {
+        // Before it gets anything: from then on it is governed, if its identity is.
+        let governed = attested.and_then(|attested| {
+            self.govern_caller(&attested)?;
+            Ok(attested)
+        });
+        governed.map_err(|failure| {
             self.refuse_peer(action, &failure, peer);
             Refusal::Caller(failure)
         })

@@ -78,6 +78,12 @@ reasons! {
     SessionTooDeep = "session_too_deep",
     /// The credential names a user, and the caller acts in no session.
     SessionRequired = "session_required",
+    /// It connects from a governed tree to where no destination is declared.
+    EgressUndeclared = "egress_undeclared",
+    /// It connects from a governed tree before it was known who it is.
+    EgressPending = "egress_pending",
+    /// A governed tree may not have such a socket.
+    EgressSocket = "egress_socket",
     /// The user's token is not good.
     InvalidToken = "invalid_token",
     /// What is asked for is wider than the session it is delegated from, or on nobody's behalf.

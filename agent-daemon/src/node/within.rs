@@ -236,6 +236,7 @@ fn in_session<'a>(request: &Request<'a>, principal: &'a PreparedPrincipal, withi
         Action::Release { destination, connection, credential, renewal, .. } => {
             Action::Release { destination, connection, credential, renewal, session: Some(&within.prepared) }
         }
+        Action::Connect { destination, .. } => Action::Connect { destination, session: Some(&within.prepared) },
         // About the session that would be opened, and the node.
         action @ (Action::ActFor { .. } | Action::Attest) => action,
     };

@@ -77,6 +77,10 @@ impl Permitted {
 #[derive(Debug)]
 enum Question {
     Attest,
+    Connect {
+        destination: Arc<DestinationEntity>,
+        session: Option<Arc<SessionEntities>>,
+    },
     Release {
         // Kept, so that the address cannot come to be that of another destination.
         destination: Arc<DestinationEntity>,
@@ -128,6 +132,9 @@ impl Question {
     fn of(request: &Request<'_>) -> Option<Self> {
         Some(match request.action {
             Action::ActFor { .. } => return None,
+            Action::Connect { destination, session } => {
+                Self::Connect { destination: destination.shared(), session: session.map(PreparedSession::shared) }
+            }
             Action::Attest => Self::Attest,
             Action::Release { destination, connection, credential, renewal, session } => Self::Release {
                 destination: destination.shared(),
@@ -156,16 +163,25 @@ impl Question {
                     && connection.as_ref() == asked_connection
                     && is_same(credential, asked_credential, reads)
                     && *renewal == asked_renewal
-                    && match (session, asked_session) {
-                        (None, None) => true,
-                        (Some(session), Some(asked)) => asked.is(session),
-                        (None, Some(_)) | (Some(_), None) => false,
-                    }
+                    && is_in(session.as_ref(), asked_session)
             }
+            (
+                Self::Connect { destination, session },
+                Action::Connect { destination: asked_destination, session: asked_session },
+            ) => asked_destination.is(destination) && is_in(session.as_ref(), asked_session),
             (_, Action::ActFor { .. })
-            | (Self::Attest, Action::Release { .. })
-            | (Self::Release { .. }, Action::Attest) => false,
+            | (Self::Attest, Action::Release { .. } | Action::Connect { .. })
+            | (Self::Connect { .. }, Action::Release { .. } | Action::Attest)
+            | (Self::Release { .. }, Action::Connect { .. } | Action::Attest) => false,
         }
+    }
+}
+
+fn is_in(session: Option<&Arc<SessionEntities>>, asked: Option<&PreparedSession>) -> bool {
+    match (session, asked) {
+        (None, None) => true,
+        (Some(session), Some(asked)) => asked.is(session),
+        (None, Some(_)) | (Some(_), None) => false,
     }
 }
 

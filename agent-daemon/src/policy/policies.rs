@@ -114,6 +114,7 @@ impl Policies {
         let built = request.build()?;
         let (verb, resource) = match request.action {
             Action::Release { destination, .. } => (Verb::Release, destination.names()),
+            Action::Connect { destination, .. } => (Verb::Connect, destination.names()),
             Action::ActFor { session, .. } => (Verb::ActFor, session.names()),
             Action::Attest => (Verb::Attest, std::slice::from_ref(&vocabulary().node_name)),
         };

@@ -196,10 +196,11 @@ impl Request<'_> {
     pub(super) fn build(&self) -> Result<Built, Error> {
         let words = vocabulary();
         let principal = &*self.principal.0;
-        let mut fields = vec![
-            ("evidence".to_owned(), RestrictedExpression::new_entity_uid(principal.evidence.clone())),
-            ("now".to_owned(), memo::datetime(self.now)),
-        ];
+        let mut fields =
+            vec![("evidence".to_owned(), RestrictedExpression::new_entity_uid(principal.evidence.clone()))];
+        if !matches!(self.action, Action::Connect { .. }) {
+            fields.push(("now".to_owned(), memo::datetime(self.now)));
+        }
         let mut entities = principal.entities.clone();
         let (action, resource) = match self.action {
             Action::Release { destination, connection, credential, renewal, session } => {
@@ -217,6 +218,16 @@ impl Request<'_> {
                     .add_entities([destination.0.entity.clone()].into_iter().chain(of_session), None)
                     .map_err(|source| Error::Entity { what: "the destination", source: Box::new(source) })?;
                 (&words.release, &destination.0.uid)
+            }
+            Action::Connect { destination, session } => {
+                if let Some(session) = session {
+                    fields.push(("session".to_owned(), RestrictedExpression::new_entity_uid(session.0.uid.clone())));
+                }
+                let of_session = session.into_iter().flat_map(|session| session.0.entities.clone());
+                entities = entities
+                    .add_entities([destination.0.entity.clone()].into_iter().chain(of_session), None)
+                    .map_err(|source| Error::Entity { what: "the destination", source: Box::new(source) })?;
+                (&words.connect, &destination.0.uid)
             }
             Action::ActFor { session, lifetime_seconds } => {
                 fields.push(("session".to_owned(), RestrictedExpression::new_entity_uid(session.0.uid.clone())));

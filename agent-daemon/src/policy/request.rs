@@ -180,6 +180,13 @@ pub enum Action<'a> {
         /// In which the asker acts, if in any.
         session: Option<&'a PreparedSession>,
     },
+    /// To reach a destination from a governed tree.
+    Connect {
+        /// Which.
+        destination: &'a PreparedDestination,
+        /// The session that the kernel has the asker in, if any.
+        session: Option<&'a PreparedSession>,
+    },
     /// A session on behalf of its user.
     ActFor {
         /// As it would be.

@@ -23,6 +23,7 @@ pub(super) struct Vocabulary {
     /// As Cedar writes it.
     pub(super) node_name: String,
     pub(super) release: EntityUid,
+    pub(super) connect: EntityUid,
     pub(super) attest: EntityUid,
     pub(super) act_for: EntityUid,
 }
@@ -45,6 +46,7 @@ static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         node_name: node.to_string(),
         node,
         release: action("release"),
+        connect: action("connect"),
         attest: action("attest"),
         act_for: action("actFor"),
     }

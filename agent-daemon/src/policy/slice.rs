@@ -26,6 +26,7 @@ pub const MAX_SLICED_POLICIES: usize = 65_536;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Verb {
     Release,
+    Connect,
     Attest,
     ActFor,
 }
@@ -157,6 +158,7 @@ fn verbs(action: &ActionConstraint, resource: Option<&EntityTypeName>) -> Vec<Ve
     let applies = |verb: Verb| {
         let uid = match verb {
             Verb::Release => &words.release,
+            Verb::Connect => &words.connect,
             Verb::Attest => &words.attest,
             Verb::ActFor => &words.act_for,
         };
@@ -166,11 +168,11 @@ fn verbs(action: &ActionConstraint, resource: Option<&EntityTypeName>) -> Vec<Ve
             ActionConstraint::Eq(only) => only == uid,
         };
         let by_resource = resource.is_none_or(|name| match verb {
-            Verb::Release => words.is_destination(name),
+            Verb::Release | Verb::Connect => words.is_destination(name),
             Verb::Attest => *name == words.node_type,
             Verb::ActFor => words.is_user(name),
         });
         by_action && by_resource
     };
-    [Verb::Release, Verb::Attest, Verb::ActFor].into_iter().filter(|verb| applies(*verb)).collect()
+    [Verb::Release, Verb::Connect, Verb::Attest, Verb::ActFor].into_iter().filter(|verb| applies(*verb)).collect()
 }

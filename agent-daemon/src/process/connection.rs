@@ -36,10 +36,52 @@ pub struct Connection {
     pub hook: Hook,
     /// TCP: the handshake was completed and the connection is not closed. Others: always.
     pub is_open: bool,
+    /// What the kernel programs said to it.
+    pub verdict: Verdict,
+    /// Why.
+    pub ground: Ground,
+}
+
+/// What the kernel programs say to a connection. The last one is the strictest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Verdict {
+    /// Let through.
+    Allow,
+    /// Let through, and told of.
+    Audit,
+    /// Refused with `EPERM`.
+    #[default]
+    Deny,
+}
+
+impl Verdict {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Audit => "audit",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// By what the kernel programs came to their verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ground {
+    /// The opener is in no governed tree: nothing was asked.
+    Ungoverned,
+    /// What policy says of the destinations at this address.
+    Destination,
+    /// No declared destination is there.
+    Undeclared,
+    /// The opener was not classified, or not with the ids that it had then.
+    Pending,
+    /// It was a socket of a kind of which the hooks of connections see nothing.
+    Socket,
 }
 
 /// A transport protocol by its IANA number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Protocol(pub u16);
 
 impl Protocol {
@@ -70,6 +112,8 @@ pub enum Hook {
     Sendmsg4,
     /// `cgroup/sendmsg6`
     Sendmsg6,
+    /// `cgroup/sock_create`, of refused sockets
+    SockCreate,
 }
 
 impl Hook {
@@ -80,6 +124,7 @@ impl Hook {
             Self::Connect6 => "connect6",
             Self::Sendmsg4 => "sendmsg4",
             Self::Sendmsg6 => "sendmsg6",
+            Self::SockCreate => "sock_create",
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct ExecInstance {
     pub permitted: u64,
     /// Inode numbers of its namespaces.
     pub namespaces: Namespaces,
+    /// The governed tree it is in, if any.
+    pub governed: Option<Governed>,
     /// What is special about it.
     pub flags: Flags,
     /// Task name.
@@ -93,6 +95,15 @@ pub struct Namespaces {
     pub net: u32,
     /// User namespace of the credentials.
     pub user: u32,
+}
+
+/// What the kernel programs go by when somebody in a governed tree connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Governed {
+    /// Which tree: its place in the kernel's table of settings.
+    pub tree: u32,
+    /// Its class, and the effective user and group that it holds for; none: it is not classified.
+    pub class: Option<(u32, (u32, u32))>,
 }
 
 /// What is special about an exec instance.

@@ -12,8 +12,8 @@ mod id;
 mod instance;
 mod records;
 
-pub use connection::{Connection, Hook, Protocol, Tuple};
+pub use connection::{Connection, Ground, Hook, Protocol, Tuple, Verdict};
 pub use history::{Ended, History};
 pub use id::{BootTime, ExecId, NoSessionId, ProcessKey, SessionId};
-pub use instance::{Ancestor, ExecInstance, FileId, Flags, Namespaces};
+pub use instance::{Ancestor, ExecInstance, FileId, Flags, Governed, Namespaces};
 pub use records::{Bound, Capacity, Count, Current, Error, Event, Records};

@@ -70,6 +70,7 @@ pub fn exec_instance_of(tgid: u32, id: ExecId) -> ExecInstance {
             net: namespace("net"),
             user: namespace("user"),
         },
+        governed: None,
         flags: Flags::default(),
         comm: "test".into(),
         filename: exe.as_os_str().as_bytes().into(),

@@ -8,18 +8,21 @@
 //! `cgroup/sock_release`: called from `inet_release` when the last reference from a file is gone.
 
 use agent_ebpf::{
-    Address, CloseEvent, ConnectEvent, ConnectionRecord, Counter, EventHeader, ExecRecord, TupleKey, hook, kind,
+    Address, CloseEvent, ConnectEvent, ConnectionRecord, Counter, EventHeader, ExecRecord, TupleKey, ground, hook,
+    kind, verdict,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 
+use crate::egress;
 use crate::fork::refer;
 use crate::maps::{CONNECTIONS, EVENTS, PROCESSES, TUPLES, count, is_listening, wake};
 use crate::read::{field, number, pointer};
 
 const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
 
 #[inline(always)]
 pub(crate) fn opened(ctx: &SockAddrContext, hook: u8) -> i32 {
@@ -30,7 +33,7 @@ pub(crate) fn opened(ctx: &SockAddrContext, hook: u8) -> i32 {
     let Some(process) = PROCESSES.get_ptr_mut(field!(task, task_tgid, u32)) else {
         count(Counter::ConnectRecordMissing);
         forget(cookie);
-        return ALLOW;
+        return egress::without_record();
     };
     // SAFETY: elements are not freed under RCU's read lock; other threads may set this bit in the same moment, and none
     // any other.
@@ -38,11 +41,14 @@ pub(crate) fn opened(ctx: &SockAddrContext, hook: u8) -> i32 {
         refer(process);
         &*process
     };
-    if record(ctx, task, hook, cookie, process).is_err() {
-        count(Counter::ConnectReadFailed);
-        forget(cookie);
+    match record(ctx, task, hook, cookie, process) {
+        Ok(verdict) => verdict,
+        Err(_) => {
+            count(Counter::ConnectReadFailed);
+            forget(cookie);
+            if process.tree == 0 { ALLOW } else { REFUSE }
+        }
     }
-    ALLOW
 }
 
 /// An opener that cannot be named must not inherit what an earlier one left on the socket.
@@ -52,7 +58,7 @@ fn forget(cookie: u64) {
 }
 
 #[inline(always)]
-fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process: &ExecRecord) -> Result<(), i64> {
+fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process: &ExecRecord) -> Result<i32, i64> {
     let address = ctx.sock_addr;
     let cred = pointer!(task, task_cred)?;
     // Not recorded here; it shows that the credentials were readable.
@@ -75,8 +81,10 @@ fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process
         local_port: 0,
         protocol: 0,
         hook,
-        verdict: 1,
+        verdict: verdict::ALLOW,
         state: 0,
+        ground: ground::UNGOVERNED,
+        class: 0,
     };
     // SAFETY: reads of fields that the verifier allows for these attach types, in their own widths.
     unsafe {
@@ -89,8 +97,14 @@ fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process
             Address::of_words(words[0], words[1], words[2], words[3])
         };
     }
+    let decided = egress::decide(process, &mut connection);
+    if connection.verdict == verdict::DENY {
+        // The socket leads where it led before, if anywhere.
+        egress::tell(&connection);
+        return Ok(decided);
+    }
     if (hook == hook::SENDMSG4 || hook == hook::SENDMSG6) && is_known(&connection) {
-        return Ok(());
+        return Ok(decided);
     }
     // SAFETY: no arguments, and the context of a sock_addr program.
     unsafe {
@@ -100,10 +114,15 @@ fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process
     if CONNECTIONS.insert(cookie, &connection, 0).is_err() {
         count(Counter::ConnectionsFull);
         forget(cookie);
-        return Ok(());
+        // Nobody could take back later what is let through without a record.
+        return Ok(if process.tree == 0 { ALLOW } else { REFUSE });
+    }
+    if connection.verdict != verdict::ALLOW {
+        egress::tell(&connection);
+        return Ok(decided);
     }
     if !is_listening() {
-        return Ok(());
+        return Ok(decided);
     }
     match EVENTS.reserve::<ConnectEvent>(0) {
         Some(mut event) => {
@@ -113,12 +132,12 @@ fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process
         }
         None => count(Counter::EventsDropped),
     }
-    Ok(())
+    Ok(decided)
 }
 
 /// An address of zeros that the compiler does not know to be: it would call a function to clear the bytes one by one.
 #[inline(always)]
-fn zero() -> Address {
+pub(crate) fn zero() -> Address {
     let zero = 0;
     // SAFETY: a local variable.
     let zero: u64 = unsafe { core::ptr::read_volatile(&raw const zero) };
@@ -135,6 +154,7 @@ fn is_known(connection: &ConnectionRecord) -> bool {
         && known.euid == connection.euid
         && known.remote_port == connection.remote_port
         && known.remote_address == connection.remote_address
+        && known.verdict == connection.verdict
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@ use agent_ebpf::{Counter, EventHeader, ExecEvent, ExecRecord, flags, kind, limit
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::programs::BtfTracePointContext;
 
+use crate::egress;
 use crate::exit::tell;
 use crate::maps::{EMPTY, EVENTS, PROCESSES, count, is_listening, is_watched, keep_ended, wake};
 use crate::read::{at, copy, field, number, offset, pointer};
@@ -53,17 +54,26 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
     if ended_id != 0 && !is_transient {
         keep_ended(record);
     }
+    // The new image of a governed tree reaches nothing until the daemon knows it.
+    let is_urgent = is_urgent || record.tree != 0;
     if ended_id != 0 && (!is_transient || is_urgent || is_listening()) {
         notify(tgid, now, exec_id, record, is_urgent);
     }
 
     record.exec_id_check = 0;
-    record.exec_id = exec_id;
+    // ORDER: the class is cleared after the id is another: whoever classifies the old image looks at the id once more
+    // after it wrote the class, so one of the two sees the other.
+    // SAFETY: fields of the record.
+    unsafe {
+        core::ptr::write_volatile(&raw mut record.exec_id, exec_id);
+        core::ptr::write_volatile(&raw mut record.class, 0);
+    }
     record.ktime_ns = now;
     record.tgid = tgid;
     if ended_id == 0 {
         // The lineage is unknown, and nothing is released without one.
         record.flags = flags::INCOMPLETE;
+        record.tree = egress::tree_of_unknown();
     } else {
         if !is_same {
             record.push_ancestor(ended_id, tgid);

@@ -8,6 +8,7 @@
 use agent_ebpf::{Counter, ExecRecord, flags};
 use aya_ebpf::programs::BtfTracePointContext;
 
+use crate::egress;
 use crate::maps::{PROCESSES, count};
 use crate::read::{field, number};
 use crate::task;
@@ -48,6 +49,8 @@ fn inherit(parent: *const u8, child: *const u8) -> Result<(), i64> {
     // SAFETY: the map outlives the program, and elements are not freed under RCU's read lock.
     if PROCESSES.insert(tgid, unsafe { &*parent }, 0).is_err() {
         count(Counter::ProcessesFull);
+        // SAFETY: as above.
+        egress::lost(unsafe { &*parent });
         let _ = PROCESSES.remove(tgid);
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 //! Every attach point of the kernel half on one screen; each calls one function in its file.
 //!
-//! The programs observe: none of them blocks the host, whatever fails is counted by site.
+//! Outside governed trees the programs observe: none of them blocks the host, whatever fails is counted by site.
 #![no_std]
 #![no_main]
 // The BPF target has atomic addition but no compare-and-swap, so `core` gives it no `fetch_add`.
@@ -10,6 +10,7 @@
 #![allow(internal_features, reason = "see above; the build sets RUSTC_BOOTSTRAP for build-std already")]
 
 mod connection;
+mod egress;
 mod exec;
 mod exit;
 mod fork;
@@ -48,7 +49,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-// The cgroup programs return 1, which lets the call go on.
+// The cgroup programs return 1, which lets the call go on, or 0: it fails with EPERM.
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
@@ -75,7 +76,17 @@ pub(crate) fn sock_release(ctx: SockContext) -> i32 {
     connection::released(&ctx)
 }
 
-// Attached to nothing: the daemon runs it.
+#[cgroup_sock(sock_create)]
+pub(crate) fn sock_create(ctx: SockContext) -> i32 {
+    egress::created(&ctx)
+}
+
+// Attached to nothing: the daemon runs them.
+
+#[raw_tracepoint]
+pub(crate) fn egress_bind(ctx: RawTracePointContext) -> i32 {
+    egress::bind(&ctx) as i32
+}
 
 #[raw_tracepoint]
 pub(crate) fn session_bind(ctx: RawTracePointContext) -> i32 {

@@ -6,10 +6,13 @@
 //! generous and most hosts use a fraction of it. `CONNECTIONS` and `TUPLES` are on the connect path and
 //! preallocated.
 
-use agent_ebpf::{COUNTERS as COUNTER_COUNT, ConnectionRecord, Counter, ExecRecord, TupleKey, limits};
+use agent_ebpf::{
+    COUNTERS as COUNTER_COUNT, ClassRecord, ConnectionRecord, Counter, ExecRecord, PlaceWords, ToldKey, TreeRecord,
+    TupleKey, limits,
+};
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 
 /// tgid → exec instance. The truth.
 #[map]
@@ -40,6 +43,32 @@ pub(crate) fn keep_ended(record: &ExecRecord) {
 /// Written by the daemon. Not a table by id: looking one up for every process that ends would miss the caches each time.
 #[map]
 pub(crate) static WATCHED: Array<u64> = Array::pinned(limits::WATCHED / u64::BITS, 0);
+
+/// Settings of governed trees. Written by the daemon; element 0 is nobody's.
+#[map]
+pub(crate) static TREES: Array<TreeRecord> = Array::pinned(limits::TREES, 0);
+
+/// Element 0: whether there are governed trees. Element 1: whether somebody in one has no record. Element 2: which half
+/// of the compiled maps the daemon gives out, for a daemon that starts anew.
+#[map]
+pub(crate) static GOVERNING: Array<u32> = Array::pinned(3, 0);
+
+/// What each class may reach, in two halves: the set that is in use, and the one before or after it. A class that
+/// somebody is in is never changed but for groups that are new.
+#[map]
+pub(crate) static CLASSES: Array<ClassRecord> = Array::pinned(2 * limits::CLASSES, 0);
+
+/// Port, protocol and address → group of destinations, for classes of the first half.
+#[map]
+pub(crate) static ADDRESSES_1: LpmTrie<PlaceWords, u32> = LpmTrie::pinned(limits::ADDRESSES, 0);
+
+/// The same for classes of the second half.
+#[map]
+pub(crate) static ADDRESSES_2: LpmTrie<PlaceWords, u32> = LpmTrie::pinned(limits::ADDRESSES, 0);
+
+/// When each refusal was told last.
+#[map]
+pub(crate) static TOLD: LruHashMap<ToldKey, u64> = LruHashMap::pinned(limits::TOLD, 0);
 
 /// Element 0: whether somebody wants to hear of everything. Written by the daemon.
 #[map]

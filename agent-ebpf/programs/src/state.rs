@@ -32,7 +32,7 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
     let Some(connection) = CONNECTIONS.get_ptr_mut(cookie) else { return };
     // SAFETY: elements are not freed under RCU's read lock; the socket is locked by whoever changes its state.
     let connection = unsafe { &mut *connection };
-    connection.state = new as u32;
+    connection.state = new as u8;
     if new == TCP_CLOSE {
         remove_tuple(connection);
         return;

@@ -47,6 +47,7 @@ impl Node {
                 self.streams.end(one.lease.exec_id);
             }
             self.record_ended(over);
+            self.egress_changed();
             self.end_steps(session.id);
             self.approvals.forget(&session.id.to_string());
             bump(&self.counters.sessions_ended);

@@ -178,6 +178,8 @@ impl Node {
         if is_bound {
             self.bind(peer, from, to)?;
             opening.bound = Some((peer.process.tgid, peer.exec_id, from));
+            // What it may reach in the session, before it knows that it is in it.
+            self.classify(peer.process.tgid, peer.exec_id).await;
         }
         // The kernel's word, after the session is there.
         let seen = self.answer_in_session(peer, "open_session")?;
@@ -354,7 +356,16 @@ impl Node {
         record.reason = Reason::Allowed.as_str().to_owned();
         record.detail = format!("it descends from the opener {} and has the handle", session.opener);
         self.commit(slot, record, self.clock.now()).await.map_err(|error| self.audit_refused(error))?;
+        // Its opener may have come to be governed after this process was forked.
+        for one in session.chain() {
+            let opener =
+                snapshot.entries.iter().find(|entry| entry.spiffe_id == one.opener_id && entry.governs.is_some());
+            if let Some((entry, settings)) = opener.and_then(|entry| Some((entry, entry.governs?))) {
+                self.put_under(entry, settings, peer.process.tgid, peer.exec_id).map_err(Failure::from)?;
+            }
+        }
         self.bind(peer, attested.evidence.instance.session_id, Some(session.id))?;
+        self.classify(peer.process.tgid, peer.exec_id).await;
         self.answer_in_session(peer, "enter_session")?;
         Ok(session)
     }

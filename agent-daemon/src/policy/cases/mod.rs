@@ -135,7 +135,8 @@ impl Policies {
                 renewal: case.renewal,
                 session: session.as_ref(),
             },
-            (Verb::Release | Verb::Attest, _, _) => Action::Attest,
+            (Verb::Connect, Some(destination), session) => Action::Connect { destination, session: session.as_ref() },
+            (Verb::Release | Verb::Connect | Verb::Attest, _, _) => Action::Attest,
         };
         let request = Request { principal: &principal, action, now: case.now.unwrap_or(Timestamp::UNIX_EPOCH) };
         let (decision, _) = self.evaluate_anew(&request);
@@ -178,11 +179,11 @@ impl CaseTable {
                 let message = "actFor is about the user of the session and takes no resource";
                 return Err(Diagnostic::error_at(file, resource.span().start, message));
             }
-            (Verb::Release, None) => {
+            (Verb::Release | Verb::Connect, None) => {
                 return Err(Diagnostic::error_at(file, offset, "missing field `resource`")
-                    .with_help("name the destination that the credential is for"));
+                    .with_help("name the destination that the credential or the connection is for"));
             }
-            (Verb::Release, Some(resource)) => resource,
+            (Verb::Release | Verb::Connect, Some(resource)) => resource,
         };
         let name = named.get_ref();
         let destination = match destinations.get(name) {

@@ -51,6 +51,7 @@ pub(super) struct CaseTable {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verb {
     Release,
+    Connect,
     Attest,
     #[serde(rename = "actFor")]
     ActFor,

@@ -408,7 +408,12 @@ fn without_a_connection_a_policy_that_asks_for_one_does_not_permit() {
 #[test]
 fn what_strict_validation_refuses_is_refused_at_load() {
     let cases = [
-        ("permit(principal, action == Action::\"connect\", resource);", "Action::\"connect\""),
+        ("permit(principal, action == Action::\"inject\", resource);", "Action::\"inject\""),
+        // The kernel decides without asking anybody for the time.
+        (
+            "permit(principal, action == Action::\"connect\", resource) when { context.now > datetime(\"2026-01-01\") };",
+            "now",
+        ),
         (&permit_when("context.evidence.exe.path == \"/x\""), "exe"),
         (&permit_when("context.connection.port == 443"), "connection"),
         (&permit_when("context.evidence.uid == \"1000\""), "types"),

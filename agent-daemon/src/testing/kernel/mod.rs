@@ -2,6 +2,7 @@
 
 //! The kernel's records in memory, kept by the rules of our programs.
 
+mod egress;
 mod fault;
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,7 +16,7 @@ use self::fault::Faults;
 pub use self::fault::{Call, Fault};
 use crate::process::{
     Ancestor, BootTime, Bound, Capacity, Connection, Count, Current, Ended, Error, Event, ExecId, ExecInstance, Flags,
-    Hook, Protocol, Records, SessionId, Tuple,
+    Ground, Hook, Protocol, Records, SessionId, Tuple, Verdict,
 };
 
 /// How much the maps hold.
@@ -46,6 +47,7 @@ pub struct FakeKernel {
     state: Mutex<State>,
     faults: Mutex<Faults>,
     events: mpsc::Sender<Event>,
+    egress: Mutex<egress::State>,
 }
 
 #[derive(Debug)]
@@ -122,7 +124,7 @@ impl FakeKernel {
             counts: HashMap::new(),
             receiver: Some(receiver),
         };
-        Self { sizes, state: Mutex::new(state), faults: Mutex::default(), events }
+        Self { sizes, state: Mutex::new(state), faults: Mutex::default(), events, egress: Mutex::default() }
     }
 
     /// The reading end of the events. Once only.
@@ -243,6 +245,8 @@ impl FakeKernel {
             protocol: Protocol::TCP,
             hook: if remote.is_ipv4() { Hook::Connect4 } else { Hook::Connect6 },
             is_open: true,
+            verdict: Verdict::Allow,
+            ground: Ground::Ungoverned,
         };
         if state.connections.len() >= self.sizes.connections {
             state.count("connections_full");

@@ -14,6 +14,7 @@ mod callers;
 mod calls;
 mod configuring;
 mod connections;
+mod egress;
 mod exchange;
 mod exports;
 mod federation;

@@ -36,6 +36,8 @@ impl Actor {
                 json!({"cookie": sockets::cookie(socket)?})
             }
             "cookie" => json!({"cookie": sockets::cookie(self.fd(text(command, "socket")?)?)?}),
+            "socket" => self.socket(command)?,
+            "send_message" => self.send_message(command)?,
             "listen" => self.listen(command)?,
             "close" => json!({"closed": self.fds.remove(text(command, "socket")?).is_some()}),
             "pass" => sockets::pass(self.fd(text(command, "socket")?)?, text(command, "to")?)?,

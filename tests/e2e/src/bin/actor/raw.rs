@@ -98,6 +98,48 @@ pub(crate) fn send_fast_open(fd: BorrowedFd<'_>, address: &[u8], data: &[u8]) ->
     checked(sent as c_long).map(drop)
 }
 
+/// A socket by the numbers of its family, type and protocol.
+pub(crate) fn socket(family: u32, kind: u32, protocol: u32) -> io::Result<OwnedFd> {
+    let number = |number: u32| c_int::try_from(number).map_err(io::Error::other);
+    // SAFETY: a plain system call.
+    let fd = unsafe { libc::socket(number(family)?, number(kind)? | libc::SOCK_CLOEXEC, number(protocol)?) };
+    checked(c_long::from(fd))?;
+    // SAFETY: the kernel just gave it to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What is sent, for [`message`].
+pub(crate) fn part(data: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() }
+}
+
+/// A message to the `sockaddr` in `address`; it points to both.
+pub(crate) fn message(address: &[u8], part: &mut libc::iovec) -> libc::msghdr {
+    // SAFETY: all zeros is a message without anything.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = address.as_ptr().cast_mut().cast();
+    message.msg_namelen = u32::try_from(address.len()).unwrap_or_default();
+    message.msg_iov = part;
+    message.msg_iovlen = 1;
+    message
+}
+
+/// Sends one message, or several in one call, to the `sockaddr` in `address`.
+pub(crate) fn send_messages(fd: BorrowedFd<'_>, address: &[u8], data: &[u8], count: usize) -> io::Result<()> {
+    let mut part = part(data);
+    let message = message(address, &mut part);
+    if count == 1 {
+        // SAFETY: the message and what it points to outlive the call.
+        let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+        return checked(sent as c_long).map(drop);
+    }
+    let mut messages = vec![libc::mmsghdr { msg_hdr: message, msg_len: 0 }; count];
+    let length = u32::try_from(count).map_err(io::Error::other)?;
+    // SAFETY: as above, and as many as said.
+    let sent = unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), length, libc::MSG_NOSIGNAL) };
+    checked(c_long::from(sent)).map(drop)
+}
+
 /// Lets a listener take data in the first packet.
 pub(crate) fn accept_fast_open(fd: BorrowedFd<'_>) -> io::Result<()> {
     let backlog: c_int = 16;

@@ -93,6 +93,30 @@ impl Actor {
         Ok(json!({"cookie": cookie, "local": local, "failed": errno}))
     }
 
+    /// Any socket at all, by numbers.
+    pub(crate) fn socket(&mut self, command: &Value) -> Result<Value> {
+        let given = |name: &str| number(command, name);
+        let socket = raw::socket(given("family")?, given("type")?, given("protocol")?);
+        let errno = socket.as_ref().err().and_then(std::io::Error::raw_os_error);
+        if let Ok(socket) = socket {
+            self.fds.insert(text(command, "as")?.to_owned(), socket);
+        }
+        Ok(json!({"failed": errno}))
+    }
+
+    /// Sends on a socket that is there, with the address in each message: `sendmsg` once, `sendmmsg`, or through io_uring.
+    pub(crate) fn send_message(&mut self, command: &Value) -> Result<Value> {
+        let to = address(command)?;
+        let socket = self.fd(text(command, "socket")?)?;
+        let sent = match text(command, "by")? {
+            "sendmsg" => raw::send_messages(socket, &sockaddr(to), b"hello", 1),
+            "sendmmsg" => raw::send_messages(socket, &sockaddr(to), b"hello", 3),
+            "uring" => uring::send(socket, &sockaddr(to), b"hello"),
+            other => bail!("nothing is called {other}"),
+        };
+        Ok(json!({"failed": sent.err().and_then(|error| error.raw_os_error())}))
+    }
+
     /// The kernel completes what connects here; nobody accepts it.
     pub(crate) fn listen(&mut self, command: &Value) -> Result<Value> {
         let listener = std::net::TcpListener::bind(address(command)?)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One `connect` through io_uring, the bare interface (`io_uring_setup(2)`): no `connect` system call is made.
+//! One `connect` or `sendmsg` through io_uring, the bare interface (`io_uring_setup(2)`): no such system call is made.
 #![expect(unsafe_code, reason = "io_uring's rings are shared memory")]
 
 use std::io;
@@ -25,6 +25,7 @@ const SETUP_SQPOLL: u32 = 1 << 1;
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_SQ_WAKEUP: u32 = 1 << 1;
 const SQE_ASYNC: u8 = 1 << 4;
+const OP_SENDMSG: u8 = 9;
 const OP_CONNECT: u8 = 16;
 const OFFSET_SQES: i64 = 0x1000_0000;
 const OFFSET_CQ: i64 = 0x0800_0000;
@@ -84,6 +85,33 @@ impl Drop for Mapping {
 
 /// Connects `socket` to the `sockaddr` in `address`.
 pub(crate) fn connect(socket: BorrowedFd<'_>, address: &[u8], by: By) -> io::Result<()> {
+    let entry = Sqe {
+        opcode: OP_CONNECT,
+        fd: socket.as_raw_fd(),
+        // For a connect this is the length of the address.
+        offset: address.len() as u64,
+        address: address.as_ptr() as u64,
+        ..Sqe::default()
+    };
+    submit(entry, by)
+}
+
+/// Sends a datagram to the `sockaddr` in `address`.
+pub(crate) fn send(socket: BorrowedFd<'_>, address: &[u8], data: &[u8]) -> io::Result<()> {
+    let mut part = crate::raw::part(data);
+    let message = crate::raw::message(address, &mut part);
+    let entry = Sqe {
+        opcode: OP_SENDMSG,
+        fd: socket.as_raw_fd(),
+        address: &raw const message as u64,
+        length: 1,
+        ..Sqe::default()
+    };
+    submit(entry, By::Submitter)
+}
+
+/// Everything that the entry points to outlives the call: it waits for the result.
+fn submit(entry: Sqe, by: By) -> io::Result<()> {
     let mut params: Params = [0; 30];
     if by == By::Poller {
         params[FLAGS] = SETUP_SQPOLL;
@@ -100,16 +128,7 @@ pub(crate) fn connect(socket: BorrowedFd<'_>, address: &[u8], by: By) -> io::Res
     let submissions = Mapping::new(&ring, page, 0)?;
     let completions = Mapping::new(&ring, page, OFFSET_CQ)?;
     let entries = Mapping::new(&ring, page, OFFSET_SQES)?;
-    let entry = Sqe {
-        opcode: OP_CONNECT,
-        flags: if by == By::Worker { SQE_ASYNC } else { 0 },
-        fd: socket.as_raw_fd(),
-        // For a connect this is the length of the address.
-        offset: address.len() as u64,
-        address: address.as_ptr() as u64,
-        user_data: 7,
-        ..Sqe::default()
-    };
+    let entry = Sqe { flags: if by == By::Worker { SQE_ASYNC } else { 0 }, user_data: 7, ..entry };
     // SAFETY: the offsets are the kernel's and lie in the mappings; nobody else uses this ring.
     // ORDER: the entry is written before the tail is published; the result is read after the other tail is seen.
     unsafe {

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! CORE. What governed trees may reach: from declared destinations, addresses that were learned for their names, and
+//! policy's word, to the tables by which the kernel programs decide.
+//!
+//! Never asks policy and never looks a name up: `node` does both and brings the answers.
+
+mod compile;
+mod names;
+mod tables;
+
+pub use compile::{Group, MAX_DECLARED_GROUPS, Place, Plan, TooMuch, compile};
+pub use names::{Learned, MAX_LEARNED, is_usable};
+pub use tables::{Compiled, Counts};
+
+use std::fmt::Debug;
+
+use crate::identity::TreeSettings;
+use crate::process::{Bound, Error, ExecId, Verdict};
+
+/// Which of the two sets of tables: the one in use, or the one before or after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// The one.
+    First,
+    /// The other.
+    Second,
+}
+
+impl Half {
+    /// The one that this is not.
+    pub fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+}
+
+/// A class of exec instances that may reach the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Class {
+    /// Its set of tables.
+    pub half: Half,
+    /// Its place in it.
+    pub place: u32,
+}
+
+impl Class {
+    /// The class of those who may reach nothing.
+    pub fn nothing(half: Half) -> Self {
+        Self { half, place: 0 }
+    }
+
+    /// From its place in both sets, as the kernel's record has it.
+    pub fn of_record(place: u32) -> Self {
+        match place.checked_sub(agent_ebpf::limits::CLASSES) {
+            Some(place) => Self { half: Half::Second, place },
+            None => Self { half: Half::First, place },
+        }
+    }
+}
+
+/// The kernel's tables. Writes take effect at once.
+pub trait Tables: Debug + Send + Sync + 'static {
+    /// The trees that are there, with their places and tags.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn trees(&self) -> Result<Vec<(u32, u64, TreeSettings)>, Error>;
+
+    /// Sets what holds in a tree, for everybody who is in it. The tag names the tree to a daemon that starts anew.
+    ///
+    /// # Errors
+    /// When the map cannot be written; so with all of these.
+    fn set_tree(&self, place: u32, tag: u64, settings: TreeSettings) -> Result<(), Error>;
+
+    /// Whether a process of a governed tree found no room for its record.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn is_anybody_lost(&self) -> Result<bool, Error>;
+
+    /// The set of tables that was in use last.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn half(&self) -> Result<Half, Error>;
+
+    /// Notes which set of tables is in use, for a daemon that starts anew.
+    ///
+    /// # Errors
+    /// As above.
+    fn use_half(&self, half: Half) -> Result<(), Error>;
+
+    /// Removes all addresses of a set of tables.
+    ///
+    /// # Errors
+    /// As above.
+    fn clear(&self, half: Half) -> Result<(), Error>;
+
+    /// Says which group of destinations is at an address range.
+    ///
+    /// # Errors
+    /// As above; also when the map is full.
+    fn put(&self, half: Half, place: &Place, group: u32) -> Result<(), Error>;
+
+    /// Takes that back. Idempotent.
+    ///
+    /// # Errors
+    /// As above.
+    fn remove(&self, half: Half, place: &Place) -> Result<(), Error>;
+
+    /// Says what a class may reach, a verdict a group.
+    ///
+    /// # Errors
+    /// As above.
+    fn set_class(&self, class: Class, verdicts: &[Verdict]) -> Result<(), Error>;
+
+    /// Puts an exec instance into a tree, or into a class for as long as it has these effective ids, or both.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    fn bind(
+        &self,
+        tgid: u32,
+        exec_id: ExecId,
+        tree: Option<u32>,
+        class: Option<(Class, (u32, u32))>,
+    ) -> Result<Bound, Error>;
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What stands in the kernel's tables: one set that is in use, built whole before anybody is moved to it.
+
+use std::collections::HashMap;
+
+use agent_ebpf::limits;
+
+use super::compile::MAX_GROUPS;
+use super::{Class, Group, Half, Place, Plan, Tables};
+use crate::process::{Error, Verdict};
+
+/// How full it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Address ranges with their ports.
+    pub places: usize,
+    /// Groups of destinations.
+    pub groups: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Learned addresses without room, or of which the kernel took none.
+    pub left_out: usize,
+    /// Learned addresses that a name may not have.
+    pub unusable: usize,
+    /// Exec instances that got the class of those who reach nothing, because there was no room for theirs.
+    pub unclassed: u64,
+}
+
+/// One set of tables.
+#[derive(Debug)]
+pub struct Compiled {
+    half: Half,
+    plan: Plan,
+    groups: HashMap<Group, u32>,
+    // By what is said of each destination. Place 0 is that of those who reach nothing.
+    classes: HashMap<Vec<Verdict>, u32>,
+    refused: usize,
+    unclassed: u64,
+}
+
+impl Compiled {
+    /// Builds a set of tables in which nobody is yet.
+    ///
+    /// # Errors
+    /// When the kernel does not take what is declared; then nobody may be moved to it.
+    pub fn build(tables: &dyn Tables, half: Half, plan: Plan) -> Result<Self, Error> {
+        tables.clear(half)?;
+        tables.set_class(Class::nothing(half), &[])?;
+        let mut built = Self {
+            half,
+            plan: Plan { left_out: plan.left_out, unusable: plan.unusable, ..Plan::default() },
+            groups: HashMap::new(),
+            classes: HashMap::new(),
+            refused: 0,
+            unclassed: 0,
+        };
+        for (place, group) in plan.places {
+            built.put(tables, place, group)?;
+        }
+        Ok(built)
+    }
+
+    /// Its set.
+    pub fn half(&self) -> Half {
+        self.half
+    }
+
+    /// What counts where.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How full it is.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            places: self.plan.places.len(),
+            groups: self.groups.len(),
+            classes: self.classes.len(),
+            left_out: self.plan.left_out.saturating_add(self.refused),
+            unusable: self.plan.unusable,
+            unclassed: self.unclassed,
+        }
+    }
+
+    /// The class of those of whom this is said, a verdict a destination.
+    ///
+    /// # Errors
+    /// When the kernel does not take it.
+    pub fn class(&mut self, tables: &dyn Tables, verdicts: &[Verdict]) -> Result<Class, Error> {
+        if let Some(place) = self.classes.get(verdicts) {
+            return Ok(Class { half: self.half, place: *place });
+        }
+        let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX).saturating_add(1);
+        if next >= limits::CLASSES {
+            self.unclassed = self.unclassed.saturating_add(1);
+            return Ok(Class::nothing(self.half));
+        }
+        let class = Class { half: self.half, place: next };
+        tables.set_class(class, &self.words(verdicts))?;
+        self.classes.insert(verdicts.to_vec(), next);
+        Ok(class)
+    }
+
+    /// Takes in that names are at other addresses. What the kernel does not take, nobody governed reaches.
+    ///
+    /// # Errors
+    /// When an address cannot be taken away.
+    pub fn update(&mut self, tables: &dyn Tables, plan: Plan) -> Result<(), Error> {
+        let Plan { places, left_out, unusable } = plan;
+        (self.plan.left_out, self.plan.unusable, self.refused) = (left_out, unusable, 0);
+        let gone: Vec<Place> = self.plan.places.keys().filter(|place| !places.contains_key(place)).copied().collect();
+        for place in gone {
+            tables.remove(self.half, &place)?;
+            self.plan.places.remove(&place);
+        }
+        for (place, group) in places {
+            if self.plan.places.get(&place) != Some(&group)
+                && let Err(error) = self.put(tables, place, group)
+            {
+                // What stood there may be wider than what has to.
+                tables.remove(self.half, &place)?;
+                self.plan.places.remove(&place);
+                self.refused = self.refused.saturating_add(1);
+                tracing::debug!(%error, ?place, "an address found no room");
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, tables: &dyn Tables, place: Place, group: Group) -> Result<(), Error> {
+        let number = match self.groups.get(&group) {
+            Some(number) => *number,
+            None => self.add(tables, &group)?,
+        };
+        tables.put(self.half, &place, number)?;
+        self.plan.places.insert(place, group);
+        Ok(())
+    }
+
+    /// What each class says of a group stands in the tables before an address leads to it.
+    fn add(&mut self, tables: &dyn Tables, group: &Group) -> Result<u32, Error> {
+        if self.groups.len() >= MAX_GROUPS {
+            self.reclaim(tables)?;
+        }
+        let taken: std::collections::HashSet<u32> = self.groups.values().copied().collect();
+        let number = (0..limits::GROUPS).find(|number| !taken.contains(number));
+        let number = number.ok_or(Error::Malformed { map: "CLASSES", what: "no room for one more group" })?;
+        self.groups.insert(group.clone(), number);
+        for (verdicts, place) in &self.classes {
+            tables.set_class(Class { half: self.half, place: *place }, &self.words(verdicts))?;
+        }
+        Ok(number)
+    }
+
+    /// Frees the groups that no address leads to.
+    fn reclaim(&mut self, tables: &dyn Tables) -> Result<(), Error> {
+        let used: std::collections::HashSet<&Group> = self.plan.places.values().collect();
+        self.groups.retain(|group, _| used.contains(group));
+        for (verdicts, place) in &self.classes {
+            tables.set_class(Class { half: self.half, place: *place }, &self.words(verdicts))?;
+        }
+        Ok(())
+    }
+
+    fn words(&self, verdicts: &[Verdict]) -> Vec<Verdict> {
+        let mut words = vec![Verdict::Deny; MAX_GROUPS];
+        for (group, number) in &self.groups {
+            if let Some(word) = usize::try_from(*number).ok().and_then(|number| words.get_mut(number)) {
+                *word = group.verdict(verdicts);
+            }
+        }
+        words
+    }
+}

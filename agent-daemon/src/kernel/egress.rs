@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The maps by which the programs decide in governed trees, and the program that puts exec instances into trees and
+//! classes.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use agent_ebpf::{ClassRecord, PlaceWords, TreeRecord, class, limits, place_word, tree, verdict};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, MapData, MapError};
+use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
+use aya::{Ebpf, Pod};
+
+use super::Error;
+use super::maps::{Maps, Raw, answer, failed, take};
+use crate::egress::{Class, Half, Place, Tables};
+use crate::identity::TreeSettings;
+use crate::process::{self, Bound, ExecId, Verdict};
+
+#[expect(unsafe_code, reason = "aya asks for it, and the records live in a crate without aya")]
+// SAFETY: a `repr(C)` array of integers without padding.
+unsafe impl Pod for Raw<ClassRecord> {}
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above, with explicit padding.
+unsafe impl Pod for Raw<TreeRecord> {}
+
+const ANY: u32 = 0;
+const LOST: u32 = 1;
+const HALF: u32 = 2;
+/// Bits of port and protocol, which always count whole.
+const PLACE_BITS: u32 = 32;
+/// Bits in front of an IPv4 address in its v4-mapped form.
+const MAPPED_BITS: u32 = 96;
+
+type Addresses = LpmTrie<MapData, PlaceWords, u32>;
+
+/// All maps of enforcement.
+pub(super) struct EgressTables(Mutex<Inner>);
+
+struct Inner {
+    trees: Array<MapData, Raw<TreeRecord>>,
+    governing: Array<MapData, u32>,
+    classes: Array<MapData, Raw<ClassRecord>>,
+    addresses: [Addresses; 2],
+    // Under the lock: two runs for one process would each undo what the other found out.
+    binder: RawTracePoint,
+}
+
+impl fmt::Debug for EgressTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EgressTables").finish_non_exhaustive()
+    }
+}
+
+impl EgressTables {
+    pub(super) fn take(ebpf: &mut Ebpf, binder: RawTracePoint) -> Result<Self, Error> {
+        Ok(Self(Mutex::new(Inner {
+            trees: take(ebpf, "TREES")?,
+            governing: take(ebpf, "GOVERNING")?,
+            classes: take(ebpf, "CLASSES")?,
+            addresses: [take(ebpf, "ADDRESSES_1")?, take(ebpf, "ADDRESSES_2")?],
+            binder,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn addresses(&mut self, half: Half) -> &mut Addresses {
+        let [first, second] = &mut self.addresses;
+        match half {
+            Half::First => first,
+            Half::Second => second,
+        }
+    }
+}
+
+impl Tables for Maps {
+    fn trees(&self) -> Result<Vec<(u32, u64, TreeSettings)>, process::Error> {
+        let inner = self.egress().lock();
+        let mut found = Vec::new();
+        for place in 1..tree::LOST {
+            let Raw(record) = inner.trees.get(&place, 0).map_err(|error| failed("read", "TREES", error))?;
+            if record.tag != 0 {
+                found.push((place, record.tag, settings(record.settings)));
+            }
+        }
+        Ok(found)
+    }
+
+    fn set_tree(&self, place: u32, tag: u64, settings: TreeSettings) -> Result<(), process::Error> {
+        let record = TreeRecord { tag, settings: word(settings), padding: 0 };
+        let mut inner = self.egress().lock();
+        inner.trees.set(place, Raw(record), 0).map_err(|error| failed("write", "TREES", error))?;
+        inner.governing.set(ANY, 1, 0).map_err(|error| failed("write", "GOVERNING", error))
+    }
+
+    fn is_anybody_lost(&self) -> Result<bool, process::Error> {
+        let lost = self.egress().lock().governing.get(&LOST, 0);
+        Ok(lost.map_err(|error| failed("read", "GOVERNING", error))? != 0)
+    }
+
+    fn half(&self) -> Result<Half, process::Error> {
+        let half = self.egress().lock().governing.get(&HALF, 0);
+        Ok(if half.map_err(|error| failed("read", "GOVERNING", error))? == 0 { Half::First } else { Half::Second })
+    }
+
+    fn use_half(&self, half: Half) -> Result<(), process::Error> {
+        let set = self.egress().lock().governing.set(HALF, u32::from(half == Half::Second), 0);
+        set.map_err(|error| failed("write", "GOVERNING", error))
+    }
+
+    fn clear(&self, half: Half) -> Result<(), process::Error> {
+        let mut inner = self.egress().lock();
+        let addresses = inner.addresses(half);
+        // Keys are removed while they are walked, so the walk begins anew until nothing is left.
+        while let Some(key) = addresses.keys().next() {
+            let key = key.map_err(|error| failed("walk", "ADDRESSES", error))?;
+            match addresses.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed("write", "ADDRESSES", error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&self, half: Half, place: &Place, group: u32) -> Result<(), process::Error> {
+        let put = self.egress().lock().addresses(half).insert(&key(place), group, 0);
+        put.map_err(|error| failed("write", "ADDRESSES", error))
+    }
+
+    fn remove(&self, half: Half, place: &Place) -> Result<(), process::Error> {
+        match self.egress().lock().addresses(half).remove(&key(place)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(failed("write", "ADDRESSES", error)),
+        }
+    }
+
+    fn set_class(&self, class: Class, verdicts: &[Verdict]) -> Result<(), process::Error> {
+        let mut record = ClassRecord { verdicts: [0; 64] };
+        for (word, verdicts) in record.verdicts.iter_mut().zip(verdicts.chunks(32)) {
+            *word = verdicts.iter().rev().fold(0, |word, one| word << 2 | u64::from(code(*one)));
+        }
+        let set = self.egress().lock().classes.set(index(class), Raw(record), 0);
+        set.map_err(|error| failed("write", "CLASSES", error))
+    }
+
+    fn bind(
+        &self,
+        tgid: u32,
+        exec_id: ExecId,
+        tree: Option<u32>,
+        class: Option<(Class, (u32, u32))>,
+    ) -> Result<Bound, process::Error> {
+        let class_word = class.map_or(0, |(class, _)| class::IS_KNOWN | index(class));
+        let (euid, egid) = class.map_or((0, 0), |(_, ids)| ids);
+        let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        let mut options = RawTracePointRunOptions::new();
+        let [first, second, third, fourth, ..] = &mut options.args;
+        (*first, *second) = (u64::from(tgid), exec_id.0);
+        (*third, *fourth) = (pair(tree.unwrap_or(0), class_word), pair(euid, egid));
+        let ran = self.egress().lock().binder.test_run(options);
+        let failed =
+            |source| process::Error::Map { operation: "write", map: "PROCESSES", source: io::Error::other(source) };
+        answer(ran.map_err(failed)?.return_value)
+    }
+}
+
+fn index(class: Class) -> u32 {
+    match class.half {
+        Half::First => class.place,
+        Half::Second => class::SECOND | class.place,
+    }
+}
+
+fn code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Allow => verdict::ALLOW,
+        Verdict::Audit => verdict::AUDIT,
+        Verdict::Deny => verdict::DENY,
+    }
+}
+
+fn word(settings: TreeSettings) -> u32 {
+    let audit = if settings.is_audit { tree::AUDIT } else { 0 };
+    audit
+        | u32::from(code(settings.pending)) << tree::PENDING_SHIFT
+        | u32::from(code(settings.undeclared)) << tree::UNDECLARED_SHIFT
+}
+
+fn settings(word: u32) -> TreeSettings {
+    let verdict = |shift: u32| match u8::try_from(word >> shift & 3) {
+        Ok(verdict::ALLOW) => Verdict::Allow,
+        Ok(verdict::AUDIT) => Verdict::Audit,
+        Ok(_) | Err(_) => Verdict::Deny,
+    };
+    TreeSettings {
+        is_audit: word & tree::AUDIT != 0,
+        pending: verdict(tree::PENDING_SHIFT),
+        undeclared: verdict(tree::UNDECLARED_SHIFT),
+    }
+}
+
+fn key(place: &Place) -> Key<PlaceWords> {
+    let (octets, before) = match place.network.address() {
+        IpAddr::V4(address) => (address.to_ipv6_mapped().octets(), MAPPED_BITS),
+        IpAddr::V6(address) => (address.octets(), 0),
+    };
+    let [a, b, c, d]: [u32; 4] = zerocopy::transmute!(octets);
+    let bits = PLACE_BITS.saturating_add(before).saturating_add(u32::from(place.network.prefix()));
+    Key::new(bits, [place_word(place.protocol.0, place.port), a, b, c, d])
+}
+
+const _: () = assert!(limits::GROUPS == 64 * 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_as_they_were_written() {
+        for pending in [Verdict::Allow, Verdict::Audit, Verdict::Deny] {
+            for undeclared in [Verdict::Allow, Verdict::Audit, Verdict::Deny] {
+                for is_audit in [false, true] {
+                    let given = TreeSettings { is_audit, pending, undeclared };
+                    assert_eq!(settings(word(given)), given);
+                }
+            }
+        }
+        assert_eq!(word(TreeSettings::STRICTEST), 0);
+    }
+}

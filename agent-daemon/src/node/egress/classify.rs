@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What one exec instance may reach.
+
+use std::sync::Arc;
+
+use super::super::within::{Wanted, within};
+use super::{Node, PASSES, bump};
+use crate::attest::{Attested, Failure};
+use crate::credential::Mode;
+use crate::egress::Class;
+use crate::policy::{Action, Request};
+use crate::process::{ExecId, ExecInstance, Governed, Verdict};
+use crate::session::Session;
+use crate::snapshot::Snapshot;
+
+impl Node {
+    /// Classifies everybody who is governed anew.
+    pub(super) async fn classify_all(self: &Arc<Self>) {
+        let in_use = self.egress.lock().compiled.as_ref().map(|(compiled, _)| compiled.half());
+        let mut governed = self.governed(|_| true);
+        for _ in 0..PASSES {
+            if governed.is_empty() {
+                return;
+            }
+            for (tgid, exec_id) in governed {
+                self.classify(tgid, exec_id).await;
+            }
+            // What was forked meanwhile has the class that its parent had.
+            governed = self.governed(|instance| !is_of(instance, in_use));
+        }
+    }
+
+    /// Classifies those of whom no event told, or who have other ids than when they were.
+    pub(super) async fn classify_missed(self: &Arc<Self>) {
+        let in_use = self.egress.lock().compiled.as_ref().map(|(compiled, _)| compiled.half());
+        let missed = self.governed(|instance| {
+            let ids = self.attestor.effective_ids(instance.process.tgid).ok();
+            let held = instance.governed.and_then(|governed| governed.class);
+            !is_of(instance, in_use) || ids.is_some() && held.map(|(_, of)| of) != ids
+        });
+        for (tgid, exec_id) in missed {
+            self.classify(tgid, exec_id).await;
+        }
+    }
+
+    /// Finds out what an exec instance may reach and says so to the kernel. Whoever cannot be looked at reaches nothing.
+    pub(in crate::node) async fn classify(self: &Arc<Self>, tgid: u32, exec_id: ExecId) {
+        // Once more when what operators wrote was read anew meanwhile.
+        for _ in 0..3 {
+            let Some(snapshot) = self.egress.lock().compiled.as_ref().map(|(_, of)| Arc::clone(of)) else { return };
+            let instance = match self.records().process(tgid) {
+                Ok(Some(instance)) if instance.id == exec_id && instance.governed.is_some() => instance,
+                Ok(_) => return,
+                Err(error) => return tracing::warn!(%error, %exec_id, "a governed process cannot be looked at"),
+            };
+            let (euid, egid) = (instance.euid, instance.egid);
+            let found = self.verdicts(&snapshot, instance).await;
+            let mut state = self.egress.lock();
+            let Some((compiled, of)) = &mut state.compiled else { return };
+            if !Arc::ptr_eq(of, &snapshot) {
+                continue;
+            }
+            let tables = &*self.egress.tables;
+            let (class, ids) = match found {
+                Ok((verdicts, ids)) => match compiled.class(tables, &verdicts) {
+                    Ok(class) => (class, ids),
+                    Err(error) => {
+                        tracing::error!(%error, %exec_id, "the kernel does not take a class");
+                        (Class::nothing(compiled.half()), ids)
+                    }
+                },
+                Err(Failure::OriginatorGone(_)) => return,
+                Err(failure) => {
+                    bump(&self.counters.egress_unclassified);
+                    tracing::debug!(%failure, %exec_id, "nothing is known of a governed program, so it reaches nothing");
+                    (Class::nothing(compiled.half()), (euid, egid))
+                }
+            };
+            if let Err(error) = tables.bind(tgid, exec_id, None, Some((class, ids))) {
+                tracing::error!(%error, %exec_id, "a governed program could not be classified");
+            }
+            return;
+        }
+    }
+
+    /// A verdict for each declared destination, and the ids that it holds for.
+    async fn verdicts(
+        self: &Arc<Self>,
+        snapshot: &Arc<Snapshot>,
+        instance: ExecInstance,
+    ) -> Result<(Vec<Verdict>, (u32, u32)), Failure> {
+        let ids = self.attestor.effective_ids(instance.process.tgid).ok();
+        let attested = self.attestor.attest(snapshot, instance, ids).await?;
+        if let Some((entry, settings)) =
+            attested.entries.iter().find_map(|entry| entry.governs.map(|settings| (entry, settings)))
+        {
+            let instance = &attested.evidence.instance;
+            self.put_under(entry, settings, instance.process.tgid, instance.id)?;
+        }
+        let count = snapshot.catalog.destinations().len();
+        let ids = (attested.evidence.uid, attested.evidence.gid);
+        let Ok(session) = self.acting_in(&attested.evidence.instance, None) else {
+            // Its session is over, or its lineage knows nothing of it.
+            return Ok((vec![Verdict::Deny; count], ids));
+        };
+        let ancestry = match &session {
+            Some(session) => {
+                let ancestry = self.ancestry(snapshot, &attested, session).await;
+                Some(ancestry.map_err(|_| Failure::Unresolvable("its ancestors cannot be looked at"))?)
+            }
+            None => None,
+        };
+        let now = self.clock.now();
+        let mut verdicts = Vec::with_capacity(count);
+        for destination in snapshot.catalog.destinations() {
+            let reaches = session.as_ref().is_none_or(|one| one.reaches(&destination.name, &destination.labels));
+            let of_session = |session: &Arc<Session>, request: &Request<'_>| {
+                let Some(ancestry) = &ancestry else { return false };
+                let asker = attested.evidence.instance.id;
+                let mut wanted = Wanted::default();
+                let permitted = within(snapshot, (asker, ancestry), session, request, &mut wanted);
+                // What takes a person's word is not permitted ahead of it.
+                permitted.is_ok() && wanted.into_ids().is_empty()
+            };
+            let is_permitted = reaches
+                && destination.is_observable()
+                && snapshot.destination(&destination.name).is_some_and(|prepared| {
+                    attested.principals.iter().any(|principal| {
+                        let session_prepared = session.as_ref().map(|session| &session.prepared);
+                        let action = Action::Connect { destination: prepared, session: session_prepared };
+                        let request = Request { principal, action, now };
+                        snapshot.policies.evaluate(&request).is_allow()
+                            && session.as_ref().is_none_or(|session| of_session(session, &request))
+                    })
+                });
+            verdicts.push(match (is_permitted, destination.mode) {
+                (true, _) => Verdict::Allow,
+                (false, Mode::Audit) => Verdict::Audit,
+                (false, Mode::Enforce) => Verdict::Deny,
+            });
+        }
+        Ok((verdicts, ids))
+    }
+
+    /// Evidence of an exec instance that is there, as somebody may want to write of it.
+    pub(super) async fn attested_now(self: &Arc<Self>, tgid: u32, exec_id: ExecId) -> Option<Arc<Attested>> {
+        let instance = self.records().process(tgid).ok().flatten().filter(|instance| instance.id == exec_id)?;
+        self.attestor.attest(&self.snapshot(), instance, None).await.ok()
+    }
+}
+
+/// Whether somebody is classified by the tables that are in use.
+fn is_of(instance: &ExecInstance, half: Option<crate::egress::Half>) -> bool {
+    match instance.governed {
+        Some(Governed { class: Some((class, _)), .. }) => Some(Class::of_record(class).half) == half,
+        Some(Governed { class: None, .. }) | None => false,
+    }
+}

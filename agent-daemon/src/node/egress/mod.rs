@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Governed trees: who is in one, what each of their programs may reach, and that the kernel's tables say so.
+//!
+//! The kernel decides by its tables and asks nobody. Here they are made: anew as a whole when what operators wrote is read
+//! anew, and a word at a time when a program starts or a name is at another address. An image of which nothing was said yet
+//! has what its tree's `pending` says.
+
+mod classify;
+mod record;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Node, bump};
+use crate::attest::Attested;
+use crate::diagnostic::with_sources;
+use crate::egress::{Compiled, Counts, Half, Learned, Tables, compile};
+use crate::identity::{Entry, TreeSettings};
+use crate::process::{Connection, Error, Event, ExecId, ExecInstance, Governed, Verdict};
+use crate::snapshot::Snapshot;
+
+/// What the kernel tells that waits to be looked at. Beyond it all governed processes are looked at instead.
+const INBOX: usize = 4096;
+/// Classifications at once; each may wait for a hash.
+const AT_ONCE: usize = 8;
+/// Names are looked up again this often; the system's resolver does not say for how long its answers are good.
+const REFRESH: Duration = Duration::from_secs(30);
+/// Governed processes are looked at this often, for what no event told.
+const LOOK: Duration = Duration::from_secs(1);
+/// After something failed, it is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Passes over all processes after which nobody can be left behind but by forking all the time.
+const PASSES: usize = 8;
+
+/// What the kernel told.
+#[derive(Debug)]
+enum Told {
+    /// A program began.
+    Began(u32, ExecId),
+    /// A connection was not simply let through.
+    Connection(Box<Connection>),
+}
+
+/// The part of a node that governs.
+#[derive(Debug)]
+pub(super) struct Governor {
+    tables: Arc<dyn Tables>,
+    state: Mutex<State>,
+    told: mpsc::Sender<Told>,
+    inbox: Mutex<Option<mpsc::Receiver<Told>>>,
+    /// What may be reached by somebody may have changed.
+    changed: Notify,
+    /// Whether there is anything to govern.
+    governs: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By the tag of their entry: once given, a place stays the entry's for as long as the tables are there.
+    trees: HashMap<u64, Tree>,
+    learned: Learned,
+    /// With the snapshot that it was compiled from, by which everybody in it is classified.
+    compiled: Option<(Compiled, Arc<Snapshot>)>,
+    problem: Option<String>,
+}
+
+#[derive(Debug)]
+struct Tree {
+    place: u32,
+    settings: TreeSettings,
+    /// The entry's id; none: of an earlier run, and no entry governs it any more.
+    entry: Option<Arc<str>>,
+}
+
+/// How it is, for operators.
+#[derive(Debug, Clone, Default)]
+pub struct EgressView {
+    /// Entries that govern, and the settings of their trees.
+    pub trees: Vec<(Arc<str>, TreeSettings)>,
+    /// How full the tables are.
+    pub counts: Counts,
+    /// Why the tables are not as they should be.
+    pub problem: Option<String>,
+    /// Somebody of a governed tree has no record, so nobody without one connects.
+    pub is_anybody_lost: bool,
+}
+
+impl Governor {
+    pub(super) fn new(tables: Arc<dyn Tables>) -> Self {
+        let (told, inbox) = mpsc::channel(INBOX);
+        Self {
+            tables,
+            state: Mutex::default(),
+            told,
+            inbox: Mutex::new(Some(inbox)),
+            changed: Notify::new(),
+            governs: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    /// How governing is, for operators.
+    pub fn egress(&self) -> EgressView {
+        let is_anybody_lost = self.egress.tables.is_anybody_lost().unwrap_or(true);
+        let state = self.egress.lock();
+        let named = |tree: &Tree| Some((Arc::clone(tree.entry.as_ref()?), tree.settings));
+        let mut trees: Vec<_> = state.trees.values().filter_map(named).collect();
+        trees.sort_by(|one, other| one.0.cmp(&other.0));
+        EgressView {
+            trees,
+            counts: state.compiled.as_ref().map(|(compiled, _)| compiled.counts()).unwrap_or_default(),
+            problem: state.problem.clone(),
+            is_anybody_lost,
+        }
+    }
+
+    /// What the kernel tells of governed trees goes to their task.
+    pub(super) fn hear_of_egress(&self, event: &Event) {
+        let told = match event {
+            Event::Exec { tgid, exec_id, .. } if self.governs() => Told::Began(*tgid, *exec_id),
+            Event::Connect(connection) if connection.verdict != Verdict::Allow => Told::Connection(connection.clone()),
+            Event::Exec { .. } | Event::Exit { .. } | Event::Connect(_) | Event::Close { .. } => return,
+        };
+        if self.egress.told.try_send(told).is_err() {
+            bump(&self.counters.egress_lost);
+            self.egress.changed.notify_one();
+        }
+    }
+
+    fn governs(&self) -> bool {
+        // ORDER: a hint; what it misses, the next look finds.
+        self.egress.governs.load(Ordering::Relaxed)
+    }
+
+    /// Something that policy reads of governed programs is not what it was.
+    pub(super) fn egress_changed(&self) {
+        self.egress.changed.notify_one();
+    }
+
+    /// Puts an attested exec instance into the governed tree of its entry, if one of its identities governs. It stays in
+    /// the tree that it is in unless that is laxer.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked: then nothing may be given to it.
+    pub(super) fn govern_caller(&self, attested: &Attested) -> Result<(), Error> {
+        let instance = &attested.evidence.instance;
+        match attested.entries.iter().find_map(|entry| entry.governs.map(|settings| (entry, settings))) {
+            Some((entry, settings)) => self.put_under(entry, settings, instance.process.tgid, instance.id),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts an exec instance into the tree that an entry governs.
+    pub(super) fn put_under(
+        &self,
+        entry: &Entry,
+        settings: TreeSettings,
+        tgid: u32,
+        exec_id: ExecId,
+    ) -> Result<(), Error> {
+        let tree = {
+            let mut state = self.egress.lock();
+            let now = self.records().process(tgid)?.filter(|now| now.id == exec_id);
+            let held = now.and_then(|now| now.governed).map(|governed| governed.tree);
+            if let Some(held) = held {
+                let is_stricter = |tree: &Tree| tree.settings.is_audit && !settings.is_audit;
+                if !state.trees.values().find(|tree| tree.place == held).is_some_and(is_stricter) {
+                    return Ok(());
+                }
+            }
+            state.tree(&*self.egress.tables, entry, settings)?
+        };
+        // Gone by now: then there is nobody to govern.
+        self.egress.tables.bind(tgid, exec_id, Some(tree), None)?;
+        self.egress.changed.notify_one();
+        Ok(())
+    }
+
+    /// Keeps the tables as they should be, until cancelled.
+    pub async fn govern(self: &Arc<Self>, cancel: CancellationToken) {
+        let inbox = self.egress.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(inbox) = inbox {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = self.hear(inbox) => {}
+                () = self.keep() => {}
+            }
+        }
+    }
+
+    /// Looks at what the kernel tells, some of it at once: one may wait for a hash.
+    async fn hear(self: &Arc<Self>, mut inbox: mpsc::Receiver<Told>) {
+        let mut looking = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                told = inbox.recv(), if looking.len() < AT_ONCE => match told {
+                    Some(told) => looking.push(self.look_at_told(told)),
+                    None => return,
+                },
+                Some(()) = looking.next(), if !looking.is_empty() => {}
+            }
+        }
+    }
+
+    async fn look_at_told(self: &Arc<Self>, told: Told) {
+        match told {
+            Told::Began(tgid, exec_id) => self.classify(tgid, exec_id).await,
+            Told::Connection(connection) => self.record_connection(*connection).await,
+        }
+    }
+
+    /// Compiles what is read anew, looks names up, and looks for what the kernel did not tell.
+    async fn keep(self: &Arc<Self>) {
+        let mut snapshots = self.snapshots.subscribe();
+        // A daemon that starts anew does not know what is in the half that it finds in use.
+        let mut is_whole = self.recompile().await;
+        self.classify_all().await;
+        let (mut compiled, mut looked, mut refreshed) = (Instant::now(), Instant::now(), None::<Instant>);
+        loop {
+            if self.governs() && refreshed.is_none_or(|at| at.elapsed() >= REFRESH) {
+                self.refresh_names().await;
+                refreshed = Some(Instant::now());
+            }
+            let mut is_changed = false;
+            // Every arm is cancel-safe: a change stays noted.
+            tokio::select! {
+                changed = snapshots.changed() => match changed {
+                    Ok(()) => is_changed = true,
+                    Err(_) => return,
+                },
+                () = self.egress.changed.notified() => {
+                    self.classify_all().await;
+                }
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if is_changed || !is_whole && compiled.elapsed() >= AGAIN {
+                is_whole = self.recompile().await;
+                (compiled, refreshed) = (Instant::now(), None);
+                self.classify_all().await;
+            } else if looked.elapsed() >= LOOK && self.governs() {
+                looked = Instant::now();
+                self.classify_missed().await;
+            }
+        }
+    }
+
+    /// Compiles what operators wrote into the half that is not in use, and uses that from then on. False when the kernel
+    /// does not take it: then what was in use stays so.
+    async fn recompile(self: &Arc<Self>) -> bool {
+        let node = Arc::clone(self);
+        let compiled = tokio::task::spawn_blocking(move || node.recompile_blocking()).await;
+        let problem = match compiled {
+            Ok(Ok(())) => None,
+            Ok(Err(problem)) => Some(problem),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = &problem {
+            tracing::error!(
+                problem,
+                "what governed trees may reach is not up to date; what was compiled last stays in force"
+            );
+        }
+        let is_whole = problem.is_none();
+        self.egress.lock().problem = problem;
+        is_whole
+    }
+
+    fn recompile_blocking(&self) -> Result<(), String> {
+        let snapshot = self.snapshot();
+        let mut state = self.egress.lock();
+        let tables = &*self.egress.tables;
+        let failed = |error: Error| with_sources(&error);
+        state.keep_trees(tables, &snapshot).map_err(failed)?;
+        // ORDER: as in `governs`.
+        self.egress.governs.store(!state.trees.is_empty(), Ordering::Relaxed);
+        if state.trees.is_empty() {
+            return Ok(());
+        }
+        let plan = compile(snapshot.catalog.destinations(), &state.learned).map_err(|error| error.to_string())?;
+        let in_use = match &state.compiled {
+            Some((compiled, _)) => compiled.half(),
+            None => tables.half().map_err(failed)?,
+        };
+        let next = in_use.other();
+        // Whoever is still in the half that is written now would see a part of each set.
+        self.leave(next).map_err(failed)?;
+        let compiled = Compiled::build(tables, next, plan).map_err(failed)?;
+        tables.use_half(next).map_err(failed)?;
+        let counts = compiled.counts();
+        tracing::info!(places = counts.places, groups = counts.groups, "what governed trees may reach was compiled");
+        state.compiled = Some((compiled, snapshot));
+        Ok(())
+    }
+
+    /// Takes everybody out of a half of the tables; those reach nothing until they are classified anew.
+    fn leave(&self, half: Half) -> Result<(), Error> {
+        for _ in 0..PASSES {
+            let mut left = Vec::new();
+            self.records().processes(&mut |instance| {
+                if let Some(Governed { class: Some((class, ids)), .. }) = instance.governed
+                    && crate::egress::Class::of_record(class).half == half
+                {
+                    left.push((instance.process.tgid, instance.id, ids));
+                }
+            })?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            for (tgid, exec_id, ids) in left {
+                let nothing = crate::egress::Class::nothing(half.other());
+                self.egress.tables.bind(tgid, exec_id, None, Some((nothing, ids)))?;
+            }
+        }
+        Err(Error::Malformed { map: "PROCESSES", what: "governed processes that fork faster than they are looked at" })
+    }
+
+    /// Looks the names of destinations up and takes in what is new.
+    async fn refresh_names(self: &Arc<Self>) {
+        let snapshot = self.snapshot();
+        let hosts: std::collections::BTreeSet<Arc<str>> =
+            snapshot.catalog.destinations().iter().flat_map(|one| one.hosts.iter().map(Arc::clone)).collect();
+        let mut answers = FuturesUnordered::new();
+        for host in &hosts {
+            answers.push(async move { (Arc::clone(host), self.resolver.addresses(host).await) });
+        }
+        let mut failed = 0_usize;
+        let mut is_changed = false;
+        while let Some((host, answer)) = answers.next().await {
+            let mut state = self.egress.lock();
+            match answer {
+                Ok(addresses) => is_changed |= state.learned.learn(&host, &addresses, Instant::now()),
+                Err(error) => {
+                    failed = failed.saturating_add(1);
+                    tracing::debug!(%error, %host, "a name of a destination cannot be looked up");
+                }
+            }
+        }
+        if failed > 0 {
+            tracing::warn!(
+                failed,
+                names = hosts.len(),
+                "names of destinations cannot be looked up; what was learned before holds for a while"
+            );
+        }
+        drop(answers);
+        let node = Arc::clone(self);
+        let updated = tokio::task::spawn_blocking(move || {
+            let mut state = node.egress.lock();
+            let state = &mut *state;
+            let is_changed = state.learned.forget(|host| hosts.contains(host), Instant::now()) || is_changed;
+            let (Some((compiled, of)), true) = (&mut state.compiled, is_changed) else { return Ok(()) };
+            let plan = compile(of.catalog.destinations(), &state.learned).map_err(|error| error.to_string())?;
+            compiled.update(&*node.egress.tables, plan).map_err(|error| with_sources(&error))
+        });
+        match updated.await {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => tracing::error!(problem, "the addresses of names could not be taken in"),
+            Err(error) => tracing::error!(%error, "the addresses of names could not be taken in"),
+        }
+    }
+
+    /// Governed exec instances for which `wanted` holds.
+    fn governed(&self, wanted: impl Fn(&ExecInstance) -> bool) -> Vec<(u32, ExecId)> {
+        let mut found = Vec::new();
+        let walked = self.records().processes(&mut |instance| {
+            if instance.governed.is_some() && wanted(&instance) {
+                found.push((instance.process.tgid, instance.id));
+            }
+        });
+        if let Err(error) = walked {
+            tracing::warn!(%error, "governed processes cannot be looked at");
+        }
+        found
+    }
+}
+
+impl State {
+    /// The place of an entry's tree, which is one that no other has.
+    fn tree(&mut self, tables: &dyn Tables, entry: &Entry, settings: TreeSettings) -> Result<u32, Error> {
+        let tag = tag(entry);
+        if let Some(tree) = self.trees.get_mut(&tag) {
+            if tree.settings != settings {
+                tables.set_tree(tree.place, tag, settings)?;
+                tree.settings = settings;
+            }
+            tree.entry = Some(entry.id.as_str().into());
+            return Ok(tree.place);
+        }
+        let taken = |place: &u32| self.trees.values().any(|tree| tree.place == *place);
+        let free = (1..agent_ebpf::tree::LOST).find(|place| !taken(place));
+        let place = free.ok_or(Error::Malformed { map: "TREES", what: "no room for one more entry that governs" })?;
+        tables.set_tree(place, tag, settings)?;
+        self.trees.insert(tag, Tree { place, settings, entry: Some(entry.id.as_str().into()) });
+        Ok(place)
+    }
+
+    /// Gives places to entries that govern, and sets what was changed. An entry that does not govern any more, or is gone,
+    /// keeps its tree as it was: who is governed stays so.
+    fn keep_trees(&mut self, tables: &dyn Tables, snapshot: &Snapshot) -> Result<(), Error> {
+        if self.compiled.is_none() {
+            for (place, tag, settings) in tables.trees()? {
+                self.trees.entry(tag).or_insert(Tree { place, settings, entry: None });
+            }
+        }
+        for entry in snapshot.entries.iter() {
+            if let Some(settings) = entry.governs {
+                self.tree(tables, entry, settings)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names an entry's tree over a restart. Never zero.
+fn tag(entry: &Entry) -> u64 {
+    let digest = ring::digest::digest(&ring::digest::SHA256, entry.id.as_str().as_bytes());
+    u64::from_le_bytes(digest.as_ref().first_chunk::<8>().copied().unwrap_or_default()) | 1
+}
