@@ -282,10 +282,11 @@ pub struct ConnectionRecord {
 /// bytes only.
 pub type PlaceWords = [u32; 5];
 
-/// The first word: port (in network byte order) and protocol, all bits of which have to match.
+/// The first word: port (in network byte order), protocol (a small number for all that the hooks see) and whether the
+/// address is IPv4, all bits of which have to match. Without the last a wide range of IPv6 would hold all of IPv4.
 #[inline(always)]
-pub fn place_word(protocol: u16, port: u16) -> u32 {
-    (protocol as u32) << 16 | port.to_be() as u32
+pub fn place_word(protocol: u16, port: u16, is_v4: bool) -> u32 {
+    (is_v4 as u32) << 31 | ((protocol & 0x7fff) as u32) << 16 | port.to_be() as u32
 }
 
 /// One governed tree: an element of map `TREES`.

@@ -48,6 +48,18 @@ impl Address {
         Self::of_words(0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), address)
     }
 
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    pub fn is_mapped(self) -> bool {
+        self.front == 0 && self.back as u32 == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// Whether it is no place: the kernel connects to this machine instead.
+    #[inline(always)]
+    pub fn is_unspecified(self) -> bool {
+        self.front == 0 && (self.back == 0 || self.is_mapped() && self.back >> 32 == 0)
+    }
+
     /// Of an IPv6 address, four bytes each as they lie in memory.
     #[inline(always)]
     pub fn of_words(a: u32, b: u32, c: u32, d: u32) -> Self {

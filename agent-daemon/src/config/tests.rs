@@ -394,10 +394,10 @@ fn what_the_documentation_shows_can_be_used() {
         assert!(!found.is_empty(), "no {table} in the documentation");
         found
     };
-    assert_eq!(Entries::parse(&of("[[entry]]"), &domain).unwrap().len(), 1);
+    assert_eq!(Entries::parse(&of("[[entry]]"), &domain).unwrap().len(), 2);
     assert_eq!(Catalog::parse(&of("[[destination]]"), &domain).unwrap().bindings().len(), 3);
     let policies: Vec<SourceFile> = blocks(&docs, "cedar").iter().map(|text| source(text)).collect();
-    assert_eq!(Policies::parse(&policies).unwrap().len(), 5);
+    assert_eq!(Policies::parse(&policies).unwrap().len(), 7);
     assert_eq!(Issuer::parse(&of("[[issuer]]")).unwrap().len(), 1);
 }
 

@@ -214,7 +214,8 @@ fn key(place: &Place) -> Key<PlaceWords> {
     };
     let [a, b, c, d]: [u32; 4] = zerocopy::transmute!(octets);
     let bits = PLACE_BITS.saturating_add(before).saturating_add(u32::from(place.network.prefix()));
-    Key::new(bits, [place_word(place.protocol.0, place.port), a, b, c, d])
+    let is_v4 = before != 0;
+    Key::new(bits, [place_word(place.protocol.0, place.port, is_v4), a, b, c, d])
 }
 
 const _: () = assert!(limits::GROUPS == 64 * 32);

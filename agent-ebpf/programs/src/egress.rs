@@ -26,7 +26,7 @@ use aya_ebpf::programs::{RawTracePointContext, SockContext};
 use crate::maps::{
     ADDRESSES_1, ADDRESSES_2, CLASSES, EVENTS, GOVERNING, PROCESSES, TOLD, TREES, count, is_listening, wake,
 };
-use crate::read::{field, number};
+use crate::read::{field, number, pointer};
 
 const REFUSE: i32 = 0;
 const LET: i32 = 1;
@@ -51,6 +51,8 @@ pub(crate) fn decide(process: &ExecRecord, connection: &mut ConnectionRecord) ->
     }
     let settings = settings(process.tree);
     let found = match classed(process, connection.euid, connection.egid) {
+        // The kernel leads it to this machine, whatever range it is written in.
+        _ if connection.remote_address.is_unspecified() => (verdict::DENY as u32, ground::UNDECLARED),
         None => (settings >> tree::PENDING_SHIFT & VERDICT_MASK, ground::PENDING),
         Some(class) => {
             connection.class = (class & class::PLACE) as u16;
@@ -126,7 +128,7 @@ fn classed(process: &ExecRecord, euid: u32, egid: u32) -> Option<u32> {
 #[inline(always)]
 fn group(class: u32, connection: &ConnectionRecord) -> Option<u32> {
     let Address { front, back } = connection.remote_address;
-    let place = place_word(connection.protocol, connection.remote_port);
+    let place = place_word(connection.protocol, connection.remote_port, connection.remote_address.is_mapped());
     let key = [WHOLE, place, front as u32, (front >> 32) as u32, back as u32, (back >> 32) as u32];
     // SAFETY: a key is a prefix length and the words, packed. An array of words is aligned as the stack asks for.
     let key = unsafe { &*(&raw const key).cast::<Key<agent_ebpf::PlaceWords>>() };
@@ -152,7 +154,7 @@ pub(crate) fn tell(connection: &ConnectionRecord) {
     let key = ToldKey {
         exec_id: connection.exec_id,
         address: connection.remote_address,
-        place: place_word(connection.protocol, connection.remote_port),
+        place: place_word(connection.protocol, connection.remote_port, true),
         hook: connection.hook as u32,
     };
     // SAFETY: elements are not freed under RCU's read lock.
@@ -191,6 +193,12 @@ pub(crate) fn created(ctx: &SockContext) -> i32 {
         return LET;
     }
     let verdict = softened(0, settings(process.tree));
+    let cred = pointer!(task, task_cred).unwrap_or(core::ptr::null());
+    let (euid, egid) = if cred.is_null() {
+        (process.euid, process.egid)
+    } else {
+        (field!(cred, cred_euid, u32), field!(cred, cred_egid, u32))
+    };
     // SAFETY: no arguments.
     let ktime_ns = unsafe { bpf_ktime_get_boot_ns() };
     tell(&ConnectionRecord {
@@ -204,8 +212,8 @@ pub(crate) fn created(ctx: &SockContext) -> i32 {
         local_address: crate::connection::zero(),
         tgid: process.tgid,
         tid: number!(task, task_pid, u32).unwrap_or(0),
-        euid: process.class_euid,
-        egid: process.class_egid,
+        euid,
+        egid,
         net_ns: 0,
         remote_port: 0,
         local_port: 0,

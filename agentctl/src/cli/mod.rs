@@ -201,6 +201,8 @@ pub(crate) enum PolicyCommand {
     },
     /// List the policies now loaded, with their text
     Explain,
+    /// Draft permits from what audit mode let through; exit 1 when there is nothing to draft
+    Suggest(SuggestArgs),
     /// Run a table of cases through the daemon's own evaluator; exit 1 when one fails
     Test {
         /// The cases, TOML
@@ -210,6 +212,22 @@ pub(crate) enum PolicyCommand {
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SuggestArgs {
+    /// From this moment on: RFC 3339, a date, or how long ago (15m, 2h, 1d)
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<time::Moment>,
+    /// Up to this moment
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) until: Option<time::Moment>,
+    /// Only what this identity did
+    #[arg(long, value_name = "SPIFFE-ID")]
+    pub(crate) identity: Option<String>,
+    /// From what was denied for want of a permit, too
+    #[arg(long)]
+    pub(crate) denied: bool,
 }
 
 #[derive(Debug, Args)]

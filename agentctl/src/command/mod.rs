@@ -19,6 +19,7 @@ mod sessions;
 mod spiffe;
 mod status;
 mod story;
+mod suggest;
 mod trace;
 mod watch;
 

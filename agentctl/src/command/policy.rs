@@ -9,7 +9,7 @@ use agent_proto::admin::{
     ValidatePolicyRequest, ValidatePolicyResponse,
 };
 
-use super::{source_file, story};
+use super::{source_file, story, suggest};
 use crate::Verdict;
 use crate::cli::PolicyCommand;
 use crate::client::Client;
@@ -26,6 +26,7 @@ pub(crate) async fn run(client: &Client, command: &PolicyCommand, output: &mut O
     match command {
         PolicyCommand::Validate { files } => validate(client, files, output).await,
         PolicyCommand::Explain => explain(client, output).await,
+        PolicyCommand::Suggest(args) => suggest::run(client, args, output).await,
         PolicyCommand::Test { cases, files } => {
             let request = TestPolicyRequest { cases: Some(source_file(cases)?), files: source_files(files)? };
             let response = client.answer(client.api().test_policy(request)).await?;

@@ -77,7 +77,13 @@ pub(super) fn capacities(node: &Node, facts: &AdminFacts) -> Vec<Capacity> {
     let (approvals, approvals_limit) = node.approvals().usage();
     let history = node.attestor.history();
     let mut capacities = node.records().capacities();
+    let egress = node.egress();
+    let limit = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
     capacities.extend([
+        held("governing", egress.trees.len(), limit(agent_ebpf::tree::LOST)),
+        held("egress_addresses", egress.counts.places, limit(agent_ebpf::limits::ADDRESSES)),
+        held("egress_groups", egress.counts.groups, limit(agent_ebpf::limits::GROUPS)),
+        held("egress_classes", egress.counts.classes, limit(agent_ebpf::limits::CLASSES)),
         held("leases", node.leases.len(), node.leases.limits().total),
         held("sessions", node.sessions().len(), node.sessions().limits().total),
         held("steps", node.steps().len(), node.steps().limits().total),

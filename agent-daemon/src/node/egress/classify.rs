@@ -55,10 +55,13 @@ impl Node {
                 Err(error) => return tracing::warn!(%error, %exec_id, "a governed process cannot be looked at"),
             };
             let (euid, egid) = (instance.euid, instance.egid);
+            let session = instance.session_id;
             let found = self.verdicts(&snapshot, instance).await;
             let mut state = self.egress.lock();
             let Some((compiled, of)) = &mut state.compiled else { return };
-            if !Arc::ptr_eq(of, &snapshot) {
+            // It may have come into another session, or what operators wrote was read anew.
+            let now = self.records().current(tgid).ok().flatten();
+            if !Arc::ptr_eq(of, &snapshot) || now.is_some_and(|now| now.session_id != session) {
                 continue;
             }
             let tables = &*self.egress.tables;
@@ -70,7 +73,6 @@ impl Node {
                         (Class::nothing(compiled.half()), ids)
                     }
                 },
-                Err(Failure::OriginatorGone(_)) => return,
                 Err(failure) => {
                     bump(&self.counters.egress_unclassified);
                     tracing::debug!(%failure, %exec_id, "nothing is known of a governed program, so it reaches nothing");

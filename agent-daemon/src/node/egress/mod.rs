@@ -65,6 +65,7 @@ pub(super) struct Governor {
 struct State {
     /// By the tag of their entry: once given, a place stays the entry's for as long as the tables are there.
     trees: HashMap<u64, Tree>,
+    is_read: bool,
     learned: Learned,
     /// With the snapshot that it was compiled from, by which everybody in it is classified.
     compiled: Option<(Compiled, Arc<Snapshot>)>,
@@ -390,12 +391,15 @@ impl State {
     /// The place of an entry's tree, which is one that no other has.
     fn tree(&mut self, tables: &dyn Tables, entry: &Entry, settings: TreeSettings) -> Result<u32, Error> {
         let tag = tag(entry);
-        if let Some(tree) = self.trees.get_mut(&tag) {
-            if tree.settings != settings {
-                tables.set_tree(tree.place, tag, settings)?;
-                tree.settings = settings;
+        // Before the first is given out, those of an earlier run are read: their places are taken.
+        if !self.is_read {
+            for (place, tag, settings) in tables.trees()? {
+                self.trees.entry(tag).or_insert(Tree { place, settings, entry: None });
             }
-            tree.entry = Some(entry.id.as_str().into());
+            self.is_read = true;
+        }
+        // Its settings are those of what was read last, which somebody who decides by an older snapshot must not undo.
+        if let Some(tree) = self.trees.get(&tag) {
             return Ok(tree.place);
         }
         let taken = |place: &u32| self.trees.values().any(|tree| tree.place == *place);
@@ -409,15 +413,23 @@ impl State {
     /// Gives places to entries that govern, and sets what was changed. An entry that does not govern any more, or is gone,
     /// keeps its tree as it was: who is governed stays so.
     fn keep_trees(&mut self, tables: &dyn Tables, snapshot: &Snapshot) -> Result<(), Error> {
-        if self.compiled.is_none() {
+        for entry in snapshot.entries.iter() {
+            let Some(settings) = entry.governs else { continue };
+            let place = self.tree(tables, entry, settings)?;
+            let tag = tag(entry);
+            if let Some(tree) = self.trees.get_mut(&tag) {
+                if tree.settings != settings {
+                    tables.set_tree(place, tag, settings)?;
+                    tree.settings = settings;
+                }
+                tree.entry = Some(entry.id.as_str().into());
+            }
+        }
+        if !self.is_read {
             for (place, tag, settings) in tables.trees()? {
                 self.trees.entry(tag).or_insert(Tree { place, settings, entry: None });
             }
-        }
-        for entry in snapshot.entries.iter() {
-            if let Some(settings) = entry.governs {
-                self.tree(tables, entry, settings)?;
-            }
+            self.is_read = true;
         }
         Ok(())
     }

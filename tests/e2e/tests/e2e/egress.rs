@@ -232,6 +232,12 @@ fn in_audit_mode_nothing_is_refused_and_everything_recorded_until_it_is_enforced
         let record =
             world.record("decision", &[("/action", "connect".into()), ("/destination", "vault-tcp".into())])?;
         assert_eq!((&record["outcome"], &record["audit_mode"]), (&json!("allow"), &json!(true)), "{record}");
+        // From what was seen to a policy that the daemon takes.
+        let drafted = world.ask(&["policy", "suggest"])?;
+        let permits = drafted["permits"].as_array().context("no permits")?;
+        ensure!(permits.iter().any(|permit| permit["destination"] == "vault-tcp"), "{drafted}");
+        std::fs::write(world.path("config/draft.cedar"), drafted["cedar"].as_str().context("no draft")?)?;
+        world.ask(&["policy", "validate", &world.text("config/draft.cedar")])?;
         // The same tree, from the next connection on.
         world.write_entries_and_reload(&setup("enforce", &vault))?;
         wait_until(
@@ -373,7 +379,9 @@ fn a_process_of_a_governed_tree_without_a_record_reaches_nothing() -> Result<()>
         let mut agent = governed(world)?;
         let mut children = Vec::new();
         wait_for("the table of processes should be full", || {
-            children.push(agent.fork(None)?);
+            for _ in 0..64 {
+                children.push(agent.fork(None)?);
+            }
             Ok((world.counter("governed_lost")? > 0).then_some(()))
         })?;
         let Some(mut last) = children.pop() else { bail!("no child") };
@@ -405,6 +413,60 @@ fn a_destination_is_reached_where_the_daemon_finds_its_name() -> Result<()> {
         let to = vault.at("127.0.0.1");
         wait_until("localhost should be reached", || Ok(tried(&mut agent, &connect(&to))?.is_null()))?;
         assert_eq!(tried(&mut agent, &connect(&vault.at("127.0.0.2")))?, EPERM);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_thread_that_is_another_user_is_not_who_was_classified() -> Result<()> {
+    let vault = Vault::open()?;
+    // Root can be anybody.
+    let entries = "\n[[entry]]\nid = \"root\"\nspiffe_id = \"spiffe://example.org/agent/root\"\nkind = \"agent\"\n\
+                   selectors = [\"unix:uid:0\", \"unix:path:@BIN@/other\"]\ngroups = [\"agents\"]\n\
+                   egress = { mode = \"enforce\" }\n";
+    with_daemon(setup("enforce", &vault).with_entries(entries), |world| {
+        let mut agent = world.spawn(&world.program("other"), 0, &[])?;
+        let api = world.api("127.0.0.1");
+        assert_eq!(tried(&mut agent, &connect(&vault.at("127.0.0.1")))?, Value::Null, "nobody knows of it yet");
+        // From its first question on.
+        world.open_channel(&mut agent)?;
+        agent.act(&crate::calls::attest())?;
+        settled(world, &mut agent)?;
+        while vault.was_reached()? {}
+        assert_eq!(tried(&mut agent, &connect(&vault.at("127.0.0.1")))?, EPERM);
+        let other = json!({"do": "connect", "as": "tried", "to": api, "thread_euid": NOBODY});
+        assert_eq!(tried(&mut agent, &other)?, EPERM);
+        assert_eq!(tried(&mut agent, &connect(&api))?, Value::Null, "the others are who they were");
+        ensure!(!vault.was_reached()?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_wide_range_holds_no_address_of_another_family_and_none_that_means_this_machine() -> Result<()> {
+    let vault = Vault::open()?;
+    let range = |name: &str, cidrs: &str| {
+        format!(
+            "\n[[destination]]\nname = \"{name}\"\ncidrs = {cidrs}\nports = [{}]\naudience = \"{name}\"\n",
+            vault.port
+        )
+    };
+    // All of IPv6 is the agent's; of IPv4, all but this machine.
+    let wide = range("all-v6", "[\"::/1\", \"8000::/1\"]");
+    let setup = setup("enforce", &vault).with_destinations(&wide).with_policies(
+        "@id(\"wide\") permit (principal, action == Action::\"connect\", resource)\
+         when { [\"all-v6\", \"all-v4\"].contains(resource.name) };",
+    );
+    let setup = setup.with_destinations(&range("all-v4", "[\"0.0.0.0/1\", \"128.0.0.0/1\"]"));
+    with_daemon(setup, |world| {
+        let mut agent = governed(world)?;
+        for address in ["127.0.0.1", "127.0.0.2", "::ffff:127.0.0.1", "::1", "0.0.0.0", "::", "::ffff:0.0.0.0"] {
+            for way in ["connect", "send_to"] {
+                let to = vault.at(address);
+                assert_eq!(tried(&mut agent, &json!({"do": way, "as": "wide", "to": to}))?, EPERM, "{way} {to}");
+                ensure!(!vault.was_reached()?, "{way} {to} got through");
+            }
+        }
         Ok(())
     })
 }
