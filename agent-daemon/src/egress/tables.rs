@@ -118,9 +118,7 @@ impl Compiled {
             if self.plan.places.get(&place) != Some(&group)
                 && let Err(error) = self.put(tables, place, group)
             {
-                // What stood there may be wider than what has to.
-                tables.remove(self.half, &place)?;
-                self.plan.places.remove(&place);
+                // What stands there stays: without it a wider range would decide.
                 self.refused = self.refused.saturating_add(1);
                 tracing::debug!(%error, ?place, "an address found no room");
             }

@@ -216,6 +216,7 @@ pub struct Node {
     refused: Budget,
     bad_requests: Budget,
     denials: Budget,
+    egress_denials: Budget,
     counters: Counters,
 }
 
@@ -285,6 +286,7 @@ impl Node {
             refused: Budget::new(REFUSED_BURST, REFUSED_REFILL),
             bad_requests: Budget::new(BAD_REQUEST_BURST, BAD_REQUEST_REFILL),
             denials: Budget::new(DENIED_BURST, DENIED_REFILL),
+            egress_denials: Budget::new(DENIED_BURST, DENIED_REFILL),
             counters: Counters::default(),
         }
     }

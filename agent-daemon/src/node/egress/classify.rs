@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::super::within::{Wanted, within};
-use super::{Node, PASSES, bump};
+use super::{Node, PASSES, bump, governing};
 use crate::attest::{Attested, Failure};
 use crate::credential::Mode;
 use crate::egress::Class;
@@ -25,6 +25,8 @@ impl Node {
             }
             for (tgid, exec_id) in governed {
                 self.classify(tgid, exec_id).await;
+                // What just began must not wait for everybody else.
+                tokio::task::yield_now().await;
             }
             // What was forked meanwhile has the class that its parent had.
             governed = self.governed(|instance| !is_of(instance, in_use));
@@ -94,9 +96,7 @@ impl Node {
     ) -> Result<(Vec<Verdict>, (u32, u32)), Failure> {
         let ids = self.attestor.effective_ids(instance.process.tgid).ok();
         let attested = self.attestor.attest(snapshot, instance, ids).await?;
-        if let Some((entry, settings)) =
-            attested.entries.iter().find_map(|entry| entry.governs.map(|settings| (entry, settings)))
-        {
+        if let Some((entry, settings)) = governing(&attested) {
             let instance = &attested.evidence.instance;
             self.put_under(entry, settings, instance.process.tgid, instance.id)?;
         }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,8 @@ use crate::snapshot::Snapshot;
 const INBOX: usize = 4096;
 /// Classifications at once; each may wait for a hash.
 const AT_ONCE: usize = 8;
+/// Look-ups of names at once.
+const LOOK_UPS: usize = 8;
 /// Names are looked up again this often; the system's resolver does not say for how long its answers are good.
 const REFRESH: Duration = Duration::from_secs(30);
 /// Governed processes are looked at this often, for what no event told.
@@ -157,7 +159,7 @@ impl Node {
     /// When the kernel cannot be asked: then nothing may be given to it.
     pub(super) fn govern_caller(&self, attested: &Attested) -> Result<(), Error> {
         let instance = &attested.evidence.instance;
-        match attested.entries.iter().find_map(|entry| entry.governs.map(|settings| (entry, settings))) {
+        match governing(attested) {
             Some((entry, settings)) => self.put_under(entry, settings, instance.process.tgid, instance.id),
             None => Ok(()),
         }
@@ -332,10 +334,10 @@ impl Node {
         let snapshot = self.snapshot();
         let hosts: std::collections::BTreeSet<Arc<str>> =
             snapshot.catalog.destinations().iter().flat_map(|one| one.hosts.iter().map(Arc::clone)).collect();
-        let mut answers = FuturesUnordered::new();
-        for host in &hosts {
-            answers.push(async move { (Arc::clone(host), self.resolver.addresses(host).await) });
-        }
+        let asked: Vec<Arc<str>> = hosts.iter().map(Arc::clone).collect();
+        let ask = |host: Arc<str>| async move { (Arc::clone(&host), self.resolver.addresses(&host).await) };
+        // A few at a time: requests look names up, too.
+        let mut answers = std::pin::pin!(stream::iter(asked).map(ask).buffer_unordered(LOOK_UPS));
         let mut failed = 0_usize;
         let mut is_changed = false;
         while let Some((host, answer)) = answers.next().await {
@@ -355,7 +357,6 @@ impl Node {
                 "names of destinations cannot be looked up; what was learned before holds for a while"
             );
         }
-        drop(answers);
         let node = Arc::clone(self);
         let updated = tokio::task::spawn_blocking(move || {
             let mut state = node.egress.lock();
@@ -433,6 +434,12 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// The entry that governs somebody: one that enforces before one that only audits.
+fn governing(attested: &Attested) -> Option<(&Arc<Entry>, TreeSettings)> {
+    let governing = attested.entries.iter().filter_map(|entry| Some((entry, entry.governs?)));
+    governing.min_by_key(|(_, settings)| settings.is_audit)
 }
 
 /// Names an entry's tree over a restart. Never zero.

@@ -16,7 +16,7 @@ use crate::process::{Connection, Ground, Hook, Verdict};
 impl Node {
     /// Writes what the kernel did, or would have done, to a connection.
     pub(super) async fn record_connection(self: &Arc<Self>, connection: Connection) {
-        if !self.denials.take(connection.uid, Instant::now()) {
+        if !self.egress_denials.take(connection.uid, Instant::now()) {
             return bump(&self.counters.egress_unrecorded);
         }
         let Ok(id) = decision_id() else { return bump(&self.counters.egress_unrecorded) };

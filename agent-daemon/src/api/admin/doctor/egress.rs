@@ -7,7 +7,8 @@ use crate::node::EgressView;
 
 /// Ways out that no hook of this version refuses, as `docs/hook-coverage.md` has them.
 const GAPS: &str = "not refused by any hook: packet sockets (they need CAP_NET_RAW), sockets that were passed in or \
-                    inherited already connected, AF_UNIX and AF_VSOCK";
+                    inherited already connected, source routes, AF_UNIX, AF_VSOCK, and families in which the kernel sends \
+                    (AF_RXRPC, AF_RDS)";
 
 pub(super) fn governed(view: &EgressView) -> Check {
     let subject = Subject {
