@@ -67,7 +67,7 @@ impl Group {
 pub struct Plan {
     /// What counts where.
     pub places: BTreeMap<Place, Group>,
-    /// Learned addresses for which there is no room. Nobody governed reaches them.
+    /// Learned addresses for which there is no room. Only what is declared around them counts there.
     pub left_out: usize,
     /// Learned addresses that a name may not have.
     pub unusable: usize,
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn more_declared_groups_than_fit_are_refused_and_learned_ones_left_out() {
+    fn more_declared_groups_than_fit_are_refused() {
         let many = |count: usize, of: &dyn Fn(usize) -> String| -> String {
             (0..count).map(|number| destination(&format!("d{number}"), &of(number))).collect()
         };

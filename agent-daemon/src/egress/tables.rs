@@ -102,7 +102,7 @@ impl Compiled {
         Ok(class)
     }
 
-    /// Takes in that names are at other addresses. What the kernel does not take, nobody governed reaches.
+    /// Takes in that names are at other addresses. Where the kernel takes nothing new, what stands there stays.
     ///
     /// # Errors
     /// When an address cannot be taken away.

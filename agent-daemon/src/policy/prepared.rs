@@ -209,24 +209,11 @@ impl Request<'_> {
                 if let Some(connection) = connection {
                     fields.push(("connection".to_owned(), connection.record()?));
                 }
-                if let Some(session) = session {
-                    fields.push(("session".to_owned(), RestrictedExpression::new_entity_uid(session.0.uid.clone())));
-                }
-                let of_session = session.into_iter().flat_map(|session| session.0.entities.clone());
-                // All were checked with the schema when they were prepared.
-                entities = entities
-                    .add_entities([destination.0.entity.clone()].into_iter().chain(of_session), None)
-                    .map_err(|source| Error::Entity { what: "the destination", source: Box::new(source) })?;
+                entities = about(entities, &mut fields, destination, session)?;
                 (&words.release, &destination.0.uid)
             }
             Action::Connect { destination, session } => {
-                if let Some(session) = session {
-                    fields.push(("session".to_owned(), RestrictedExpression::new_entity_uid(session.0.uid.clone())));
-                }
-                let of_session = session.into_iter().flat_map(|session| session.0.entities.clone());
-                entities = entities
-                    .add_entities([destination.0.entity.clone()].into_iter().chain(of_session), None)
-                    .map_err(|source| Error::Entity { what: "the destination", source: Box::new(source) })?;
+                entities = about(entities, &mut fields, destination, session)?;
                 (&words.connect, &destination.0.uid)
             }
             Action::ActFor { session, lifetime_seconds } => {
@@ -250,6 +237,23 @@ impl Request<'_> {
         .map_err(|source| Error::Request(Box::new(source)))?;
         Ok(Built { request, entities })
     }
+}
+
+/// Adds the destination, and the session where there is one.
+fn about(
+    entities: Entities,
+    fields: &mut Vec<(String, RestrictedExpression)>,
+    destination: &PreparedDestination,
+    session: Option<&PreparedSession>,
+) -> Result<Entities, Error> {
+    if let Some(session) = session {
+        fields.push(("session".to_owned(), RestrictedExpression::new_entity_uid(session.0.uid.clone())));
+    }
+    let of_session = session.into_iter().flat_map(|session| session.0.entities.clone());
+    // All were checked with the schema when they were prepared.
+    entities
+        .add_entities([destination.0.entity.clone()].into_iter().chain(of_session), None)
+        .map_err(|source| Error::Entity { what: "the destination", source: Box::new(source) })
 }
 
 impl EvidenceContext {

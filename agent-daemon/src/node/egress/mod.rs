@@ -392,13 +392,7 @@ impl State {
     /// The place of an entry's tree, which is one that no other has.
     fn tree(&mut self, tables: &dyn Tables, entry: &Entry, settings: TreeSettings) -> Result<u32, Error> {
         let tag = tag(entry);
-        // Before the first is given out, those of an earlier run are read: their places are taken.
-        if !self.is_read {
-            for (place, tag, settings) in tables.trees()? {
-                self.trees.entry(tag).or_insert(Tree { place, settings, entry: None });
-            }
-            self.is_read = true;
-        }
+        self.read_earlier(tables)?;
         // Its settings are those of what was read last, which somebody who decides by an older snapshot must not undo.
         if let Some(tree) = self.trees.get(&tag) {
             return Ok(tree.place);
@@ -414,6 +408,7 @@ impl State {
     /// Gives places to entries that govern, and sets what was changed. An entry that does not govern any more, or is gone,
     /// keeps its tree as it was: who is governed stays so.
     fn keep_trees(&mut self, tables: &dyn Tables, snapshot: &Snapshot) -> Result<(), Error> {
+        self.read_earlier(tables)?;
         for entry in snapshot.entries.iter() {
             let Some(settings) = entry.governs else { continue };
             let place = self.tree(tables, entry, settings)?;
@@ -426,6 +421,11 @@ impl State {
                 tree.entry = Some(entry.id.as_str().into());
             }
         }
+        Ok(())
+    }
+
+    /// The trees of an earlier run, once and before any place is given out: theirs are taken.
+    fn read_earlier(&mut self, tables: &dyn Tables) -> Result<(), Error> {
         if !self.is_read {
             for (place, tag, settings) in tables.trees()? {
                 self.trees.entry(tag).or_insert(Tree { place, settings, entry: None });

@@ -31,7 +31,10 @@ pub(super) fn governed(view: &EgressView) -> Check {
     }
     let mut odd = Vec::new();
     if counts.left_out > 0 {
-        odd.push(format!("{} addresses of names found no room, so nobody governed reaches them", counts.left_out));
+        odd.push(format!(
+            "{} addresses of names found no room, so only what is declared around them counts there",
+            counts.left_out
+        ));
     }
     if counts.unclassed > 0 {
         odd.push(format!("{} programs found no room for their class, so they reach nothing", counts.unclassed));

@@ -119,8 +119,8 @@ pub(super) fn examine(admin: &Admin) -> DoctorResponse {
     checks.extend(authority.wit.iter().map(|wit| trust::wit(wit.signer(time).map(|signer| signer.ends_at))));
     checks.push(trust::certificates(authority.x509.ends_at(time), authority.x509.origin()));
     checks.push(trust::bundles(&node.snapshot().entries, |domain| node.foreign.bundle(domain).is_some()));
-    checks.push(egress::governed(&node.egress()));
-    checks.push(egress::gaps(&node.egress()));
+    let governing = node.egress();
+    checks.extend([egress::governed(&governing), egress::gaps(&governing)]);
     let passed = Instant::now().saturating_duration_since(began.1);
     checks.push(daemon::clock(began.0, node.clock.now(), passed));
     checks.extend(host::settings());
