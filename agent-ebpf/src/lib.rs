@@ -19,10 +19,10 @@ pub use counter::{COUNTERS, Counter};
 pub use event::{CloseEvent, ConnectEvent, EndedExec, EventHeader, ExecEvent, ExitEvent, kind};
 pub use offsets::Offsets;
 pub use record::{
-    ClassRecord, ConnectionRecord, ExecRecord, PlaceWords, ToldKey, TreeRecord, TupleKey, bound, class, flags, ground,
-    hook, place_word, tree, verdict,
+    ClassRecord, ConnectionRecord, ExecRecord, PlaceWords, ToldKey, TreeRecord, TupleKey, bound, class, flags,
+    governing, ground, hook, place_word, tree, verdict,
 };
 pub use text::{Address, Text};
 
 /// Changes with every change of a map's layout or meaning. Pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

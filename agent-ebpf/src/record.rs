@@ -64,7 +64,21 @@ pub mod ground {
     pub const SOCKET: u8 = 4;
 }
 
-/// The settings of a governed tree: an element of map `TREES`. Zero is the strictest.
+/// Elements of map `GOVERNING`.
+pub mod governing {
+    /// Whether there are governed trees.
+    pub const ANY: u32 = 0;
+    /// Whether somebody in one has no record.
+    pub const LOST: u32 = 1;
+    /// Which half of the compiled maps the daemon gives out: zero or one.
+    pub const HALF: u32 = 2;
+    /// The oldest stamp that a class of the first half may have and still hold; the second half's comes next.
+    pub const OLDEST: u32 = 3;
+    /// How many there are.
+    pub const COUNT: u32 = 5;
+}
+
+/// The settings of a governed tree, for each half of the compiled maps. Zero is the strictest.
 pub mod tree {
     /// Nothing is refused, what would be is told.
     pub const AUDIT: u32 = 1 << 0;
@@ -76,14 +90,17 @@ pub mod tree {
     pub const LOST: u32 = crate::limits::TREES - 1;
 }
 
-/// What [`ExecRecord::class`] is made of.
+/// What [`ExecRecord::class`] is made of: a place in map `CLASSES`, and above it the stamp of the daemon's word, which no
+/// other word has. Zero: not classified. Whoever finds the same class before and after they read something knows that
+/// nobody wrote between; and whatever the daemon said before some moment can be made void at once, also of those whom it
+/// never met.
 pub mod class {
-    /// Some class; a record without this bit is not classified.
-    pub const IS_KNOWN: u32 = 1 << 31;
     /// Which of the two halves of the compiled maps it is of.
-    pub const SECOND: u32 = crate::limits::CLASSES;
+    pub const SECOND: u64 = crate::limits::CLASSES as u64;
     /// Its place in map `CLASSES`, both halves.
-    pub const PLACE: u32 = 2 * crate::limits::CLASSES - 1;
+    pub const PLACE: u64 = 2 * crate::limits::CLASSES as u64 - 1;
+    /// Where the stamp stands.
+    pub const STAMP_SHIFT: u32 = 16;
 }
 
 /// Values of [`ConnectionRecord::hook`].
@@ -128,6 +145,10 @@ pub struct ExecRecord {
     pub ktime_ns: u64,
     /// Inherited on fork and exec; zero: none.
     pub session_id: u64,
+    /// See [`class`]; inherited on fork, cleared on exec.
+    pub class: u64,
+    /// The class is of whoever has these effective ids: the user's above the group's.
+    pub class_ids: u64,
     /// The session in which it was forked; until it is exec'd a fork that stays there is the same as its parent.
     pub forked_in: u64,
     /// cgroup v2 id (inode number of its directory).
@@ -175,12 +196,8 @@ pub struct ExecRecord {
     pub flags: u32,
     /// The governed tree it is in, a place in map `TREES`; inherited on fork and exec, zero: none.
     pub tree: u32,
-    /// See [`class`]; inherited on fork, cleared on exec.
-    pub class: u32,
-    /// The class is of whoever has this effective user id...
-    pub class_euid: u32,
-    /// ... and this effective group id.
-    pub class_egid: u32,
+    /// Zero.
+    pub padding: u32,
     /// Valid entries of `ancestors`.
     pub ancestors_len: u16,
     /// Exec instances above this one, saturating.
@@ -274,8 +291,8 @@ pub struct ConnectionRecord {
     pub state: u8,
     /// See [`ground`].
     pub ground: u8,
-    /// The class that it was decided by, without [`class::IS_KNOWN`].
-    pub class: u16,
+    /// Zero.
+    pub padding: u16,
 }
 
 /// Data of a key of the maps `ADDRESSES`: protocol and port, then an address. Words, because the key is aligned to four
@@ -299,10 +316,8 @@ pub fn place_word(protocol: u16, port: u16, is_v4: bool) -> u32 {
 pub struct TreeRecord {
     /// Whose it is, for a daemon that starts anew; zero: nobody's.
     pub tag: u64,
-    /// See [`tree`].
-    pub settings: u32,
-    /// Zero.
-    pub padding: u32,
+    /// See [`tree`]: with classes of the first half, and of the second.
+    pub settings: [u32; 2],
 }
 
 /// What one class may reach: two bits a group of destinations, see [`verdict`].
@@ -365,17 +380,17 @@ pub struct TupleKey {
 }
 
 const _: () = {
-    assert!(size_of::<ExecRecord>() == 11 * 8 + 16 * 8 + 16 * 4 + 18 * 4 + 4 * 2 + 16 + 256 + 8);
-    assert!(core::mem::offset_of!(ExecRecord, tgid) == 280);
-    assert!(core::mem::offset_of!(ExecRecord, filename) == 376);
+    assert!(size_of::<ExecRecord>() == 13 * 8 + 16 * 8 + 16 * 4 + 16 * 4 + 4 * 2 + 16 + 256 + 8);
+    assert!(core::mem::offset_of!(ExecRecord, tgid) == 296);
+    assert!(core::mem::offset_of!(ExecRecord, filename) == 384);
     // So that a place in the ring is a mask.
     assert!(limits::ANCESTORS.is_power_of_two());
     assert!(size_of::<ConnectionRecord>() == 6 * 8 + 32 + 5 * 4 + 2 * 3 + 2 + 4);
     assert!(core::mem::offset_of!(ConnectionRecord, tgid) == 80);
     assert!(size_of::<TupleKey>() == 48);
     assert!(size_of::<ToldKey>() == 32);
-    // So that a class's place is a mask, and fits a connection's record.
-    assert!(limits::CLASSES.is_power_of_two() && class::PLACE <= u16::MAX as u32);
+    // So that a class's place is a mask, and stands below the stamp.
+    assert!(limits::CLASSES.is_power_of_two() && class::PLACE >> class::STAMP_SHIFT == 0);
     assert!(align_of::<ExecRecord>() == 8);
     assert!(align_of::<ConnectionRecord>() == 8);
 };

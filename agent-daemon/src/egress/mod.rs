@@ -16,12 +16,13 @@ pub use tables::{Compiled, Counts};
 use std::fmt::Debug;
 
 use crate::identity::TreeSettings;
-use crate::process::{Bound, Error, ExecId, Verdict};
+use crate::process::{Bound, Classified, Error, ExecId, Stamp, Verdict};
 
 /// Which of the two sets of tables: the one in use, or the one before or after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Half {
     /// The one.
+    #[default]
     First,
     /// The other.
     Second,
@@ -33,6 +34,22 @@ impl Half {
         match self {
             Self::First => Self::Second,
             Self::Second => Self::First,
+        }
+    }
+
+    /// What a pair has for it.
+    pub fn of<T>(self, [first, second]: &[T; 2]) -> &T {
+        match self {
+            Self::First => first,
+            Self::Second => second,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn of_mut<T>(self, [first, second]: &mut [T; 2]) -> &mut T {
+        match self {
+            Self::First => first,
+            Self::Second => second,
         }
     }
 }
@@ -52,6 +69,14 @@ impl Class {
         Self { half, place: 0 }
     }
 
+    /// Its place in both sets, as the kernel's record has it.
+    pub fn in_record(self) -> u32 {
+        match self.half {
+            Half::First => self.place,
+            Half::Second => self.place.saturating_add(agent_ebpf::limits::CLASSES),
+        }
+    }
+
     /// From its place in both sets, as the kernel's record has it.
     pub fn of_record(place: u32) -> Self {
         match place.checked_sub(agent_ebpf::limits::CLASSES) {
@@ -63,17 +88,17 @@ impl Class {
 
 /// The kernel's tables. Writes take effect at once.
 pub trait Tables: Debug + Send + Sync + 'static {
-    /// The trees that are there, with their places and tags.
+    /// The trees that are there, with their places and tags, and what holds in them with each set of tables.
     ///
     /// # Errors
     /// When the map cannot be read.
-    fn trees(&self) -> Result<Vec<(u32, u64, TreeSettings)>, Error>;
+    fn trees(&self) -> Result<Vec<(u32, u64, [TreeSettings; 2])>, Error>;
 
-    /// Sets what holds in a tree, for everybody who is in it. The tag names the tree to a daemon that starts anew.
+    /// Sets what holds in a tree with each set of tables. The tag names the tree to a daemon that starts anew.
     ///
     /// # Errors
     /// When the map cannot be written; so with all of these.
-    fn set_tree(&self, place: u32, tag: u64, settings: TreeSettings) -> Result<(), Error>;
+    fn set_tree(&self, place: u32, tag: u64, settings: [TreeSettings; 2]) -> Result<(), Error>;
 
     /// Whether a process of a governed tree found no room for its record.
     ///
@@ -87,11 +112,19 @@ pub trait Tables: Debug + Send + Sync + 'static {
     /// When the map cannot be read.
     fn half(&self) -> Result<Half, Error>;
 
-    /// Notes which set of tables is in use, for a daemon that starts anew.
+    /// Says which set of tables is in use: a daemon that starts anew has to know, and whoever is not classified has what it
+    /// says of the tree.
     ///
     /// # Errors
     /// As above.
     fn use_half(&self, half: Half) -> Result<(), Error>;
+
+    /// Makes void whatever was said before, of classes of a set of tables: to whom it was said is not classified, and whom
+    /// they forked neither.
+    ///
+    /// # Errors
+    /// As above.
+    fn void(&self, half: Half, before: Stamp) -> Result<(), Error>;
 
     /// Removes all addresses of a set of tables.
     ///
@@ -117,15 +150,15 @@ pub trait Tables: Debug + Send + Sync + 'static {
     /// As above.
     fn set_class(&self, class: Class, verdicts: &[Verdict]) -> Result<(), Error>;
 
-    /// Puts an exec instance into a tree, or into a class for as long as it has these effective ids, or both.
+    /// Puts an exec instance into a tree.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    fn bind(
-        &self,
-        tgid: u32,
-        exec_id: ExecId,
-        tree: Option<u32>,
-        class: Option<(Class, (u32, u32))>,
-    ) -> Result<Bound, Error>;
+    fn plant(&self, tgid: u32, exec_id: ExecId, tree: u32) -> Result<Bound, Error>;
+
+    /// Says which class an exec instance is of, unless something later was said of it.
+    ///
+    /// # Errors
+    /// As above.
+    fn classify(&self, tgid: u32, exec_id: ExecId, word: Classified) -> Result<Bound, Error>;
 }

@@ -2,13 +2,15 @@
 
 //! What stands in the kernel's tables: one set that is in use, built whole before anybody is moved to it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use agent_ebpf::limits;
 
 use super::compile::MAX_GROUPS;
 use super::{Class, Group, Half, Place, Plan, Tables};
 use crate::process::{Error, Verdict};
+
+const NO_ROOM: Error = Error::Malformed { map: "CLASSES", what: "no room for one more group" };
 
 /// How full it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Compiled {
     half: Half,
     plan: Plan,
     groups: HashMap<Group, u32>,
+    // Those that groups have.
+    numbers: HashSet<u32>,
     // By what is said of each destination. Place 0 is that of those who reach nothing.
     classes: HashMap<Vec<Verdict>, u32>,
     refused: usize,
@@ -51,12 +55,14 @@ impl Compiled {
             half,
             plan: Plan { left_out: plan.left_out, unusable: plan.unusable, ..Plan::default() },
             groups: HashMap::new(),
+            numbers: HashSet::new(),
             classes: HashMap::new(),
             refused: 0,
             unclassed: 0,
         };
         for (place, group) in plan.places {
-            built.put(tables, place, group)?;
+            let number = built.number(&group).or_else(|| built.take(&group));
+            built.put(tables, place, group, number.ok_or(NO_ROOM)?)?;
         }
         Ok(built)
     }
@@ -114,10 +120,15 @@ impl Compiled {
             tables.remove(self.half, &place)?;
             self.plan.places.remove(&place);
         }
-        for (place, group) in places {
-            if self.plan.places.get(&place) != Some(&group)
-                && let Err(error) = self.put(tables, place, group)
-            {
+        let changed: Vec<(Place, Group)> =
+            places.into_iter().filter(|(place, group)| self.plan.places.get(place) != Some(group)).collect();
+        self.make_room(tables, changed.iter().map(|(_, group)| group))?;
+        for (place, group) in changed {
+            let put = match self.number(&group) {
+                Some(number) => self.put(tables, place, group, number),
+                None => Err(NO_ROOM),
+            };
+            if let Err(error) = put {
                 // What stands there stays: without it a wider range would decide.
                 self.refused = self.refused.saturating_add(1);
                 tracing::debug!(%error, ?place, "an address found no room");
@@ -126,38 +137,52 @@ impl Compiled {
         Ok(())
     }
 
-    fn put(&mut self, tables: &dyn Tables, place: Place, group: Group) -> Result<(), Error> {
-        let number = match self.groups.get(&group) {
-            Some(number) => *number,
-            None => self.add(tables, &group)?,
-        };
-        tables.put(self.half, &place, number)?;
-        self.plan.places.insert(place, group);
+    /// Numbers groups, as far as there is room. What each class says of them stands in the tables before an address leads
+    /// to them.
+    fn make_room<'a>(
+        &mut self,
+        tables: &dyn Tables,
+        groups: impl Iterator<Item = &'a Group> + Clone,
+    ) -> Result<(), Error> {
+        let new: BTreeSet<&Group> = groups.filter(|group| !self.groups.contains_key(*group)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        if self.groups.len().saturating_add(new.len()) > MAX_GROUPS {
+            // Those that no address leads to make room.
+            let used: HashSet<&Group> = self.plan.places.values().collect();
+            self.groups.retain(|group, _| used.contains(group));
+            self.numbers = self.groups.values().copied().collect();
+        }
+        for group in new {
+            if self.take(group).is_none() {
+                break;
+            }
+        }
+        for (verdicts, place) in &self.classes {
+            tables.set_class(Class { half: self.half, place: *place }, &self.words(verdicts))?;
+        }
         Ok(())
     }
 
-    /// What each class says of a group stands in the tables before an address leads to it.
-    fn add(&mut self, tables: &dyn Tables, group: &Group) -> Result<u32, Error> {
-        if self.groups.len() >= MAX_GROUPS {
-            self.reclaim(tables)?;
-        }
-        let taken: std::collections::HashSet<u32> = self.groups.values().copied().collect();
-        let number = (0..limits::GROUPS).find(|number| !taken.contains(number));
-        let number = number.ok_or(Error::Malformed { map: "CLASSES", what: "no room for one more group" })?;
-        self.groups.insert(group.clone(), number);
-        for (verdicts, place) in &self.classes {
-            tables.set_class(Class { half: self.half, place: *place }, &self.words(verdicts))?;
-        }
-        Ok(number)
+    fn number(&self, group: &Group) -> Option<u32> {
+        self.groups.get(group).copied()
     }
 
-    /// Frees the groups that no address leads to.
-    fn reclaim(&mut self, tables: &dyn Tables) -> Result<(), Error> {
-        let used: std::collections::HashSet<&Group> = self.plan.places.values().collect();
-        self.groups.retain(|group, _| used.contains(group));
-        for (verdicts, place) in &self.classes {
-            tables.set_class(Class { half: self.half, place: *place }, &self.words(verdicts))?;
-        }
+    /// Gives a new group a number that no other has.
+    fn take(&mut self, group: &Group) -> Option<u32> {
+        // As long as none was ever freed, the next one is free.
+        let next = u32::try_from(self.groups.len()).ok()?;
+        let is_free = |number: &u32| !self.numbers.contains(number);
+        let number = if is_free(&next) && next < limits::GROUPS { next } else { (0..limits::GROUPS).find(is_free)? };
+        self.numbers.insert(number);
+        self.groups.insert(group.clone(), number);
+        Some(number)
+    }
+
+    fn put(&mut self, tables: &dyn Tables, place: Place, group: Group, number: u32) -> Result<(), Error> {
+        tables.put(self.half, &place, number)?;
+        self.plan.places.insert(place, group);
         Ok(())
     }
 

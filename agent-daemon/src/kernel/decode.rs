@@ -11,8 +11,8 @@ use agent_ebpf::{
 use zerocopy::FromBytes as _;
 
 use crate::process::{
-    Ancestor, BootTime, Connection, Ended, Event, ExecId, ExecInstance, FileId, Flags, Governed, Ground, Hook,
-    Namespaces, ProcessKey, Protocol, SessionId, Verdict,
+    Ancestor, BootTime, Classified, Connection, Ended, Event, ExecId, ExecInstance, FileId, Flags, Governed, Ground,
+    Hook, Namespaces, ProcessKey, Protocol, SessionId, Stamp, Verdict,
 };
 
 /// The programs note only this state and the end of a connection.
@@ -63,15 +63,23 @@ pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
         capabilities: record.cap_effective,
         permitted: record.cap_permitted,
         namespaces: Namespaces { pid: record.pid_ns, mnt: record.mnt_ns, net: record.net_ns, user: record.user_ns },
-        governed: (record.tree != 0).then(|| Governed {
-            tree: record.tree,
-            class: (record.class & class::IS_KNOWN != 0)
-                .then_some((record.class & class::PLACE, (record.class_euid, record.class_egid))),
-        }),
+        governed: (record.tree != 0).then(|| Governed { tree: record.tree, class: classified(record) }),
         flags: whole(record),
         comm: comm(record.comm.bytes()),
         filename: filename.into(),
     })
+}
+
+fn classified(record: &ExecRecord) -> Option<Classified> {
+    let place = u32::try_from(record.class & class::PLACE).ok()?;
+    let [euid, egid] = halves(record.class_ids);
+    let stamp = Stamp(record.class >> class::STAMP_SHIFT);
+    (record.class != 0).then_some(Classified { place, stamp, ids: (euid, egid) })
+}
+
+fn halves(word: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.to_be_bytes();
+    [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])]
 }
 
 pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malformed> {

@@ -8,7 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use agent_ebpf::{ClassRecord, PlaceWords, TreeRecord, class, limits, place_word, tree, verdict};
+use agent_ebpf::{ClassRecord, PlaceWords, TreeRecord, class, governing, limits, place_word, tree, verdict};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData, MapError};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
@@ -18,7 +18,7 @@ use super::Error;
 use super::maps::{Maps, Raw, answer, failed, take};
 use crate::egress::{Class, Half, Place, Tables};
 use crate::identity::TreeSettings;
-use crate::process::{self, Bound, ExecId, Verdict};
+use crate::process::{self, Bound, Classified, ExecId, Stamp, Verdict};
 
 #[expect(unsafe_code, reason = "aya asks for it, and the records live in a crate without aya")]
 // SAFETY: a `repr(C)` array of integers without padding.
@@ -27,9 +27,6 @@ unsafe impl Pod for Raw<ClassRecord> {}
 // SAFETY: as above, with explicit padding.
 unsafe impl Pod for Raw<TreeRecord> {}
 
-const ANY: u32 = 0;
-const LOST: u32 = 1;
-const HALF: u32 = 2;
 /// Bits of port and protocol, which always count whole.
 const PLACE_BITS: u32 = 32;
 /// Bits in front of an IPv4 address in its v4-mapped form.
@@ -42,7 +39,7 @@ pub(super) struct EgressTables(Mutex<Inner>);
 
 struct Inner {
     trees: Array<MapData, Raw<TreeRecord>>,
-    governing: Array<MapData, u32>,
+    governing: Array<MapData, u64>,
     classes: Array<MapData, Raw<ClassRecord>>,
     addresses: [Addresses; 2],
     // Under the lock: two runs for one process would each undo what the other found out.
@@ -69,6 +66,18 @@ impl EgressTables {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Runs the program that writes into an exec instance's record.
+    fn bind(&self, arguments: [u64; 5]) -> Result<Bound, process::Error> {
+        let mut options = RawTracePointRunOptions::new();
+        for (to, argument) in options.args.iter_mut().zip(arguments) {
+            *to = argument;
+        }
+        let ran = self.lock().binder.test_run(options);
+        let failed =
+            |source| process::Error::Map { operation: "write", map: "PROCESSES", source: io::Error::other(source) };
+        answer(ran.map_err(failed)?.return_value)
+    }
 }
 
 impl Inner {
@@ -82,37 +91,43 @@ impl Inner {
 }
 
 impl Tables for Maps {
-    fn trees(&self) -> Result<Vec<(u32, u64, TreeSettings)>, process::Error> {
+    fn trees(&self) -> Result<Vec<(u32, u64, [TreeSettings; 2])>, process::Error> {
         let inner = self.egress().lock();
         let mut found = Vec::new();
         for place in 1..tree::LOST {
             let Raw(record) = inner.trees.get(&place, 0).map_err(|error| failed("read", "TREES", error))?;
             if record.tag != 0 {
-                found.push((place, record.tag, settings(record.settings)));
+                found.push((place, record.tag, record.settings.map(settings)));
             }
         }
         Ok(found)
     }
 
-    fn set_tree(&self, place: u32, tag: u64, settings: TreeSettings) -> Result<(), process::Error> {
-        let record = TreeRecord { tag, settings: word(settings), padding: 0 };
+    fn set_tree(&self, place: u32, tag: u64, settings: [TreeSettings; 2]) -> Result<(), process::Error> {
+        let record = TreeRecord { tag, settings: settings.map(word) };
         let mut inner = self.egress().lock();
         inner.trees.set(place, Raw(record), 0).map_err(|error| failed("write", "TREES", error))?;
-        inner.governing.set(ANY, 1, 0).map_err(|error| failed("write", "GOVERNING", error))
+        inner.governing.set(governing::ANY, 1, 0).map_err(|error| failed("write", "GOVERNING", error))
     }
 
     fn is_anybody_lost(&self) -> Result<bool, process::Error> {
-        let lost = self.egress().lock().governing.get(&LOST, 0);
+        let lost = self.egress().lock().governing.get(&governing::LOST, 0);
         Ok(lost.map_err(|error| failed("read", "GOVERNING", error))? != 0)
     }
 
     fn half(&self) -> Result<Half, process::Error> {
-        let half = self.egress().lock().governing.get(&HALF, 0);
+        let half = self.egress().lock().governing.get(&governing::HALF, 0);
         Ok(if half.map_err(|error| failed("read", "GOVERNING", error))? == 0 { Half::First } else { Half::Second })
     }
 
     fn use_half(&self, half: Half) -> Result<(), process::Error> {
-        let set = self.egress().lock().governing.set(HALF, u32::from(half == Half::Second), 0);
+        let set = self.egress().lock().governing.set(governing::HALF, u64::from(half == Half::Second), 0);
+        set.map_err(|error| failed("write", "GOVERNING", error))
+    }
+
+    fn void(&self, half: Half, before: Stamp) -> Result<(), process::Error> {
+        let element = *half.of(&[governing::OLDEST, governing::OLDEST + 1]);
+        let set = self.egress().lock().governing.set(element, before.0, 0);
         set.map_err(|error| failed("write", "GOVERNING", error))
     }
 
@@ -147,35 +162,18 @@ impl Tables for Maps {
         for (word, verdicts) in record.verdicts.iter_mut().zip(verdicts.chunks(32)) {
             *word = verdicts.iter().rev().fold(0, |word, one| word << 2 | u64::from(code(*one)));
         }
-        let set = self.egress().lock().classes.set(index(class), Raw(record), 0);
+        let set = self.egress().lock().classes.set(class.in_record(), Raw(record), 0);
         set.map_err(|error| failed("write", "CLASSES", error))
     }
 
-    fn bind(
-        &self,
-        tgid: u32,
-        exec_id: ExecId,
-        tree: Option<u32>,
-        class: Option<(Class, (u32, u32))>,
-    ) -> Result<Bound, process::Error> {
-        let class_word = class.map_or(0, |(class, _)| class::IS_KNOWN | index(class));
-        let (euid, egid) = class.map_or((0, 0), |(_, ids)| ids);
-        let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-        let mut options = RawTracePointRunOptions::new();
-        let [first, second, third, fourth, ..] = &mut options.args;
-        (*first, *second) = (u64::from(tgid), exec_id.0);
-        (*third, *fourth) = (pair(tree.unwrap_or(0), class_word), pair(euid, egid));
-        let ran = self.egress().lock().binder.test_run(options);
-        let failed =
-            |source| process::Error::Map { operation: "write", map: "PROCESSES", source: io::Error::other(source) };
-        answer(ran.map_err(failed)?.return_value)
+    fn plant(&self, tgid: u32, exec_id: ExecId, tree: u32) -> Result<Bound, process::Error> {
+        self.egress().bind([u64::from(tgid), exec_id.0, u64::from(tree), 0, 0])
     }
-}
 
-fn index(class: Class) -> u32 {
-    match class.half {
-        Half::First => class.place,
-        Half::Second => class::SECOND | class.place,
+    fn classify(&self, tgid: u32, exec_id: ExecId, word: Classified) -> Result<Bound, process::Error> {
+        let class = word.stamp.0 << class::STAMP_SHIFT | u64::from(word.place);
+        let (euid, egid) = word.ids;
+        self.egress().bind([u64::from(tgid), exec_id.0, 0, class, u64::from(euid) << 32 | u64::from(egid)])
     }
 }
 

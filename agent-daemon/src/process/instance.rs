@@ -102,8 +102,35 @@ pub struct Namespaces {
 pub struct Governed {
     /// Which tree: its place in the kernel's table of settings.
     pub tree: u32,
-    /// Its class, and the effective user and group that it holds for; none: it is not classified.
-    pub class: Option<(u32, (u32, u32))>,
+    /// None: not classified.
+    pub class: Option<Classified>,
+}
+
+/// The last word on what an exec instance may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Classified {
+    /// Its class: its place in the kernel's table.
+    pub place: u32,
+    /// When.
+    pub stamp: Stamp,
+    /// The effective user and group that it holds for.
+    pub ids: (u32, u32),
+}
+
+/// Names one word on one exec instance, and tells which of two was the later. Those who were forked since have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// After all.
+    pub const NEVER: Self = Self(u64::MAX);
+    const BITS: u32 = u64::BITS - agent_ebpf::class::STAMP_SHIFT;
+
+    /// One that nobody had: microseconds since boot, so that a daemon that starts anew gives out later ones; none is given
+    /// out twice, as a word takes longer than that to say.
+    pub fn after(self, now: BootTime) -> Self {
+        Self(self.0.saturating_add(1).max(now.0 / 1_000) & ((1 << Self::BITS) - 1))
+    }
 }
 
 /// What is special about an exec instance.

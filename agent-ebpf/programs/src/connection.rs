@@ -37,18 +37,26 @@ pub(crate) fn opened(ctx: &SockAddrContext, hook: u8) -> i32 {
     };
     // SAFETY: elements are not freed under RCU's read lock; other threads may set this bit in the same moment, and none
     // any other.
-    let process = unsafe {
-        refer(process);
-        &*process
-    };
+    unsafe { refer(process) };
     match record(ctx, task, hook, cookie, process) {
         Ok(verdict) => verdict,
         Err(_) => {
             count(Counter::ConnectReadFailed);
             forget(cookie);
-            if process.tree == 0 { ALLOW } else { REFUSE }
+            // SAFETY: as above.
+            unrecorded(unsafe { &*process })
         }
     }
+}
+
+/// Nobody could take back later what is let through to a governed program without a record.
+#[inline(always)]
+fn unrecorded(process: &ExecRecord) -> i32 {
+    if process.tree == 0 {
+        return ALLOW;
+    }
+    count(Counter::EgressRefused);
+    REFUSE
 }
 
 /// An opener that cannot be named must not inherit what an earlier one left on the socket.
@@ -58,7 +66,9 @@ fn forget(cookie: u64) {
 }
 
 #[inline(always)]
-fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process: &ExecRecord) -> Result<i32, i64> {
+fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, record: *mut ExecRecord) -> Result<i32, i64> {
+    // SAFETY: elements are not freed under RCU's read lock.
+    let process = unsafe { &*record };
     let address = ctx.sock_addr;
     let cred = pointer!(task, task_cred)?;
     // Not recorded here; it shows that the credentials were readable.
@@ -84,7 +94,7 @@ fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process
         verdict: verdict::ALLOW,
         state: 0,
         ground: ground::UNGOVERNED,
-        class: 0,
+        padding: 0,
     };
     // SAFETY: reads of fields that the verifier allows for these attach types, in their own widths.
     unsafe {
@@ -97,7 +107,8 @@ fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process
             Address::of_words(words[0], words[1], words[2], words[3])
         };
     }
-    let decided = egress::decide(process, &mut connection);
+    // SAFETY: it is in the map.
+    let decided = unsafe { egress::decide(record, &mut connection) };
     if connection.verdict == verdict::DENY {
         // The socket leads where it led before, if anywhere.
         egress::tell(&connection);
@@ -114,8 +125,7 @@ fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, process
     if CONNECTIONS.insert(cookie, &connection, 0).is_err() {
         count(Counter::ConnectionsFull);
         forget(cookie);
-        // Nobody could take back later what is let through without a record.
-        return Ok(if process.tree == 0 { ALLOW } else { REFUSE });
+        return Ok(unrecorded(process));
     }
     if connection.verdict != verdict::ALLOW {
         egress::tell(&connection);

@@ -7,14 +7,14 @@
 //! What an exec instance may reach is its class's word on the group of destinations at the longest prefix of the address.
 //! Both are of one half of the compiled maps, so nobody sees a part of one set of policies and a part of another.
 //!
-//! `egress_bind(tgid, exec_id, tree and class, ids)`: attached to nothing, the daemon runs it, as [`crate::session`] says.
+//! `egress_bind(tgid, exec_id, tree, class, ids)`: attached to nothing, the daemon runs it, as [`crate::session`] says.
 //!
 //! `cgroup/sock_create`: called by `inet_create` and `inet6_create` for every socket of these families that a program
 //! asks for, before it has a cookie. The hooks of connections see TCP and UDP only.
 
 use agent_ebpf::{
-    Address, ConnectEvent, ConnectionRecord, Counter, EventHeader, ExecRecord, ToldKey, bound, class, ground, hook,
-    kind, limits, place_word, tree, verdict,
+    Address, ConnectEvent, ConnectionRecord, Counter, EventHeader, ExecRecord, ToldKey, bound, class, governing,
+    ground, hook, kind, limits, place_word, tree, verdict,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
@@ -40,37 +40,101 @@ const SOCK_DGRAM: u32 = 2;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 
-const ANY: u32 = 0;
-const LOST: u32 = 1;
-
 /// Writes what is decided of a connection into its record; returns what the hook returns.
+///
+/// # Safety
+/// `process` is in the map.
 #[inline(always)]
-pub(crate) fn decide(process: &ExecRecord, connection: &mut ConnectionRecord) -> i32 {
-    if process.tree == 0 {
+pub(crate) unsafe fn decide(process: *mut ExecRecord, connection: &mut ConnectionRecord) -> i32 {
+    // SAFETY: by the caller; so with all reads of it. The class is read once: the daemon may write it in this moment.
+    let (tree, class, ids) = unsafe {
+        let class = core::ptr::read_volatile(&raw const (*process).class);
+        ((*process).tree, class, core::ptr::read_volatile(&raw const (*process).class_ids))
+    };
+    if tree == 0 {
         return LET;
     }
-    let settings = settings(process.tree);
-    let found = match classed(process, connection.euid, connection.egid) {
-        // The kernel leads it to this machine, whatever range it is written in.
-        _ if connection.remote_address.is_unspecified() => (verdict::DENY as u32, ground::UNDECLARED),
-        None => (settings >> tree::PENDING_SHIFT & VERDICT_MASK, ground::PENDING),
-        Some(class) => {
-            connection.class = (class & class::PLACE) as u16;
-            match group(class, connection) {
-                None => (settings >> tree::UNDECLARED_SHIFT & VERDICT_MASK, ground::UNDECLARED),
-                Some(group) => (word(class, group), ground::DESTINATION),
-            }
+    let is_same = ids == pair(connection.euid, connection.egid);
+    let mut said = None;
+    if class != 0 && is_same {
+        let settings = settings(tree, (class & class::SECOND != 0) as usize);
+        said = Some(match group(class, connection) {
+            None => (settings >> tree::UNDECLARED_SHIFT & VERDICT_MASK, ground::UNDECLARED, settings),
+            Some(group) => (word(class, group), ground::DESTINATION, settings),
+        });
+        // ORDER: all that was read above is of one set of policies and of one word on this exec instance if the class
+        // holds after it. The exchange that reads it is a barrier: what stands below is not read earlier.
+        // SAFETY: by the caller.
+        let now = unsafe { barrier(process) };
+        if now != class || class >> class::STAMP_SHIFT < oldest(class) {
+            said = None;
         }
-    };
-    connection.ground = found.1;
-    connection.verdict = softened(found.0, settings);
+    }
+    let (mut found, ground, settings) = said.unwrap_or_else(|| {
+        let half = GOVERNING.get(governing::HALF).is_some_and(|half| *half != 0);
+        let settings = settings(tree, half as usize);
+        (settings >> tree::PENDING_SHIFT & VERDICT_MASK, ground::PENDING, settings)
+    });
+    connection.ground = ground;
+    if connection.remote_address.is_unspecified() {
+        // The kernel leads it to this machine, whatever range it is written in.
+        (found, connection.ground) = (verdict::DENY as u32, ground::UNDECLARED);
+    }
+    connection.verdict = softened(found, settings);
     if connection.verdict == verdict::DENY { REFUSE } else { LET }
+}
+
+/// The oldest stamp that a class of the same half may have.
+#[inline(always)]
+fn oldest(class: u64) -> u64 {
+    let half = (class & class::SECOND != 0) as u32;
+    // SAFETY: an element lives as long as its map.
+    let oldest = GOVERNING.get_ptr(governing::OLDEST + half).map(|oldest| unsafe { core::ptr::read_volatile(oldest) });
+    oldest.unwrap_or(u64::MAX)
+}
+
+/// All memory accesses above come before all below. Returns the class.
+///
+/// # Safety
+/// `process` is in the map.
+#[inline(always)]
+pub(crate) unsafe fn barrier(process: *mut ExecRecord) -> u64 {
+    let zero = 0;
+    // SAFETY: a local variable: what is added is nothing, but the compiler must not know. The class by the caller; it is
+    // aligned to 8 bytes.
+    // ORDER: an atomic operation that returns what was there is a full barrier in the kernel's memory model.
+    unsafe {
+        let zero: u64 = core::ptr::read_volatile(&raw const zero);
+        let class = &raw mut (*process).class;
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::AcqRel }>(class, zero)
+    }
+}
+
+/// Gives a child its parent's class as a whole: the daemon may have written the parent's while the record was copied.
+///
+/// # Safety
+/// Both are in the map, and nobody knows the child yet.
+#[inline(always)]
+pub(crate) unsafe fn inherit(parent: *mut ExecRecord, child: &mut ExecRecord) {
+    // SAFETY: by the caller.
+    unsafe {
+        let before = barrier(parent);
+        child.class_ids = core::ptr::read_volatile(&raw const (*parent).class_ids);
+        // Every word on somebody has a stamp of its own, so equal ones are the same word.
+        let is_same = barrier(parent) == before;
+        child.class = if is_same { before } else { 0 };
+    }
+}
+
+#[inline(always)]
+fn pair(high: u32, low: u32) -> u64 {
+    (high as u64) << 32 | low as u64
 }
 
 /// Somebody without a record may be of a governed tree, if ever one was lost.
 #[inline(always)]
 pub(crate) fn without_record() -> i32 {
-    if GOVERNING.get(LOST).is_some_and(|lost| *lost != 0) {
+    if GOVERNING.get(governing::LOST).is_some_and(|lost| *lost != 0) {
         count(Counter::EgressRefused);
         REFUSE
     } else {
@@ -85,7 +149,7 @@ pub(crate) fn lost(parent: &ExecRecord) {
         return;
     }
     count(Counter::GovernedLost);
-    if let Some(lost) = GOVERNING.get_ptr_mut(LOST) {
+    if let Some(lost) = GOVERNING.get_ptr_mut(governing::LOST) {
         // SAFETY: an element lives as long as its map, and everybody writes the same.
         unsafe { *lost = 1 };
     }
@@ -94,13 +158,13 @@ pub(crate) fn lost(parent: &ExecRecord) {
 /// The tree of somebody who had no record.
 #[inline(always)]
 pub(crate) fn tree_of_unknown() -> u32 {
-    if GOVERNING.get(LOST).is_some_and(|lost| *lost != 0) { tree::LOST } else { 0 }
+    if GOVERNING.get(governing::LOST).is_some_and(|lost| *lost != 0) { tree::LOST } else { 0 }
 }
 
 /// Settings that are not there are the strictest.
 #[inline(always)]
-fn settings(tree: u32) -> u32 {
-    TREES.get(tree).map_or(0, |tree| tree.settings)
+fn settings(tree: u32, half: usize) -> u32 {
+    TREES.get(tree).map_or(0, |tree| if half == 0 { tree.settings[0] } else { tree.settings[1] })
 }
 
 /// What cannot be read as a verdict, or has no meaning yet, refuses.
@@ -116,17 +180,8 @@ fn softened(found: u32, settings: u32) -> u8 {
     }
 }
 
-/// Its class, if it is still who was classified.
 #[inline(always)]
-fn classed(process: &ExecRecord, euid: u32, egid: u32) -> Option<u32> {
-    // SAFETY: a field of a record in the map. Read once: the daemon may classify it anew in this moment.
-    let class = unsafe { core::ptr::read_volatile(&raw const process.class) };
-    let is_same = class & class::IS_KNOWN != 0 && process.class_euid == euid && process.class_egid == egid;
-    is_same.then_some(class)
-}
-
-#[inline(always)]
-fn group(class: u32, connection: &ConnectionRecord) -> Option<u32> {
+fn group(class: u64, connection: &ConnectionRecord) -> Option<u32> {
     let Address { front, back } = connection.remote_address;
     let place = place_word(connection.protocol, connection.remote_port, connection.remote_address.is_mapped());
     let key = [WHOLE, place, front as u32, (front >> 32) as u32, back as u32, (back >> 32) as u32];
@@ -136,8 +191,8 @@ fn group(class: u32, connection: &ConnectionRecord) -> Option<u32> {
 }
 
 #[inline(always)]
-fn word(class: u32, group: u32) -> u32 {
-    let Some(record) = CLASSES.get_ptr(class & class::PLACE) else { return 0 };
+fn word(class: u64, group: u32) -> u32 {
+    let Some(record) = CLASSES.get_ptr((class & class::PLACE) as u32) else { return 0 };
     let group = group & (limits::GROUPS - 1);
     // SAFETY: an element lives as long as its map, and the place is within it. Read once, as the daemon adds groups.
     let word =
@@ -174,7 +229,7 @@ pub(crate) fn tell(connection: &ConnectionRecord) {
 
 #[inline(always)]
 pub(crate) fn created(ctx: &SockContext) -> i32 {
-    if GOVERNING.get(ANY).is_none_or(|any| *any == 0) {
+    if GOVERNING.get(governing::ANY).is_none_or(|any| *any == 0) {
         return LET;
     }
     let sock: *const bpf_sock = ctx.as_ptr().cast();
@@ -192,7 +247,8 @@ pub(crate) fn created(ctx: &SockContext) -> i32 {
     if process.tree == 0 {
         return LET;
     }
-    let verdict = softened(0, settings(process.tree));
+    let half = GOVERNING.get(governing::HALF).is_some_and(|half| *half != 0);
+    let verdict = softened(0, settings(process.tree, half as usize));
     let cred = pointer!(task, task_cred).unwrap_or(core::ptr::null());
     let (euid, egid) = if cred.is_null() {
         (process.euid, process.egid)
@@ -222,44 +278,51 @@ pub(crate) fn created(ctx: &SockContext) -> i32 {
         verdict,
         state: 0,
         ground: ground::SOCKET,
-        class: 0,
+        padding: 0,
     });
     if verdict == verdict::DENY { REFUSE } else { LET }
 }
 
-/// Puts an exec instance into a tree (unless zero), and into a class (unless zero) as long as it has these ids.
+/// Puts an exec instance into a tree (unless zero), and into a class (unless zero) as long as it has these ids. A class
+/// that is older than the one it has does nothing.
 #[inline(always)]
 pub(crate) fn bind(ctx: &RawTracePointContext) -> u32 {
     let arguments = ctx.as_ptr().cast::<u64>();
-    // SAFETY: the daemon hands over four words, and the verifier sees that no more are read.
-    let (tgid, exec_id, what, ids) = unsafe { (*arguments, *arguments.add(1), *arguments.add(2), *arguments.add(3)) };
+    // SAFETY: the daemon hands over five words, and the verifier sees that no more are read.
+    let (tgid, exec_id, tree, class, ids) =
+        unsafe { (*arguments, *arguments.add(1), *arguments.add(2), *arguments.add(3), *arguments.add(4)) };
     let Some(record) = PROCESSES.get_ptr_mut(tgid as u32) else { return bound::GONE };
     // SAFETY: elements are not freed under RCU's read lock, under which this program runs.
-    let record = unsafe { &mut *record };
-    if record.exec_id != exec_id || record.exec_id_check != exec_id {
-        return bound::GONE;
-    }
-    let (tree, class) = ((what >> 32) as u32, what as u32);
-    if tree != 0 {
-        record.tree = tree;
-    }
-    if class != 0 {
-        let (euid, egid) = ((ids >> 32) as u32, ids as u32);
-        // ORDER: a connection that is decided meanwhile sees the old class with the old ids, none, or the new one with
-        // the new ids. An exec meanwhile clears the class before it changes the id, and the look below finds that.
-        // SAFETY: fields of a record in the map.
-        unsafe {
-            if record.class_euid != euid || record.class_egid != egid {
-                core::ptr::write_volatile(&raw mut record.class, 0);
-                core::ptr::write_volatile(&raw mut record.class_euid, euid);
-                core::ptr::write_volatile(&raw mut record.class_egid, egid);
-            }
-            core::ptr::write_volatile(&raw mut record.class, class);
-            if core::ptr::read_volatile(&raw const record.exec_id) != exec_id {
-                core::ptr::write_volatile(&raw mut record.class, 0);
-                return bound::GONE;
-            }
+    unsafe {
+        if !is(record, exec_id) || (*record).exec_id_check != exec_id {
+            return bound::GONE;
+        }
+        if tree != 0 {
+            (*record).tree = tree as u32;
+        }
+        if class == 0 || core::ptr::read_volatile(&raw const (*record).class) > class {
+            return bound::DONE;
+        }
+        // ORDER: whoever reads the ids between two looks at the same class reads those of that class. An exec meanwhile
+        // changes the id and then, after as much as here, the class: one of the two sees the other.
+        if core::ptr::read_volatile(&raw const (*record).class_ids) != ids {
+            core::ptr::write_volatile(&raw mut (*record).class, 0);
+            barrier(record);
+            core::ptr::write_volatile(&raw mut (*record).class_ids, ids);
+            barrier(record);
+        }
+        core::ptr::write_volatile(&raw mut (*record).class, class);
+        barrier(record);
+        if !is(record, exec_id) {
+            core::ptr::write_volatile(&raw mut (*record).class, 0);
+            return bound::GONE;
         }
     }
     bound::DONE
+}
+
+#[inline(always)]
+unsafe fn is(record: *const ExecRecord, exec_id: u64) -> bool {
+    // SAFETY: by the caller, a record in the map. Volatile, as it may change from one look to the next.
+    unsafe { core::ptr::read_volatile(&raw const (*record).exec_id) == exec_id }
 }

@@ -8,6 +8,7 @@
 
 use agent_ebpf::{Counter, EventHeader, ExecEvent, ExecRecord, flags, kind, limits};
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes};
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::egress;
@@ -56,16 +57,18 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
     }
     // The new image of a governed tree reaches nothing until the daemon knows it.
     let is_urgent = is_urgent || record.tree != 0;
-    if ended_id != 0 && (!is_transient || is_urgent || is_listening()) {
-        notify(tgid, now, exec_id, record, is_urgent);
-    }
+    let is_told = ended_id != 0 && (!is_transient || is_urgent || is_listening());
+    let event = if is_told { note(tgid, now, exec_id, record) } else { None };
 
     record.exec_id_check = 0;
-    // ORDER: the class is cleared after the id is another: whoever classifies the old image looks at the id once more
-    // after it wrote the class, so one of the two sees the other.
     // SAFETY: fields of the record.
     unsafe {
         core::ptr::write_volatile(&raw mut record.exec_id, exec_id);
+        if record.tree != 0 {
+            // ORDER: the class is cleared after the id is another. Whoever classifies the old image looks at the id once
+            // more after writing the class, with as much between, so one of the two sees the other.
+            egress::barrier(record);
+        }
         core::ptr::write_volatile(&raw mut record.class, 0);
     }
     record.ktime_ns = now;
@@ -86,6 +89,10 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
         count(Counter::ExecReadFailed);
     }
     record.exec_id_check = exec_id;
+    // Told when the record is whole: who hears of it at once looks at it at once.
+    if let Some(event) = event {
+        event.submit(wake(is_urgent));
+    }
 }
 
 /// Whether the ids are still those of the record. A set-id image has others by now, and counts as a change.
@@ -163,10 +170,10 @@ fn filename(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
 }
 
 #[inline(always)]
-fn notify(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord, is_urgent: bool) {
+fn note(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord) -> Option<RingBufEntry<ExecEvent>> {
     let Some(mut event) = EVENTS.reserve::<ExecEvent>(0) else {
         count(Counter::EventsDropped);
-        return;
+        return None;
     };
     // SAFETY: the entry is as large as the event and aligned to 8 bytes; every byte of it is written.
     unsafe {
@@ -175,5 +182,5 @@ fn notify(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord, is_urgent:
         (*event).exec_id = exec_id;
         tell(ended, &raw mut (*event).ended);
     }
-    event.submit(wake(is_urgent));
+    Some(event)
 }

@@ -66,6 +66,10 @@ fn inherit(parent: *const u8, child: *const u8) -> Result<(), i64> {
     record.push_ancestor(parent_exec_id, parent_tgid);
     record.parent_exec_id = parent_exec_id;
     record.forked_in = record.session_id;
+    if record.tree != 0 {
+        // SAFETY: the parent's record, as above, and the child's.
+        unsafe { egress::inherit(parent, record) };
+    }
     record.parent_tgid = parent_tgid;
     record.flags = record.flags & KEPT | flags::FORK;
     let read = fill(child, record);

@@ -8,7 +8,7 @@
 
 use agent_ebpf::{
     COUNTERS as COUNTER_COUNT, ClassRecord, ConnectionRecord, Counter, ExecRecord, PlaceWords, ToldKey, TreeRecord,
-    TupleKey, limits,
+    TupleKey, governing, limits,
 };
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
@@ -48,10 +48,9 @@ pub(crate) static WATCHED: Array<u64> = Array::pinned(limits::WATCHED / u64::BIT
 #[map]
 pub(crate) static TREES: Array<TreeRecord> = Array::pinned(limits::TREES, 0);
 
-/// Element 0: whether there are governed trees. Element 1: whether somebody in one has no record. Element 2: which half
-/// of the compiled maps the daemon gives out, for a daemon that starts anew.
+/// What holds for all trees: see [`governing`]. Written by the daemon, but for `LOST`.
 #[map]
-pub(crate) static GOVERNING: Array<u32> = Array::pinned(3, 0);
+pub(crate) static GOVERNING: Array<u64> = Array::pinned(governing::COUNT, 0);
 
 /// What each class may reach, in two halves: the set that is in use, and the one before or after it. A class that
 /// somebody is in is never changed but for groups that are new.

@@ -4,53 +4,68 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _};
+
 use super::super::within::{Wanted, within};
-use super::{Node, PASSES, bump, governing};
+use super::{AT_ONCE, Node, PASSES, bump, governing};
 use crate::attest::{Attested, Failure};
 use crate::credential::Mode;
-use crate::egress::Class;
+use crate::egress::{Class, Half};
 use crate::policy::{Action, Request};
-use crate::process::{ExecId, ExecInstance, Governed, Verdict};
+use crate::process::{Classified, ExecId, ExecInstance, Stamp, Verdict};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
 
 impl Node {
-    /// Classifies everybody who is governed anew.
+    /// Classifies everybody who is governed anew. After that nothing holds that was said before.
     pub(super) async fn classify_all(self: &Arc<Self>) {
-        let in_use = self.egress.lock().compiled.as_ref().map(|(compiled, _)| compiled.half());
-        let mut governed = self.governed(|_| true);
+        let Some((in_use, since)) = self.egress.moment(self.records().now()) else { return };
         for _ in 0..PASSES {
-            if governed.is_empty() {
-                return;
-            }
-            for (tgid, exec_id) in governed {
-                self.classify(tgid, exec_id).await;
-                // What just began must not wait for everybody else.
-                tokio::task::yield_now().await;
-            }
             // What was forked meanwhile has the class that its parent had.
-            governed = self.governed(|instance| !is_of(instance, in_use));
+            let left = self.governed(|instance| !is_since(instance, in_use, since));
+            if left.is_empty() {
+                break;
+            }
+            self.classify_each(left).await;
         }
+        // Whoever forks faster than all are looked at is not classified from here on, nor is what they fork.
+        let tables = &*self.egress.tables;
+        if let Err(error) = tables.void(in_use, since).and_then(|()| tables.void(in_use.other(), Stamp::NEVER)) {
+            tracing::error!(%error, "what was said of governed programs before could not be made void");
+        }
+        self.egress.lock().since = since;
     }
 
     /// Classifies those of whom no event told, or who have other ids than when they were.
     pub(super) async fn classify_missed(self: &Arc<Self>) {
-        let in_use = self.egress.lock().compiled.as_ref().map(|(compiled, _)| compiled.half());
+        let (in_use, since) = {
+            let state = self.egress.lock();
+            (state.in_use, state.since)
+        };
         let missed = self.governed(|instance| {
             let ids = self.attestor.effective_ids(instance.process.tgid).ok();
             let held = instance.governed.and_then(|governed| governed.class);
-            !is_of(instance, in_use) || ids.is_some() && held.map(|(_, of)| of) != ids
+            !is_since(instance, in_use, since) || ids.is_some() && held.map(|word| word.ids) != ids
         });
-        for (tgid, exec_id) in missed {
-            self.classify(tgid, exec_id).await;
-        }
+        self.classify_each(missed).await;
+    }
+
+    async fn classify_each(self: &Arc<Self>, of: Vec<(u32, ExecId)>) {
+        let one = |(tgid, exec_id)| self.classify(tgid, exec_id);
+        stream::iter(of).map(one).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
     }
 
     /// Finds out what an exec instance may reach and says so to the kernel. Whoever cannot be looked at reaches nothing.
     pub(in crate::node) async fn classify(self: &Arc<Self>, tgid: u32, exec_id: ExecId) {
         // Once more when what operators wrote was read anew meanwhile.
         for _ in 0..3 {
-            let Some(snapshot) = self.egress.lock().compiled.as_ref().map(|(_, of)| Arc::clone(of)) else { return };
+            // Taken before anything is looked at: what changes afterwards makes this void.
+            let (snapshot, stamp) = {
+                let mut state = self.egress.lock();
+                let stamp = state.stamp(self.records().now());
+                let Some((_, of)) = &state.compiled else { return };
+                (Arc::clone(of), stamp)
+            };
             let instance = match self.records().process(tgid) {
                 Ok(Some(instance)) if instance.id == exec_id && instance.governed.is_some() => instance,
                 Ok(_) => return,
@@ -81,7 +96,8 @@ impl Node {
                     (Class::nothing(compiled.half()), (euid, egid))
                 }
             };
-            if let Err(error) = tables.bind(tgid, exec_id, None, Some((class, ids))) {
+            let word = Classified { place: class.in_record(), stamp, ids };
+            if let Err(error) = tables.classify(tgid, exec_id, word) {
                 tracing::error!(%error, %exec_id, "a governed program could not be classified");
             }
             return;
@@ -152,10 +168,8 @@ impl Node {
     }
 }
 
-/// Whether somebody is classified by the tables that are in use.
-fn is_of(instance: &ExecInstance, half: Option<crate::egress::Half>) -> bool {
-    match instance.governed {
-        Some(Governed { class: Some((class, _)), .. }) => Some(Class::of_record(class).half) == half,
-        Some(Governed { class: None, .. }) | None => false,
-    }
+/// Whether somebody was classified by the tables that are in use, and no earlier than at some moment.
+fn is_since(instance: &ExecInstance, in_use: Half, since: Stamp) -> bool {
+    let word = instance.governed.and_then(|governed| governed.class);
+    word.is_some_and(|word| word.stamp >= since && Class::of_record(word.place).half == in_use)
 }

@@ -23,7 +23,7 @@ use crate::attest::Attested;
 use crate::diagnostic::with_sources;
 use crate::egress::{Compiled, Counts, Half, Learned, Tables, compile};
 use crate::identity::{Entry, TreeSettings};
-use crate::process::{Connection, Error, Event, ExecId, ExecInstance, Governed, Verdict};
+use crate::process::{BootTime, Connection, Error, Event, ExecId, ExecInstance, Stamp, Verdict};
 use crate::snapshot::Snapshot;
 
 /// What the kernel tells that waits to be looked at. Beyond it all governed processes are looked at instead.
@@ -68,6 +68,12 @@ struct State {
     /// By the tag of their entry: once given, a place stays the entry's for as long as the tables are there.
     trees: HashMap<u64, Tree>,
     is_read: bool,
+    /// The set of tables that is in use.
+    in_use: Half,
+    /// The last that was given out.
+    stamp: Stamp,
+    /// Nothing holds that was said earlier.
+    since: Stamp,
     learned: Learned,
     /// With the snapshot that it was compiled from, by which everybody in it is classified.
     compiled: Option<(Compiled, Arc<Snapshot>)>,
@@ -77,7 +83,8 @@ struct State {
 #[derive(Debug)]
 struct Tree {
     place: u32,
-    settings: TreeSettings,
+    /// With each set of tables.
+    settings: [TreeSettings; 2],
     /// The entry's id; none: of an earlier run, and no entry governs it any more.
     entry: Option<Arc<str>>,
 }
@@ -111,6 +118,13 @@ impl Governor {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// A stamp later than all so far, and the set of tables that is in use; none before anything was compiled.
+    fn moment(&self, now: BootTime) -> Option<(Half, Stamp)> {
+        let mut state = self.lock();
+        let stamp = state.stamp(now);
+        state.compiled.is_some().then_some((state.in_use, stamp))
+    }
 }
 
 impl Node {
@@ -118,7 +132,7 @@ impl Node {
     pub fn egress(&self) -> EgressView {
         let is_anybody_lost = self.egress.tables.is_anybody_lost().unwrap_or(true);
         let state = self.egress.lock();
-        let named = |tree: &Tree| Some((Arc::clone(tree.entry.as_ref()?), tree.settings));
+        let named = |tree: &Tree| Some((Arc::clone(tree.entry.as_ref()?), *state.in_use.of(&tree.settings)));
         let mut trees: Vec<_> = state.trees.values().filter_map(named).collect();
         trees.sort_by(|one, other| one.0.cmp(&other.0));
         EgressView {
@@ -178,7 +192,8 @@ impl Node {
             let now = self.records().process(tgid)?.filter(|now| now.id == exec_id);
             let held = now.and_then(|now| now.governed).map(|governed| governed.tree);
             if let Some(held) = held {
-                let is_stricter = |tree: &Tree| tree.settings.is_audit && !settings.is_audit;
+                let in_use = state.in_use;
+                let is_stricter = |tree: &Tree| in_use.of(&tree.settings).is_audit && !settings.is_audit;
                 if !state.trees.values().find(|tree| tree.place == held).is_some_and(is_stricter) {
                     return Ok(());
                 }
@@ -186,7 +201,7 @@ impl Node {
             state.tree(&*self.egress.tables, entry, settings)?
         };
         // Gone by now: then there is nobody to govern.
-        self.egress.tables.bind(tgid, exec_id, Some(tree), None)?;
+        self.egress.tables.plant(tgid, exec_id, tree)?;
         self.egress.changed.notify_one();
         Ok(())
     }
@@ -282,51 +297,31 @@ impl Node {
 
     fn recompile_blocking(&self) -> Result<(), String> {
         let snapshot = self.snapshot();
-        let mut state = self.egress.lock();
         let tables = &*self.egress.tables;
         let failed = |error: Error| with_sources(&error);
-        state.keep_trees(tables, &snapshot).map_err(failed)?;
-        // ORDER: as in `governs`.
-        self.egress.governs.store(!state.trees.is_empty(), Ordering::Relaxed);
-        if state.trees.is_empty() {
-            return Ok(());
-        }
-        let plan = compile(snapshot.catalog.destinations(), &state.learned).map_err(|error| error.to_string())?;
-        let in_use = match &state.compiled {
-            Some((compiled, _)) => compiled.half(),
-            None => tables.half().map_err(failed)?,
-        };
-        let next = in_use.other();
-        // Whoever is still in the half that is written now would see a part of each set.
-        self.leave(next).map_err(failed)?;
-        let compiled = Compiled::build(tables, next, plan).map_err(failed)?;
-        tables.use_half(next).map_err(failed)?;
-        let counts = compiled.counts();
-        tracing::info!(places = counts.places, groups = counts.groups, "what governed trees may reach was compiled");
-        state.compiled = Some((compiled, snapshot));
-        Ok(())
-    }
-
-    /// Takes everybody out of a half of the tables; those reach nothing until they are classified anew.
-    fn leave(&self, half: Half) -> Result<(), Error> {
-        for _ in 0..PASSES {
-            let mut left = Vec::new();
-            self.records().processes(&mut |instance| {
-                if let Some(Governed { class: Some((class, ids)), .. }) = instance.governed
-                    && crate::egress::Class::of_record(class).half == half
-                {
-                    left.push((instance.process.tgid, instance.id, ids));
-                }
-            })?;
-            if left.is_empty() {
+        let (next, learned) = {
+            let mut state = self.egress.lock();
+            state.keep_trees(tables, &snapshot).map_err(failed)?;
+            // ORDER: as in `governs`.
+            self.egress.governs.store(!state.trees.is_empty(), Ordering::Relaxed);
+            if state.trees.is_empty() {
                 return Ok(());
             }
-            for (tgid, exec_id, ids) in left {
-                let nothing = crate::egress::Class::nothing(half.other());
-                self.egress.tables.bind(tgid, exec_id, None, Some((nothing, ids)))?;
-            }
-        }
-        Err(Error::Malformed { map: "PROCESSES", what: "governed processes that fork faster than they are looked at" })
+            (state.in_use.other(), state.learned.clone())
+        };
+        let plan = compile(snapshot.catalog.destinations(), &learned).map_err(|error| error.to_string())?;
+        // Whoever is still in the half that is written now would see a part of each set.
+        tables.void(next, Stamp::NEVER).map_err(failed)?;
+        let compiled = Compiled::build(tables, next, plan).map_err(failed)?;
+        let counts = compiled.counts();
+        let mut state = self.egress.lock();
+        let from = state.stamp(self.records().now());
+        tables.void(next, from).map_err(failed)?;
+        tables.use_half(next).map_err(failed)?;
+        state.in_use = next;
+        state.compiled = Some((compiled, snapshot));
+        tracing::info!(places = counts.places, groups = counts.groups, "what governed trees may reach was compiled");
+        Ok(())
     }
 
     /// Looks the names of destinations up and takes in what is new.
@@ -389,6 +384,11 @@ impl Node {
 }
 
 impl State {
+    fn stamp(&mut self, now: BootTime) -> Stamp {
+        self.stamp = self.stamp.after(now);
+        self.stamp
+    }
+
     /// The place of an entry's tree, which is one that no other has.
     fn tree(&mut self, tables: &dyn Tables, entry: &Entry, settings: TreeSettings) -> Result<u32, Error> {
         let tag = tag(entry);
@@ -400,24 +400,33 @@ impl State {
         let taken = |place: &u32| self.trees.values().any(|tree| tree.place == *place);
         let free = (1..agent_ebpf::tree::LOST).find(|place| !taken(place));
         let place = free.ok_or(Error::Malformed { map: "TREES", what: "no room for one more entry that governs" })?;
+        let settings = [settings; 2];
         tables.set_tree(place, tag, settings)?;
         self.trees.insert(tag, Tree { place, settings, entry: Some(entry.id.as_str().into()) });
         Ok(place)
     }
 
-    /// Gives places to entries that govern, and sets what was changed. An entry that does not govern any more, or is gone,
-    /// keeps its tree as it was: who is governed stays so.
+    /// Gives places to entries that govern, and says what holds in each tree with the set of tables that comes next. An
+    /// entry that does not govern any more, or is gone, keeps its tree as it was: who is governed stays so.
     fn keep_trees(&mut self, tables: &dyn Tables, snapshot: &Snapshot) -> Result<(), Error> {
         self.read_earlier(tables)?;
+        let mut wanted = HashMap::new();
         for entry in snapshot.entries.iter() {
-            let Some(settings) = entry.governs else { continue };
-            let place = self.tree(tables, entry, settings)?;
-            let tag = tag(entry);
-            if let Some(tree) = self.trees.get_mut(&tag) {
-                if tree.settings != settings {
-                    tables.set_tree(place, tag, settings)?;
-                    tree.settings = settings;
-                }
+            if let Some(settings) = entry.governs {
+                self.tree(tables, entry, settings)?;
+                wanted.insert(tag(entry), (entry, settings));
+            }
+        }
+        for (tag, tree) in &mut self.trees {
+            let wanted = wanted.get(tag);
+            let mut settings = tree.settings;
+            *self.in_use.other().of_mut(&mut settings) =
+                wanted.map_or(*self.in_use.of(&tree.settings), |(_, settings)| *settings);
+            if settings != tree.settings {
+                tables.set_tree(tree.place, *tag, settings)?;
+                tree.settings = settings;
+            }
+            if let Some((entry, _)) = wanted {
                 tree.entry = Some(entry.id.as_str().into());
             }
         }
@@ -427,6 +436,7 @@ impl State {
     /// The trees of an earlier run, once and before any place is given out: theirs are taken.
     fn read_earlier(&mut self, tables: &dyn Tables) -> Result<(), Error> {
         if !self.is_read {
+            self.in_use = tables.half()?;
             for (place, tag, settings) in tables.trees()? {
                 self.trees.entry(tag).or_insert(Tree { place, settings, entry: None });
             }

@@ -10,28 +10,36 @@ use super::FakeKernel;
 use crate::credential::Network;
 use crate::egress::{Class, Half, Place, Tables};
 use crate::identity::TreeSettings;
-use crate::process::{Bound, Error, ExecId, Governed, Protocol, Verdict};
+use crate::process::{Bound, Classified, Error, ExecId, Governed, Protocol, Stamp, Verdict};
 
 /// What the maps hold.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    trees: HashMap<u32, (u64, TreeSettings)>,
+    trees: HashMap<u32, (u64, [TreeSettings; 2])>,
     is_second: bool,
     places: HashMap<bool, BTreeMap<Place, u32>>,
     classes: HashMap<u32, Vec<Verdict>>,
+    oldest: [Stamp; 2],
 }
 
 fn key(half: Half) -> bool {
     half == Half::Second
 }
 
-fn index(class: Class) -> u32 {
-    class.place.saturating_add(if key(class.half) { agent_ebpf::limits::CLASSES } else { 0 })
-}
-
 impl FakeKernel {
     fn egress(&self) -> MutexGuard<'_, State> {
         self.egress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn govern(&self, tgid: u32, exec_id: ExecId, change: impl FnOnce(&mut Governed)) -> Result<Bound, Error> {
+        let mut state = self.lock();
+        let Some(instance) = state.processes.get_mut(&tgid).filter(|instance| instance.id == exec_id) else {
+            return Ok(Bound::Gone);
+        };
+        let mut governed = instance.governed.unwrap_or(Governed { tree: 0, class: None });
+        change(&mut governed);
+        instance.governed = (governed.tree != 0).then_some(governed);
+        Ok(Bound::Done)
     }
 
     /// What the kernel programs would say to a connection.
@@ -43,20 +51,27 @@ impl FakeKernel {
         };
         let Some(governed) = governed else { return Verdict::Allow };
         let state = self.egress();
-        let settings = state.trees.get(&governed.tree).map_or(TreeSettings::STRICTEST, |(_, settings)| *settings);
-        let said = match governed.class.filter(|(_, of)| *of == ids) {
-            None => settings.pending,
-            Some((class, _)) => {
-                let class = Class::of_record(class);
+        let settings = |half: Half| {
+            state.trees.get(&governed.tree).map_or(TreeSettings::STRICTEST, |(_, settings)| *half.of(settings))
+        };
+        let holds =
+            |word: &Classified| word.ids == ids && word.stamp >= *Class::of_record(word.place).half.of(&state.oldest);
+        let in_use = if state.is_second { Half::Second } else { Half::First };
+        let (said, settings) = match governed.class.filter(holds) {
+            None => (settings(in_use).pending, settings(in_use)),
+            Some(word) => {
+                let class = Class::of_record(word.place);
+                let settings = settings(class.half);
                 let places = state.places.get(&key(class.half));
-                match places.and_then(|places| longest(places, remote.ip(), remote.port())) {
+                let said = match places.and_then(|places| longest(places, remote.ip(), remote.port())) {
                     None => settings.undeclared,
                     Some(group) => {
-                        let verdicts = state.classes.get(&index(class));
+                        let verdicts = state.classes.get(&word.place);
                         let verdict = usize::try_from(group).ok().and_then(|group| verdicts?.get(group).copied());
                         verdict.unwrap_or_default()
                     }
-                }
+                };
+                (said, settings)
             }
         };
         if said == Verdict::Deny && settings.is_audit { Verdict::Audit } else { said }
@@ -75,11 +90,11 @@ fn longest(places: &BTreeMap<Place, u32>, address: IpAddr, port: u16) -> Option<
 }
 
 impl Tables for FakeKernel {
-    fn trees(&self) -> Result<Vec<(u32, u64, TreeSettings)>, Error> {
+    fn trees(&self) -> Result<Vec<(u32, u64, [TreeSettings; 2])>, Error> {
         Ok(self.egress().trees.iter().map(|(place, (tag, settings))| (*place, *tag, *settings)).collect())
     }
 
-    fn set_tree(&self, place: u32, tag: u64, settings: TreeSettings) -> Result<(), Error> {
+    fn set_tree(&self, place: u32, tag: u64, settings: [TreeSettings; 2]) -> Result<(), Error> {
         self.egress().trees.insert(place, (tag, settings));
         Ok(())
     }
@@ -94,6 +109,11 @@ impl Tables for FakeKernel {
 
     fn use_half(&self, half: Half) -> Result<(), Error> {
         self.egress().is_second = key(half);
+        Ok(())
+    }
+
+    fn void(&self, half: Half, before: Stamp) -> Result<(), Error> {
+        *half.of_mut(&mut self.egress().oldest) = before;
         Ok(())
     }
 
@@ -115,25 +135,19 @@ impl Tables for FakeKernel {
     }
 
     fn set_class(&self, class: Class, verdicts: &[Verdict]) -> Result<(), Error> {
-        self.egress().classes.insert(index(class), verdicts.to_vec());
+        self.egress().classes.insert(class.in_record(), verdicts.to_vec());
         Ok(())
     }
 
-    fn bind(
-        &self,
-        tgid: u32,
-        exec_id: ExecId,
-        tree: Option<u32>,
-        class: Option<(Class, (u32, u32))>,
-    ) -> Result<Bound, Error> {
-        let mut state = self.lock();
-        let Some(instance) = state.processes.get_mut(&tgid).filter(|instance| instance.id == exec_id) else {
-            return Ok(Bound::Gone);
-        };
-        let before = instance.governed;
-        let tree = tree.or(before.map(|governed| governed.tree)).unwrap_or_default();
-        let class = class.map(|(class, ids)| (index(class), ids)).or(before.and_then(|governed| governed.class));
-        instance.governed = (tree != 0).then_some(Governed { tree, class });
-        Ok(Bound::Done)
+    fn plant(&self, tgid: u32, exec_id: ExecId, tree: u32) -> Result<Bound, Error> {
+        self.govern(tgid, exec_id, |governed| governed.tree = tree)
+    }
+
+    fn classify(&self, tgid: u32, exec_id: ExecId, word: Classified) -> Result<Bound, Error> {
+        self.govern(tgid, exec_id, |governed| {
+            if governed.class.is_none_or(|held| held.stamp <= word.stamp) {
+                governed.class = Some(word);
+            }
+        })
     }
 }
