@@ -470,3 +470,75 @@ fn a_wide_range_holds_no_address_of_another_family_and_none_that_means_this_mach
         Ok(())
     })
 }
+
+/// A line of processes that forks faster than the daemon looks at them.
+struct Line<'a>(&'a World, &'static str);
+
+impl<'a> Line<'a> {
+    fn start(world: &'a World, agent: &mut Actor, folder: &'static str, to: &str) -> Result<Self> {
+        let path = world.path(folder);
+        std::fs::create_dir(&path)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        agent.act(&json!({"do": "chain", "to": to, "folder": path}))?;
+        let line = Self(world, folder);
+        wait_until("the line should reach what it may", || Ok(line.last("reached")? > 0))?;
+        Ok(line)
+    }
+
+    /// When somebody of it was reached or refused last; zero: never.
+    fn last(&self, what: &str) -> Result<u64> {
+        match std::fs::read_to_string(self.0.path(self.1).join(what)) {
+            Ok(at) => Ok(at.parse()?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// It goes on, and is refused: for so long that hundreds of it come and go.
+    fn is_refused(&self) -> Result<()> {
+        wait_until("the line should be refused", || Ok(self.last("refused")? > self.last("reached")?))?;
+        let (reached, refused) = (self.last("reached")?, self.last("refused")?);
+        std::thread::sleep(Duration::from_millis(300));
+        let (reached_now, refused_now) = (self.last("reached")?, self.last("refused")?);
+        let failed = std::fs::read_to_string(self.0.path(self.1).join("failed"));
+        ensure!(refused_now > refused + 100_000, "the line ended: {refused} {refused_now} {failed:?}");
+        ensure!(reached_now == reached, "one of the line got through: {reached} {reached_now}");
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        // What cannot be told to stop does so in a while.
+        drop(std::fs::write(self.0.path(self.1).join("stop"), ""));
+    }
+}
+
+#[test]
+fn a_line_of_forks_outruns_neither_new_policies_nor_the_end_of_its_session() -> Result<()> {
+    let vault = Vault::open()?;
+    let permits = r#"
+        @id("agents-vault")
+        permit (principal in Group::"agents", action == Action::"connect", resource == Destination::"vault-udp");
+        "#;
+    let without = setup("enforce", &vault);
+    with_daemon(setup("enforce", &vault).with_policies(permits), |world| {
+        let mut agent = governed(world)?;
+        let to = vault.at("127.0.0.1");
+        let line = Line::start(world, &mut agent, "line-1", &to)?;
+        world.write("config/policies/e2e.cedar", &without.policies)?;
+        // Also when the classes that it had are others': after the third, each set of tables was filled anew.
+        for _ in 0..3 {
+            world.write_entries_and_reload(&without)?;
+            line.is_refused()?;
+        }
+        drop(line);
+        settled(world, &mut agent)?;
+        let line = Line::start(world, &mut agent, "line-2", &world.api("127.0.0.1"))?;
+        let session = world.process(agent.pid())?["session_id"].as_str().context("in no session")?.to_owned();
+        world.ask(&["sessions", &session, "--end"])?;
+        line.is_refused()?;
+        ensure!(!vault.was_reached()?);
+        Ok(())
+    })
+}

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::thread::LinkNameSpaceType;
 use serde_json::{Value, json};
 
-use crate::{Actor, Next, raw, sockets};
+use crate::{Actor, Next, chain, raw, sockets};
 
 /// A member of a command, as text.
 pub(crate) fn text<'a>(command: &'a Value, name: &str) -> Result<&'a str> {
@@ -97,6 +97,10 @@ impl Actor {
             "put" => {
                 let path = text(command, "path")?;
                 fs::write(path, text(command, "text")?).with_context(|| format!("cannot write {path}"))?;
+                json!({})
+            }
+            "chain" => {
+                chain::start(text(command, "to")?.parse()?, text(command, "folder")?.as_ref())?;
                 json!({})
             }
             "exit" => return Ok((json!({}), Next::End(0))),

@@ -5,6 +5,7 @@
 //! Every image and every forked child opens a control connection of its own and says who it is, so that the test
 //! speaks to each of them alone.
 
+mod chain;
 mod commands;
 mod grpc;
 mod raw;
