@@ -40,7 +40,7 @@ pub struct Place {
 pub struct Group(Vec<usize>);
 
 impl Group {
-    fn one(destination: usize) -> Self {
+    pub(super) fn of(destination: usize) -> Self {
         Self(vec![destination])
     }
 
@@ -94,7 +94,7 @@ pub fn compile(destinations: &[Arc<Destination>], learned: &Learned) -> Result<P
         for network in &destination.networks {
             for port in &destination.ports {
                 let place = Place { protocol: destination.protocol, port: *port, network: *network };
-                declared.entry(place).and_modify(|group| group.add(number)).or_insert_with(|| Group::one(number));
+                declared.entry(place).and_modify(|group| group.add(number)).or_insert_with(|| Group::of(number));
             }
         }
     }
@@ -116,7 +116,7 @@ pub fn compile(destinations: &[Arc<Destination>], learned: &Learned) -> Result<P
                 }
                 for port in &destination.ports {
                     let place = Place { protocol: destination.protocol, port: *port, network: Network::host(address) };
-                    found.entry(place).and_modify(|group| group.add(number)).or_insert_with(|| Group::one(number));
+                    found.entry(place).and_modify(|group| group.add(number)).or_insert_with(|| Group::of(number));
                 }
             }
         }

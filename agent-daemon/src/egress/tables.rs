@@ -196,3 +196,74 @@ impl Compiled {
         words
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::credential::Catalog;
+    use crate::diagnostic::SourceFile;
+    use crate::egress::{Learned, compile};
+    use crate::testing::{FakeKernel, Sizes};
+
+    fn catalog() -> Catalog {
+        let one = |name: &str| {
+            format!(
+                "[[destination]]\nname = \"{name}\"\naudience = \"{name}\"\nports = [443]\nhosts = [\"{name}.example\"]\n"
+            )
+        };
+        let file = SourceFile { name: "c.toml".to_owned(), text: ["a", "b", "c"].map(one).concat() };
+        Catalog::parse(&[file], &"example.org".parse().unwrap()).unwrap()
+    }
+
+    fn learned(of: &[(&str, &[[u8; 4]])]) -> Learned {
+        let mut learned = Learned::default();
+        for (host, addresses) in of {
+            let addresses: Vec<_> = addresses.iter().map(|octets| (*octets).into()).collect();
+            learned.learn(host, &addresses, Instant::now());
+        }
+        learned
+    }
+
+    #[test]
+    fn equal_verdicts_share_a_class_and_who_finds_none_reaches_nothing() {
+        let kernel = FakeKernel::new(Sizes::default());
+        let mut compiled = Compiled::build(&kernel, Half::Second, Plan::default()).unwrap();
+        let number = |of: u32| (0..10).map(move |bit| if of >> bit & 1 == 1 { Verdict::Allow } else { Verdict::Deny });
+        let class = |compiled: &mut Compiled, of| compiled.class(&kernel, &number(of).collect::<Vec<_>>()).unwrap();
+        let classes: HashSet<u32> = (0..limits::CLASSES - 1).map(|of| class(&mut compiled, of).place).collect();
+        assert_eq!((classes.len(), classes.contains(&0)), (1023, false));
+        assert_eq!(class(&mut compiled, 7), class(&mut compiled, 7));
+        assert_eq!(class(&mut compiled, limits::CLASSES - 1), Class::nothing(Half::Second));
+        assert_eq!((compiled.counts().classes, compiled.counts().unclassed), (1023, 1));
+    }
+
+    #[test]
+    fn groups_come_and_go_with_names_and_their_numbers_are_used_again() {
+        let kernel = FakeKernel::new(Sizes::default());
+        let catalog = catalog();
+        let plan = |of: &[(&str, &[[u8; 4]])]| compile(catalog.destinations(), &learned(of)).unwrap();
+        let mut compiled = Compiled::build(&kernel, Half::First, plan(&[("a.example", &[[192, 0, 2, 1]])])).unwrap();
+        compiled.class(&kernel, &[Verdict::Allow, Verdict::Deny, Verdict::Audit]).unwrap();
+        // An address that two names share is of a group of its own.
+        let shared: &[(&str, &[[u8; 4]])] =
+            &[("a.example", &[[192, 0, 2, 1], [192, 0, 2, 2]]), ("b.example", &[[192, 0, 2, 2]])];
+        compiled.update(&kernel, plan(shared)).unwrap();
+        assert_eq!((compiled.counts().places, compiled.counts().groups), (2, 2));
+        let of = |compiled: &Compiled, group: &Group| {
+            let number = usize::try_from(compiled.number(group).unwrap()).unwrap();
+            compiled.words(&[Verdict::Allow, Verdict::Deny, Verdict::Audit])[number]
+        };
+        let groups: Vec<(Group, Verdict)> =
+            compiled.plan().places.values().map(|group| (group.clone(), of(&compiled, group))).collect();
+        assert_eq!(groups.iter().map(|(_, verdict)| *verdict).collect::<Vec<_>>(), [Verdict::Allow, Verdict::Deny]);
+        compiled.update(&kernel, plan(&[])).unwrap();
+        assert_eq!(compiled.counts().places, 0);
+        // Freed when there is need, and only those that nothing leads to.
+        compiled.numbers = (0..limits::GROUPS).collect();
+        compiled.groups.extend((0..MAX_GROUPS).map(|number| (Group::of(number + 10), 0)));
+        compiled.update(&kernel, plan(&[("c.example", &[[192, 0, 2, 3]])])).unwrap();
+        assert_eq!((compiled.counts().places, compiled.counts().groups), (1, 1));
+    }
+}

@@ -39,6 +39,11 @@ impl FakeResolver {
         self.lock().is_down = true;
     }
 
+    /// Answers again.
+    pub fn come_back(&self) {
+        self.lock().is_down = false;
+    }
+
     /// Does something in the middle of the next look-up.
     pub fn during_next(&self, action: impl FnOnce() + Send + 'static) {
         self.lock().during.push(Box::new(action));

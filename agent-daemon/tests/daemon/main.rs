@@ -15,6 +15,7 @@ mod approvals;
 mod audit_log;
 mod bad_requests;
 mod callers;
+mod egress;
 mod ending;
 mod ends;
 mod federation;

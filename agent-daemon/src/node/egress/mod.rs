@@ -34,6 +34,8 @@ const AT_ONCE: usize = 8;
 const LOOK_UPS: usize = 8;
 /// Names are looked up again this often; the system's resolver does not say for how long its answers are good.
 const REFRESH: Duration = Duration::from_secs(30);
+/// Those of which nobody knew are looked up again sooner.
+const REFRESH_FAILED: Duration = Duration::from_secs(5);
 /// Governed processes are looked at this often, for what no event told.
 const LOOK: Duration = Duration::from_secs(1);
 /// After something failed, it is tried again.
@@ -245,11 +247,11 @@ impl Node {
         // A daemon that starts anew does not know what is in the half that it finds in use.
         let mut is_whole = self.recompile().await;
         self.classify_all().await;
-        let (mut compiled, mut looked, mut refreshed) = (Instant::now(), Instant::now(), None::<Instant>);
+        let (mut compiled, mut looked, mut refresh_at) = (Instant::now(), Instant::now(), Instant::now());
         loop {
-            if self.governs() && refreshed.is_none_or(|at| at.elapsed() >= REFRESH) {
-                self.refresh_names().await;
-                refreshed = Some(Instant::now());
+            if self.governs() && Instant::now() >= refresh_at {
+                let after = if self.refresh_names().await { REFRESH } else { REFRESH_FAILED };
+                refresh_at = Instant::now() + after;
             }
             let mut is_changed = false;
             // Every arm is cancel-safe: a change stays noted.
@@ -265,7 +267,7 @@ impl Node {
             }
             if is_changed || !is_whole && compiled.elapsed() >= AGAIN {
                 is_whole = self.recompile().await;
-                (compiled, refreshed) = (Instant::now(), None);
+                (compiled, refresh_at) = (Instant::now(), Instant::now());
                 self.classify_all().await;
             } else if looked.elapsed() >= LOOK && self.governs() {
                 looked = Instant::now();
@@ -324,8 +326,8 @@ impl Node {
         Ok(())
     }
 
-    /// Looks the names of destinations up and takes in what is new.
-    async fn refresh_names(self: &Arc<Self>) {
+    /// Looks the names of destinations up and takes in what is new. False when one could not be looked up.
+    async fn refresh_names(self: &Arc<Self>) -> bool {
         let snapshot = self.snapshot();
         let hosts: std::collections::BTreeSet<Arc<str>> =
             snapshot.catalog.destinations().iter().flat_map(|one| one.hosts.iter().map(Arc::clone)).collect();
@@ -366,6 +368,7 @@ impl Node {
             Ok(Err(problem)) => tracing::error!(problem, "the addresses of names could not be taken in"),
             Err(error) => tracing::error!(%error, "the addresses of names could not be taken in"),
         }
+        failed == 0
     }
 
     /// Governed exec instances for which `wanted` holds.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{MutexGuard, PoisonError};
 
-use super::FakeKernel;
+use super::{Call, FakeKernel};
 use crate::credential::Network;
 use crate::egress::{Class, Half, Place, Tables};
 use crate::identity::TreeSettings;
@@ -123,6 +123,7 @@ impl Tables for FakeKernel {
     }
 
     fn put(&self, half: Half, place: &Place, group: u32) -> Result<(), Error> {
+        self.enter(Call::Put)?;
         self.egress().places.entry(key(half)).or_default().insert(*place, group);
         Ok(())
     }
@@ -144,6 +145,7 @@ impl Tables for FakeKernel {
     }
 
     fn classify(&self, tgid: u32, exec_id: ExecId, word: Classified) -> Result<Bound, Error> {
+        self.enter(Call::Classify)?;
         self.govern(tgid, exec_id, |governed| {
             if governed.class.is_none_or(|held| held.stamp <= word.stamp) {
                 governed.class = Some(word);

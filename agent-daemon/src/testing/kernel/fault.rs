@@ -29,6 +29,10 @@ pub enum Call {
     Watch,
     /// [`crate::process::Records::listen`]
     Listen,
+    /// [`crate::egress::Tables::put`]
+    Put,
+    /// [`crate::egress::Tables::classify`]
+    Classify,
 }
 
 /// How a question fails.
