@@ -48,7 +48,7 @@ const OTHER_DESCRIPTORS: usize = 512;
 /// Where systemd puts what it hands over (`LoadCredential=`); only the unit can read it.
 const SYSTEMD_CREDENTIALS: &str = "/run/credentials";
 /// All that is still held after start.
-const NEEDED: [NeededCapability; 2] = [
+const NEEDED: [NeededCapability; 3] = [
     NeededCapability {
         capability: Capability::CAP_SYS_PTRACE,
         purpose: "facts about processes of other users cannot be read",
@@ -56,6 +56,10 @@ const NEEDED: [NeededCapability; 2] = [
     NeededCapability {
         capability: Capability::CAP_DAC_READ_SEARCH,
         purpose: "executables that only their owners may read cannot be measured",
+    },
+    NeededCapability {
+        capability: Capability::CAP_NET_ADMIN,
+        purpose: "connections that governed programs passed on to others are not closed when they are taken back",
     },
 ];
 
@@ -311,6 +315,7 @@ fn build_node(
             measurer,
         )),
         tables: maps,
+        disconnect: Arc::new(kernel::Disconnector::new()),
         snapshot,
         load: Box::new(config.sources.clone()),
         leases: Leases::new(config.leases),

@@ -14,14 +14,14 @@ pub(crate) fn harden() -> io::Result<()> {
     Ok(())
 }
 
-/// What the daemon still needs: to look into other users' processes, and to read executables that only their
-/// owners may read. Everything else goes, for this thread and all that it starts.
+/// What the daemon still needs: to look into other users' processes, to read executables that only their owners may read,
+/// and to close connections that were taken back. Everything else goes, for this thread and all that it starts.
 pub(crate) fn drop_rights(needed: &[Capability]) -> anyhow::Result<()> {
     let needed: CapsHashSet = needed.iter().copied().collect();
     let held = caps::read(None, CapSet::Permitted)?;
     let kept: CapsHashSet = held.intersection(&needed).copied().collect();
     for missing in needed.difference(&kept) {
-        tracing::warn!(capability = %missing, "not held: executables of other users may not be measurable");
+        tracing::warn!(capability = %missing, "not held: doctor says what is lost");
     }
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::read(None, CapSet::Bounding)? {

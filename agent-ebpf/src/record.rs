@@ -291,8 +291,8 @@ pub struct ConnectionRecord {
     pub state: u8,
     /// See [`ground`].
     pub ground: u8,
-    /// Zero.
-    pub padding: u16,
+    /// The governed tree of the opener; zero: none.
+    pub tree: u16,
 }
 
 /// Data of a key of the maps `ADDRESSES`: protocol and port, then an address. Words, because the key is aligned to four
@@ -389,6 +389,8 @@ const _: () = {
     assert!(core::mem::offset_of!(ConnectionRecord, tgid) == 80);
     assert!(size_of::<TupleKey>() == 48);
     assert!(size_of::<ToldKey>() == 32);
+    // So that a tree fits a connection's record.
+    assert!(limits::TREES <= u16::MAX as u32);
     // So that a class's place is a mask, and stands below the stamp.
     assert!(limits::CLASSES.is_power_of_two() && class::PLACE >> class::STAMP_SHIFT == 0);
     assert!(align_of::<ExecRecord>() == 8);

@@ -147,6 +147,7 @@ mod tests {
             tgid: 9,
             tid: 7,
             session_id: None,
+            tree: None,
             at: BootTime(10),
             uid: 11,
             gid: 12,

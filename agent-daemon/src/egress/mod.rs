@@ -16,7 +16,7 @@ pub use tables::{Compiled, Counts};
 use std::fmt::Debug;
 
 use crate::identity::TreeSettings;
-use crate::process::{Bound, Classified, Error, ExecId, Stamp, Verdict};
+use crate::process::{Bound, Classified, Connection, Error, ExecId, Stamp, Verdict};
 
 /// Which of the two sets of tables: the one in use, or the one before or after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,6 +84,16 @@ impl Class {
             None => Self { half: Half::First, place },
         }
     }
+}
+
+/// Closes connections of others.
+pub trait Disconnect: Debug + Send + Sync + 'static {
+    /// Closes a connection for all who hold it: what they do next with it fails. False when it is not found: the kernel
+    /// does not find it by itself, and none of `holders` holds it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn disconnect(&self, connection: &Connection, holders: &[u32]) -> std::io::Result<bool>;
 }
 
 /// The kernel's tables. Writes take effect at once.

@@ -3,12 +3,14 @@
 //! What stands in the kernel's tables: one set that is in use, built whole before anybody is moved to it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use agent_ebpf::limits;
 
 use super::compile::MAX_GROUPS;
 use super::{Class, Group, Half, Place, Plan, Tables};
-use crate::process::{Error, Verdict};
+use crate::process::{Error, Protocol, Verdict};
 
 const NO_ROOM: Error = Error::Malformed { map: "CLASSES", what: "no room for one more group" };
 
@@ -38,7 +40,9 @@ pub struct Compiled {
     // Those that groups have.
     numbers: HashSet<u32>,
     // By what is said of each destination. Place 0 is that of those who reach nothing.
-    classes: HashMap<Vec<Verdict>, u32>,
+    classes: HashMap<Arc<[Verdict]>, u32>,
+    // The same by their places, from 1.
+    said: Vec<Arc<[Verdict]>>,
     refused: usize,
     unclassed: u64,
 }
@@ -57,6 +61,7 @@ impl Compiled {
             groups: HashMap::new(),
             numbers: HashSet::new(),
             classes: HashMap::new(),
+            said: Vec::new(),
             refused: 0,
             unclassed: 0,
         };
@@ -104,8 +109,17 @@ impl Compiled {
         }
         let class = Class { half: self.half, place: next };
         tables.set_class(class, &self.words(verdicts))?;
-        self.classes.insert(verdicts.to_vec(), next);
+        let verdicts: Arc<[Verdict]> = verdicts.into();
+        self.said.push(Arc::clone(&verdicts));
+        self.classes.insert(verdicts, next);
         Ok(class)
+    }
+
+    /// What the kernel programs say to a connection of a class of these tables. None: no declared destination is there.
+    pub fn verdict(&self, class: Class, protocol: Protocol, port: u16, address: IpAddr) -> Option<Verdict> {
+        let group = self.plan.at(protocol, port, address)?;
+        let said = class.place.checked_sub(1).and_then(|at| usize::try_from(at).ok()).and_then(|at| self.said.get(at));
+        Some(said.map_or(Verdict::Deny, |said| group.verdict(said)))
     }
 
     /// Takes in that names are at other addresses. Where the kernel takes nothing new, what stands there stays.

@@ -113,6 +113,7 @@ pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malfor
         tgid: record.tgid,
         tid: record.tid,
         session_id: SessionId::new(record.session_id),
+        tree: (record.tree != 0).then(|| u32::from(record.tree)),
         at: BootTime(record.ktime_ns),
         uid: record.euid,
         gid: record.egid,

@@ -8,6 +8,7 @@
 
 mod btf;
 mod decode;
+mod disconnect;
 mod egress;
 mod events;
 mod load;
@@ -23,6 +24,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use disconnect::Disconnector;
 pub use events::Events;
 pub use load::{ProgramReport, unload};
 pub use maps::Maps;

@@ -74,7 +74,7 @@ use crate::authority::{Authority, ForeignBundles, SecretStore};
 use crate::clock::Clock;
 use crate::credential::rate::Rates;
 use crate::credential::{CachingResolver, Cause, LeaseId, Leases};
-use crate::egress::Tables;
+use crate::egress::{Disconnect, Tables};
 use crate::identity::TrustDomain;
 use crate::process::{Count, Records};
 use crate::snapshot::Snapshot;
@@ -130,6 +130,8 @@ pub struct Parts {
     pub attestor: Arc<Attestor>,
     /// By which the kernel decides in governed trees.
     pub tables: Arc<dyn Tables>,
+    /// Closes what was taken back.
+    pub disconnect: Arc<dyn Disconnect>,
     /// What operators wrote.
     pub snapshot: Snapshot,
     /// Reads it anew.
@@ -239,6 +241,8 @@ struct Counters {
     egress_lost: AtomicU64,
     egress_unrecorded: AtomicU64,
     egress_unclassified: AtomicU64,
+    egress_closed: AtomicU64,
+    egress_unclosed: AtomicU64,
 }
 
 fn bump(counter: &AtomicU64) {
@@ -281,7 +285,7 @@ impl Node {
             happenings: broadcast::channel(WATCH_BUFFER).0,
             listeners: events::Listeners::default(),
             streams: streams::Streams::default(),
-            egress: egress::Governor::new(parts.tables),
+            egress: egress::Governor::new(parts.tables, parts.disconnect),
             snapshots: watch::Sender::new(0),
             refused: Budget::new(REFUSED_BURST, REFUSED_REFILL),
             bad_requests: Budget::new(BAD_REQUEST_BURST, BAD_REQUEST_REFILL),
@@ -327,6 +331,8 @@ impl Node {
             of("egress_events_lost", &counters.egress_lost),
             of("egress_unrecorded", &counters.egress_unrecorded),
             of("egress_unclassified", &counters.egress_unclassified),
+            of("egress_closed", &counters.egress_closed),
+            of("egress_unclosed", &counters.egress_unclosed),
         ]
     }
 }

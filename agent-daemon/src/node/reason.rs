@@ -84,6 +84,8 @@ reasons! {
     EgressPending = "egress_pending",
     /// A governed tree may not have such a socket.
     EgressSocket = "egress_socket",
+    /// What a governed program had opened was closed: it may not reach that any more.
+    EgressWithdrawn = "egress_withdrawn",
     /// The user's token is not good.
     InvalidToken = "invalid_token",
     /// What is asked for is wider than the session it is delegated from, or on nobody's behalf.

@@ -18,6 +18,8 @@ pub struct Connection {
     pub tid: u32,
     /// Its session.
     pub session_id: Option<SessionId>,
+    /// Its governed tree.
+    pub tree: Option<u32>,
     /// When.
     pub at: BootTime,
     /// Effective ids of the calling thread at that moment.

@@ -224,8 +224,10 @@ impl Setup {
         let log = Log::open(audit_config, audit_key, self.boot_id.clone(), Arc::clone(&clock)).expect("the audit log");
         let boot_id = self.boot_id.clone();
         let tables: Arc<dyn crate::egress::Tables> = Arc::<FakeKernel>::clone(&kernel);
+        let disconnect: Arc<dyn crate::egress::Disconnect> = Arc::<FakeKernel>::clone(&kernel);
         let node = Node::new(Parts {
             tables,
+            disconnect,
             identity: Identity {
                 trust_domain,
                 issuer: None,

@@ -94,7 +94,7 @@ fn record(ctx: &SockAddrContext, task: *const u8, hook: u8, cookie: u64, record:
         verdict: verdict::ALLOW,
         state: 0,
         ground: ground::UNGOVERNED,
-        padding: 0,
+        tree: process.tree as u16,
     };
     // SAFETY: reads of fields that the verifier allows for these attach types, in their own widths.
     unsafe {

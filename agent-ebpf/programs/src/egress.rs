@@ -278,7 +278,7 @@ pub(crate) fn created(ctx: &SockContext) -> i32 {
         verdict,
         state: 0,
         ground: ground::SOCKET,
-        padding: 0,
+        tree: process.tree as u16,
     });
     if verdict == verdict::DENY { REFUSE } else { LET }
 }

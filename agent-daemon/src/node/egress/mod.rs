@@ -8,8 +8,9 @@
 
 mod classify;
 mod record;
+mod withdraw;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Node, bump};
 use crate::attest::Attested;
 use crate::diagnostic::with_sources;
-use crate::egress::{Compiled, Counts, Half, Learned, Tables, compile};
+use crate::egress::{Compiled, Counts, Disconnect, Half, Learned, Tables, compile};
 use crate::identity::{Entry, TreeSettings};
 use crate::process::{BootTime, Connection, Error, Event, ExecId, ExecInstance, Stamp, Verdict};
 use crate::snapshot::Snapshot;
@@ -56,6 +57,7 @@ enum Told {
 #[derive(Debug)]
 pub(super) struct Governor {
     tables: Arc<dyn Tables>,
+    disconnect: Arc<dyn Disconnect>,
     state: Mutex<State>,
     told: mpsc::Sender<Told>,
     inbox: Mutex<Option<mpsc::Receiver<Told>>>,
@@ -80,6 +82,8 @@ struct State {
     /// With the snapshot that it was compiled from, by which everybody in it is classified.
     compiled: Option<(Compiled, Arc<Snapshot>)>,
     problem: Option<String>,
+    /// What was closed already: a record stays until the socket is gone.
+    closed: HashSet<(u64, BootTime)>,
 }
 
 #[derive(Debug)]
@@ -105,10 +109,11 @@ pub struct EgressView {
 }
 
 impl Governor {
-    pub(super) fn new(tables: Arc<dyn Tables>) -> Self {
+    pub(super) fn new(tables: Arc<dyn Tables>, disconnect: Arc<dyn Disconnect>) -> Self {
         let (told, inbox) = mpsc::channel(INBOX);
         Self {
             tables,
+            disconnect,
             state: Mutex::default(),
             told,
             inbox: Mutex::new(Some(inbox)),
@@ -261,7 +266,10 @@ impl Node {
                     Err(_) => return,
                 },
                 () = self.egress.changed.notified() => {
+                    // What is over is closed before anybody is looked at.
+                    self.close_withdrawn().await;
                     self.classify_all().await;
+                    self.close_withdrawn().await;
                 }
                 () = tokio::time::sleep(LOOK) => {}
             }
@@ -269,9 +277,11 @@ impl Node {
                 is_whole = self.recompile().await;
                 (compiled, refresh_at) = (Instant::now(), Instant::now());
                 self.classify_all().await;
+                self.close_withdrawn().await;
             } else if looked.elapsed() >= LOOK && self.governs() {
                 looked = Instant::now();
                 self.classify_missed().await;
+                self.close_withdrawn().await;
             }
         }
     }

@@ -11,37 +11,16 @@ use super::super::recent::Decided;
 use super::super::release::decision_id;
 use super::super::{Happening, Node, bump};
 use crate::audit::{DecisionRecord, ExecFacts, Outcome, Record};
-use crate::process::{Connection, Ground, Hook, Verdict};
+use crate::process::{Connection, Ground, Hook, SessionId, Verdict};
+use crate::snapshot::Snapshot;
+
+const PERMIT: &str = "add a permit for the action connect";
 
 impl Node {
     /// Writes what the kernel did, or would have done, to a connection.
     pub(super) async fn record_connection(self: &Arc<Self>, connection: Connection) {
-        if !self.egress_denials.take(connection.uid, Instant::now()) {
-            return bump(&self.counters.egress_unrecorded);
-        }
-        let Ok(id) = decision_id() else { return bump(&self.counters.egress_unrecorded) };
         let snapshot = self.snapshot();
-        let mut record = match self.attested_now(connection.tgid, connection.exec_id).await {
-            Some(attested) => {
-                let mut record = draft::draft(id, "connect", &attested, &snapshot);
-                if let Some(entry) = attested.entries.first() {
-                    record.spiffe_id = Some(entry.spiffe_id.to_string());
-                    record.entry_id = Some(entry.id.as_str().to_owned());
-                }
-                record
-            }
-            None => DecisionRecord {
-                decision_id: id,
-                action: "connect".to_owned(),
-                policy_generation: snapshot.policies.generation().as_str().to_owned(),
-                exec: self.facts_of_ended(&connection),
-                ..DecisionRecord::default()
-            },
-        };
-        record.session_id = connection.session_id.map(|id| id.to_string());
-        let session = connection.session_id.and_then(|id| self.sessions().session(id));
-        record.user = session.map(|session| session.user.id.to_string());
-        let names = self.destinations_at(&snapshot, &connection);
+        let Some((mut record, names)) = self.draft_connection(&snapshot, &connection).await else { return };
         let place = format!("{} {}", connection.protocol, connection.remote);
         let (reason, detail, remedy) = match connection.ground {
             Ground::Undeclared => (
@@ -59,24 +38,81 @@ impl Node {
                 format!("a socket of protocol {}, of which the hooks see nothing", connection.protocol),
                 "governed trees have TCP and UDP over IPv4 and IPv6",
             ),
-            Ground::Destination | Ground::Ungoverned => (
-                Reason::PolicyNoPermit,
-                format!("policy does not permit {place} ({})", names.join(", ")),
-                "add a permit for the action connect",
-            ),
+            Ground::Destination | Ground::Ungoverned => {
+                (Reason::PolicyNoPermit, format!("policy does not permit {place} ({names})"), PERMIT)
+            }
         };
-        let is_audited = connection.verdict == Verdict::Audit;
-        record.outcome = if is_audited { Outcome::Allow } else { Outcome::Deny };
-        record.audit_mode = is_audited;
+        record.audit_mode = connection.verdict == Verdict::Audit;
+        record.outcome = if record.audit_mode { Outcome::Allow } else { Outcome::Deny };
         record.reason = reason.as_str().to_owned();
         record.detail = detail;
         record.remediation = Some(remedy.to_owned());
+        self.tell_connection(record);
+    }
+
+    /// Writes that a connection was closed.
+    pub(super) async fn record_withdrawn(self: &Arc<Self>, connection: Connection) {
+        let snapshot = self.snapshot();
+        let Some((mut record, _)) = self.draft_connection(&snapshot, &connection).await else { return };
+        let is_over = connection.session_id.is_some_and(|id| self.sessions().session(id).is_none());
+        let (why, remedy) = if is_over {
+            ("its session is over", "open another session")
+        } else {
+            ("policy does not permit it any more", PERMIT)
+        };
+        record.outcome = Outcome::Deny;
+        record.reason = Reason::EgressWithdrawn.as_str().to_owned();
+        record.detail = format!("the connection to {} {} was closed: {why}", connection.protocol, connection.remote);
+        record.remediation = Some(remedy.to_owned());
+        self.tell_connection(record);
+    }
+
+    /// Who and where to, and the names of the destinations there. None when too much is written already.
+    async fn draft_connection(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        connection: &Connection,
+    ) -> Option<(DecisionRecord, String)> {
+        let id = if self.egress_denials.take(connection.uid, Instant::now()) { decision_id().ok() } else { None };
+        let Some(id) = id else {
+            bump(&self.counters.egress_unrecorded);
+            return None;
+        };
+        let mut record = match self.attested_now(connection.tgid, connection.exec_id).await {
+            Some(attested) => {
+                let mut record = draft::draft(id, "connect", &attested, snapshot);
+                if let Some(entry) = attested.entries.first() {
+                    record.spiffe_id = Some(entry.spiffe_id.to_string());
+                    record.entry_id = Some(entry.id.as_str().to_owned());
+                }
+                record
+            }
+            None => DecisionRecord {
+                decision_id: id,
+                action: "connect".to_owned(),
+                policy_generation: snapshot.policies.generation().as_str().to_owned(),
+                exec: self.facts_of_ended(connection),
+                ..DecisionRecord::default()
+            },
+        };
+        record.session_id = connection.session_id.map(|id| id.to_string());
+        record.user = connection.session_id.and_then(|id| self.user_of(id));
+        let names = self.destinations_at(snapshot, connection);
         record.destination = (!names.is_empty()).then(|| names.join(", "));
         let matched_by = if names.is_empty() { "none" } else { "compiled" };
         if connection.hook != Hook::SockCreate {
-            record.connection = Some(draft::connection(&connection, matched_by.to_owned()));
+            record.connection = Some(draft::connection(connection, matched_by.to_owned()));
         }
-        bump(if is_audited { &self.counters.allowed } else { &self.counters.denied });
+        Some((record, names.join(", ")))
+    }
+
+    fn user_of(&self, id: SessionId) -> Option<String> {
+        let ended = || self.sessions().ended().into_iter().map(|ended| ended.session).find(|session| session.id == id);
+        self.sessions().session(id).or_else(ended).map(|session| session.user.id.to_string())
+    }
+
+    fn tell_connection(&self, record: DecisionRecord) {
+        bump(if record.audit_mode { &self.counters.allowed } else { &self.counters.denied });
         if let Err(error) = self.log.append(&Record::Decision(Box::new(record.clone()))) {
             bump(&self.counters.audit_refused);
             tracing::error!(%error, "a refused connection could not be recorded");
@@ -87,7 +123,7 @@ impl Node {
     }
 
     /// The destinations that count at the address, by the tables as they are now.
-    fn destinations_at(&self, snapshot: &crate::snapshot::Snapshot, connection: &Connection) -> Vec<String> {
+    fn destinations_at(&self, snapshot: &Snapshot, connection: &Connection) -> Vec<String> {
         let state = self.egress.lock();
         let (remote, protocol) = (connection.remote, connection.protocol);
         let group = match &state.compiled {

@@ -8,9 +8,9 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::{Call, FakeKernel};
 use crate::credential::Network;
-use crate::egress::{Class, Half, Place, Tables};
+use crate::egress::{Class, Disconnect, Half, Place, Tables};
 use crate::identity::TreeSettings;
-use crate::process::{Bound, Classified, Error, ExecId, Governed, Protocol, Stamp, Verdict};
+use crate::process::{Bound, Classified, Connection, Error, ExecId, Governed, Protocol, Stamp, Verdict};
 
 /// What the maps hold.
 #[derive(Debug, Default)]
@@ -87,6 +87,17 @@ fn longest(places: &BTreeMap<Place, u32>, address: IpAddr, port: u16) -> Option<
         network = here.wider();
     }
     None
+}
+
+impl Disconnect for FakeKernel {
+    fn disconnect(&self, connection: &Connection, _holders: &[u32]) -> std::io::Result<bool> {
+        self.enter(Call::Disconnect).map_err(std::io::Error::other)?;
+        let is_there = self.lock().connections.contains_key(&connection.cookie);
+        if is_there {
+            self.change_connection(connection.cookie, |connection| connection.is_open = false);
+        }
+        Ok(is_there)
+    }
 }
 
 impl Tables for FakeKernel {

@@ -33,6 +33,8 @@ pub enum Call {
     Put,
     /// [`crate::egress::Tables::classify`]
     Classify,
+    /// [`crate::egress::Disconnect::disconnect`]
+    Disconnect,
 }
 
 /// How a question fails.

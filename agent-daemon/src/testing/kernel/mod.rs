@@ -236,6 +236,7 @@ impl FakeKernel {
             tgid,
             tid: tgid,
             session_id: instance.session_id,
+            tree: instance.governed.map(|governed| governed.tree),
             at: state.tick(),
             uid: instance.euid,
             gid: instance.egid,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::sessions::{install, run};
 
-const EPERM: i64 = 1;
+pub(crate) const EPERM: i64 = 1;
 
 /// `agentctl run` governs what it starts.
 const ENTRIES: &str = r#"
@@ -45,14 +45,14 @@ permit (principal == Workload::"spiffe://example.org/tool", action == Action::"c
 "#;
 
 /// What nobody may reach: it counts whoever comes.
-struct Vault {
-    tcp: TcpListener,
+pub(crate) struct Vault {
+    pub(crate) tcp: TcpListener,
     udp: UdpSocket,
     port: u16,
 }
 
 impl Vault {
-    fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         let tcp = TcpListener::bind("[::]:0")?;
         let port = tcp.local_addr()?.port();
         let udp = UdpSocket::bind(("::", port))?;
@@ -61,7 +61,7 @@ impl Vault {
         Ok(Self { tcp, udp, port })
     }
 
-    fn at(&self, address: &str) -> String {
+    pub(crate) fn at(&self, address: &str) -> String {
         if address.contains(':') { format!("[{address}]:{}", self.port) } else { format!("{address}:{}", self.port) }
     }
 
@@ -78,7 +78,7 @@ impl Vault {
     }
 
     /// Whether anything came since the last look.
-    fn was_reached(&self) -> Result<bool> {
+    pub(crate) fn was_reached(&self) -> Result<bool> {
         // Loopback delivers before the call that sent returns, but the handshake's end may be a moment later.
         std::thread::sleep(Duration::from_millis(2));
         let accepted = self.tcp.accept().map(|_| ());
@@ -95,7 +95,7 @@ impl Vault {
     }
 }
 
-fn setup(mode: &str, vault: &Vault) -> Setup {
+pub(crate) fn setup(mode: &str, vault: &Vault) -> Setup {
     Setup::default()
         .with_entries(&ENTRIES.replace("@MODE@", mode))
         .with_policies(POLICIES)
@@ -103,7 +103,7 @@ fn setup(mode: &str, vault: &Vault) -> Setup {
 }
 
 /// Until it is known who it is.
-fn settled(world: &World, actor: &mut Actor) -> Result<()> {
+pub(crate) fn settled(world: &World, actor: &mut Actor) -> Result<()> {
     let api = world.api("127.0.0.1");
     wait_until("a governed agent should reach what it may", || {
         let tried = actor.act(&json!({"do": "connect", "as": "settled", "to": api}))?;
@@ -111,7 +111,7 @@ fn settled(world: &World, actor: &mut Actor) -> Result<()> {
     })
 }
 
-fn governed(world: &World) -> Result<Actor> {
+pub(crate) fn governed(world: &World) -> Result<Actor> {
     install(world)?;
     let mut agent = run(world, &[], &world.program("agent"))?;
     settled(world, &mut agent)?;
@@ -119,7 +119,7 @@ fn governed(world: &World) -> Result<Actor> {
 }
 
 /// What the kernel said to a connection: an errno, or null.
-fn tried(actor: &mut Actor, command: &Value) -> Result<Value> {
+pub(crate) fn tried(actor: &mut Actor, command: &Value) -> Result<Value> {
     Ok(actor.act(command)?["failed"].clone())
 }
 

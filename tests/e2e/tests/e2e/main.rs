@@ -27,6 +27,7 @@ mod mcp;
 mod operators;
 mod programs;
 mod restart;
+mod revocation;
 mod sdk;
 mod sessions;
 mod slice;
