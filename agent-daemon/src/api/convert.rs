@@ -157,6 +157,7 @@ mod tests {
             protocol: Protocol::TCP,
             hook: Hook::Connect6,
             is_open: true,
+            is_closed: false,
             verdict: process::Verdict::Allow,
             ground: process::Ground::Ungoverned,
         };

@@ -118,8 +118,22 @@ impl Compiled {
     /// What the kernel programs say to a connection of a class of these tables. None: no declared destination is there.
     pub fn verdict(&self, class: Class, protocol: Protocol, port: u16, address: IpAddr) -> Option<Verdict> {
         let group = self.plan.at(protocol, port, address)?;
-        let said = class.place.checked_sub(1).and_then(|at| usize::try_from(at).ok()).and_then(|at| self.said.get(at));
-        Some(said.map_or(Verdict::Deny, |said| group.verdict(said)))
+        Some(self.said_of(class).map_or(Verdict::Deny, |said| group.verdict(said)))
+    }
+
+    /// Whether a class may reach something that has names, and so may be at other addresses than are known now.
+    pub fn reaches_by_name(&self, class: Class, mut is_named: impl FnMut(usize) -> bool) -> bool {
+        let said = self.said_of(class).into_iter().flat_map(|said| said.iter().enumerate());
+        said.into_iter().any(|(destination, verdict)| *verdict != Verdict::Deny && is_named(destination))
+    }
+
+    /// Every class that somebody may be of.
+    pub fn classes(&self) -> impl Iterator<Item = Class> {
+        (1..).zip(&self.said).map(|(place, _)| Class { half: self.half, place })
+    }
+
+    fn said_of(&self, class: Class) -> Option<&Arc<[Verdict]>> {
+        class.place.checked_sub(1).and_then(|at| usize::try_from(at).ok()).and_then(|at| self.said.get(at))
     }
 
     /// Takes in that names are at other addresses. Where the kernel takes nothing new, what stands there stays.

@@ -17,6 +17,7 @@ use crate::process::{
 
 /// The programs note only this state and the end of a connection.
 const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE: u8 = 7;
 
 /// What is wrong with bytes that claim to come from our programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +124,7 @@ pub(super) fn connection(record: &ConnectionRecord) -> Result<Connection, Malfor
         protocol: Protocol(record.protocol),
         hook,
         is_open: Protocol(record.protocol) != Protocol::TCP || record.state == TCP_ESTABLISHED,
+        is_closed: Protocol(record.protocol) == Protocol::TCP && record.state == TCP_CLOSE,
         verdict,
         ground,
     })

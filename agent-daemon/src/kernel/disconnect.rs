@@ -100,7 +100,9 @@ impl Disconnect for Disconnector {
         for holder in holders {
             match take(*holder, connection.cookie) {
                 Ok(Some(socket)) => {
-                    rustix::net::connect_unspec(&socket)?;
+                    // Some kernels refuse it while somebody waits in a read, or where TLS was put on top.
+                    rustix::net::connect_unspec(&socket)
+                        .or_else(|_| rustix::net::shutdown(&socket, rustix::net::Shutdown::Both))?;
                     return Ok(true);
                 }
                 Ok(None) => {}
@@ -194,8 +196,8 @@ fn take(tgid: u32, cookie: u64) -> io::Result<Option<OwnedFd>> {
         let (Some(number), true) = (number, is_socket) else { continue };
         let copy = match pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()) {
             Ok(copy) => copy,
-            // Closed meanwhile.
-            Err(Errno::BADF) => continue,
+            // Closed meanwhile, or its holder is gone.
+            Err(Errno::BADF | Errno::SRCH) => continue,
             Err(error) => return Err(error.into()),
         };
         if rustix::net::sockopt::socket_cookie(copy.as_fd()).is_ok_and(|found| found == cookie) {
@@ -230,6 +232,7 @@ mod tests {
             protocol,
             hook: Hook::Connect4,
             is_open: true,
+            is_closed: false,
             verdict: Verdict::Allow,
             ground: Ground::Destination,
         }

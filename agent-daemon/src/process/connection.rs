@@ -38,6 +38,8 @@ pub struct Connection {
     pub hook: Hook,
     /// TCP: the handshake was completed and the connection is not closed. Others: always.
     pub is_open: bool,
+    /// TCP: it was closed, or never opened.
+    pub is_closed: bool,
     /// What the kernel programs said to it.
     pub verdict: Verdict,
     /// Why.

@@ -46,14 +46,13 @@ const UDP: u32 = 17;
 /// `process` is in the map.
 #[inline(always)]
 pub(crate) unsafe fn decide(process: *mut ExecRecord, connection: &mut ConnectionRecord) -> i32 {
-    // SAFETY: by the caller; so with all reads of it. The class is read once: the daemon may write it in this moment.
-    let (tree, class, ids) = unsafe {
-        let class = core::ptr::read_volatile(&raw const (*process).class);
-        ((*process).tree, class, core::ptr::read_volatile(&raw const (*process).class_ids))
-    };
+    // SAFETY: by the caller; so with all reads of it.
+    let tree = unsafe { (*process).tree };
     if tree == 0 {
         return LET;
     }
+    // SAFETY: as above. The class is read once: the daemon may write it in this moment.
+    let (class, ids) = unsafe { (barrier(process), core::ptr::read_volatile(&raw const (*process).class_ids)) };
     let is_same = ids == pair(connection.euid, connection.egid);
     let mut said = None;
     if class != 0 && is_same {
@@ -62,8 +61,8 @@ pub(crate) unsafe fn decide(process: *mut ExecRecord, connection: &mut Connectio
             None => (settings >> tree::UNDECLARED_SHIFT & VERDICT_MASK, ground::UNDECLARED, settings),
             Some(group) => (word(class, group), ground::DESTINATION, settings),
         });
-        // ORDER: all that was read above is of one set of policies and of one word on this exec instance if the class
-        // holds after it. The exchange that reads it is a barrier: what stands below is not read earlier.
+        // ORDER: what was read between two looks at the class is of one set of policies and of one word on this exec
+        // instance if the class is the same and holds after it. Each look is a barrier.
         // SAFETY: by the caller.
         let now = unsafe { barrier(process) };
         if now != class || class >> class::STAMP_SHIFT < oldest(class) {

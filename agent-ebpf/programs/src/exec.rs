@@ -8,7 +8,6 @@
 
 use agent_ebpf::{Counter, EventHeader, ExecEvent, ExecRecord, flags, kind, limits};
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes};
-use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::egress;
@@ -57,8 +56,9 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
     }
     // The new image of a governed tree reaches nothing until the daemon knows it.
     let is_urgent = is_urgent || record.tree != 0;
-    let is_told = ended_id != 0 && (!is_transient || is_urgent || is_listening());
-    let event = if is_told { note(tgid, now, exec_id, record) } else { None };
+    if ended_id != 0 && (!is_transient || is_urgent || is_listening()) {
+        notify(tgid, now, exec_id, record, is_urgent);
+    }
 
     record.exec_id_check = 0;
     // SAFETY: fields of the record.
@@ -89,10 +89,6 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
         count(Counter::ExecReadFailed);
     }
     record.exec_id_check = exec_id;
-    // Told when the record is whole: who hears of it at once looks at it at once.
-    if let Some(event) = event {
-        event.submit(wake(is_urgent));
-    }
 }
 
 /// Whether the ids are still those of the record. A set-id image has others by now, and counts as a change.
@@ -169,11 +165,13 @@ fn filename(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
     Ok(())
 }
 
+/// Sent before the record is changed, so whoever hears of it may find the old one still. An entry that is held until the
+/// new one is there does not pass the verifier of 6.1, which forgets that it is not null.
 #[inline(always)]
-fn note(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord) -> Option<RingBufEntry<ExecEvent>> {
+fn notify(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord, is_urgent: bool) {
     let Some(mut event) = EVENTS.reserve::<ExecEvent>(0) else {
         count(Counter::EventsDropped);
-        return None;
+        return;
     };
     // SAFETY: the entry is as large as the event and aligned to 8 bytes; every byte of it is written.
     unsafe {
@@ -182,5 +180,5 @@ fn note(tgid: u32, ktime_ns: u64, exec_id: u64, ended: &ExecRecord) -> Option<Ri
         (*event).exec_id = exec_id;
         tell(ended, &raw mut (*event).ended);
     }
-    Some(event)
+    event.submit(wake(is_urgent));
 }

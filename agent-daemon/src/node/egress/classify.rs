@@ -3,11 +3,13 @@
 //! What one exec instance may reach.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 
 use super::super::within::{Wanted, within};
 use super::{AT_ONCE, Node, PASSES, bump, governing};
+
 use crate::attest::{Attested, Failure};
 use crate::credential::Mode;
 use crate::egress::{Class, Half};
@@ -16,24 +18,63 @@ use crate::process::{Classified, ExecId, ExecInstance, Stamp, Verdict};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
 
+/// How long all may be looked at, at most, until what was said before is void.
+const LOOKING: Duration = Duration::from_secs(1);
+/// How long a record takes to become that of an image that was told of.
+const BEGINNING: Duration = Duration::from_millis(1);
+/// Looks at one that changes meanwhile.
+const TRIES: usize = 10;
+
 impl Node {
     /// Classifies everybody who is governed anew. After that nothing holds that was said before.
     pub(super) async fn classify_all(self: &Arc<Self>) {
         let Some((in_use, since)) = self.egress.moment(self.records().now()) else { return };
-        for _ in 0..PASSES {
-            // What was forked meanwhile has the class that its parent had.
-            let left = self.governed(|instance| !is_since(instance, in_use, since));
-            if left.is_empty() {
-                break;
+        let looking = async {
+            for _ in 0..PASSES {
+                // What was forked meanwhile has the class that its parent had.
+                let left = self.governed(|instance| !is_since(instance, in_use, since));
+                if left.is_empty() {
+                    break;
+                }
+                self.classify_each(left).await;
             }
-            self.classify_each(left).await;
+        };
+        // Whoever takes long to look at, or forks faster than that, is not classified from here on, nor is what they fork:
+        // how long what was said before holds must not be theirs to choose.
+        if tokio::time::timeout(LOOKING, looking).await.is_err() {
+            tracing::warn!("not all governed programs could be looked at in time; those reach nothing until they are");
         }
-        // Whoever forks faster than all are looked at is not classified from here on, nor is what they fork.
         let tables = &*self.egress.tables;
-        if let Err(error) = tables.void(in_use, since).and_then(|()| tables.void(in_use.other(), Stamp::NEVER)) {
-            tracing::error!(%error, "what was said of governed programs before could not be made void");
+        match tables.void(in_use, since).and_then(|()| tables.void(in_use.other(), Stamp::NEVER)) {
+            Ok(()) => self.egress.lock().since = since,
+            Err(error) => {
+                tracing::error!(%error, "what was said of governed programs before could not be made void");
+            }
         }
-        self.egress.lock().since = since;
+        self.egress.withdrawn.notify_one();
+    }
+
+    /// Whoever is in a session that is over reaches nothing, before anybody is looked at.
+    pub(super) fn cut_off(&self) {
+        let now = self.records().now();
+        let mut members = Vec::new();
+        let walked = self.records().processes(&mut |instance| {
+            if instance.governed.is_some()
+                && instance.session_id.is_some_and(|id| self.sessions().session(id).is_none())
+            {
+                members.push((instance.process.tgid, instance.id, (instance.euid, instance.egid)));
+            }
+        });
+        if let Err(error) = walked {
+            tracing::warn!(%error, "governed processes cannot be looked at");
+        }
+        for (tgid, exec_id, ids) in members {
+            let mut state = self.egress.lock();
+            let word = Classified { place: Class::nothing(state.in_use).in_record(), stamp: state.stamp(now), ids };
+            if let Err(error) = self.egress.tables.classify(tgid, exec_id, word) {
+                tracing::error!(%error, %exec_id, "a program in a session that is over could not be cut off");
+            }
+        }
     }
 
     /// Classifies those of whom no event told, or who have other ids than when they were.
@@ -47,7 +88,10 @@ impl Node {
             let held = instance.governed.and_then(|governed| governed.class);
             !is_since(instance, in_use, since) || ids.is_some() && held.map(|word| word.ids) != ids
         });
-        self.classify_each(missed).await;
+        if !missed.is_empty() {
+            self.classify_each(missed).await;
+            self.egress.withdrawn.notify_one();
+        }
     }
 
     async fn classify_each(self: &Arc<Self>, of: Vec<(u32, ExecId)>) {
@@ -58,7 +102,7 @@ impl Node {
     /// Finds out what an exec instance may reach and says so to the kernel. Whoever cannot be looked at reaches nothing.
     pub(in crate::node) async fn classify(self: &Arc<Self>, tgid: u32, exec_id: ExecId) {
         // Once more when what operators wrote was read anew meanwhile.
-        for _ in 0..3 {
+        for _ in 0..TRIES {
             // Taken before anything is looked at: what changes afterwards makes this void.
             let (snapshot, stamp) = {
                 let mut state = self.egress.lock();
@@ -68,6 +112,11 @@ impl Node {
             };
             let instance = match self.records().process(tgid) {
                 Ok(Some(instance)) if instance.id == exec_id && instance.governed.is_some() => instance,
+                // The kernel says that it begins a moment before its record does.
+                Ok(Some(instance)) if instance.id < exec_id && instance.governed.is_some() => {
+                    tokio::time::sleep(BEGINNING).await;
+                    continue;
+                }
                 Ok(_) => return,
                 Err(error) => return tracing::warn!(%error, %exec_id, "a governed process cannot be looked at"),
             };

@@ -10,8 +10,8 @@ mod classify;
 mod record;
 mod withdraw;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,10 @@ pub(super) struct Governor {
     inbox: Mutex<Option<mpsc::Receiver<Told>>>,
     /// What may be reached by somebody may have changed.
     changed: Notify,
+    /// Something that was let through may have been taken back.
+    withdrawn: Notify,
+    /// Connections that are being closed for so long that nobody waits for it.
+    stuck: Arc<AtomicUsize>,
     /// Whether there is anything to govern.
     governs: AtomicBool,
 }
@@ -82,8 +86,8 @@ struct State {
     /// With the snapshot that it was compiled from, by which everybody in it is classified.
     compiled: Option<(Compiled, Arc<Snapshot>)>,
     problem: Option<String>,
-    /// What was closed already: a record stays until the socket is gone.
-    closed: HashSet<(u64, BootTime)>,
+    /// How often each was to be closed: a record stays until the socket is gone.
+    closing: HashMap<(u64, BootTime), u8>,
 }
 
 #[derive(Debug)]
@@ -118,6 +122,8 @@ impl Governor {
             told,
             inbox: Mutex::new(Some(inbox)),
             changed: Notify::new(),
+            withdrawn: Notify::new(),
+            stuck: Arc::default(),
             governs: AtomicBool::new(false),
         }
     }
@@ -221,6 +227,7 @@ impl Node {
                 () = cancel.cancelled() => {}
                 () = self.hear(inbox) => {}
                 () = self.keep() => {}
+                () = self.close() => {}
             }
         }
     }
@@ -266,10 +273,9 @@ impl Node {
                     Err(_) => return,
                 },
                 () = self.egress.changed.notified() => {
-                    // What is over is closed before anybody is looked at.
-                    self.close_withdrawn().await;
+                    self.cut_off();
+                    self.egress.withdrawn.notify_one();
                     self.classify_all().await;
-                    self.close_withdrawn().await;
                 }
                 () = tokio::time::sleep(LOOK) => {}
             }
@@ -277,11 +283,9 @@ impl Node {
                 is_whole = self.recompile().await;
                 (compiled, refresh_at) = (Instant::now(), Instant::now());
                 self.classify_all().await;
-                self.close_withdrawn().await;
             } else if looked.elapsed() >= LOOK && self.governs() {
                 looked = Instant::now();
                 self.classify_missed().await;
-                self.close_withdrawn().await;
             }
         }
     }
@@ -313,6 +317,9 @@ impl Node {
         let failed = |error: Error| with_sources(&error);
         let (next, learned) = {
             let mut state = self.egress.lock();
+            state.read_earlier(tables).map_err(failed)?;
+            // Whoever is still in the half that is written now would see a part of each set.
+            tables.void(state.in_use.other(), Stamp::NEVER).map_err(failed)?;
             state.keep_trees(tables, &snapshot).map_err(failed)?;
             // ORDER: as in `governs`.
             self.egress.governs.store(!state.trees.is_empty(), Ordering::Relaxed);
@@ -322,8 +329,6 @@ impl Node {
             (state.in_use.other(), state.learned.clone())
         };
         let plan = compile(snapshot.catalog.destinations(), &learned).map_err(|error| error.to_string())?;
-        // Whoever is still in the half that is written now would see a part of each set.
-        tables.void(next, Stamp::NEVER).map_err(failed)?;
         let compiled = Compiled::build(tables, next, plan).map_err(failed)?;
         let counts = compiled.counts();
         let mut state = self.egress.lock();
@@ -422,7 +427,6 @@ impl State {
     /// Gives places to entries that govern, and says what holds in each tree with the set of tables that comes next. An
     /// entry that does not govern any more, or is gone, keeps its tree as it was: who is governed stays so.
     fn keep_trees(&mut self, tables: &dyn Tables, snapshot: &Snapshot) -> Result<(), Error> {
-        self.read_earlier(tables)?;
         let mut wanted = HashMap::new();
         for entry in snapshot.entries.iter() {
             if let Some(settings) = entry.governs {

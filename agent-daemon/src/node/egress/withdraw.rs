@@ -1,63 +1,104 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Connections of governed programs that were let through and would not be any more.
+//!
+//! Closing takes the socket's lock, for which whoever holds it may let us wait for ever: a thread that sends from memory that
+//! never comes. So nothing else waits for it, and no more than a few threads do.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
 
 use super::super::bump;
 use super::{Node, State};
 use crate::egress::Class;
 use crate::identity::TreeSettings;
-use crate::process::{Connection, ExecId, Governed, Hook, SessionId, Verdict};
+use crate::process::{Connection, ExecInstance, Hook, SessionId, Verdict};
+
+/// After a withdrawal all is looked at once more: a connection may have been let through just before.
+const ONCE_MORE: Duration = Duration::from_secs(1);
+/// Connections that are looked at before others get at the tables.
+const CHUNK: usize = 256;
+/// Closed at once.
+const AT_ONCE: usize = 4;
+/// Whoever takes longer to be closed is not waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// So many may be waited for by nobody; beyond it nothing is closed.
+const STUCK: usize = 8;
+/// What was not closed is tried again, so often altogether.
+const TRIES: u8 = 3;
+
+/// Who opened it, if that one is there; and whether another image has taken its place.
+type Openers = HashMap<u32, ExecInstance>;
 
 impl Node {
-    /// Closes them, and says so in the audit log.
-    ///
-    /// Of whoever opened one and runs another image by now, that one is asked about. What belongs to somebody who ended, and
-    /// is held by whom it was passed on to, stays open until its session is over.
-    pub(super) async fn close_withdrawn(self: &Arc<Self>) {
-        let node = Arc::clone(self);
-        let closed = match tokio::task::spawn_blocking(move || node.close_withdrawn_blocking()).await {
-            Ok(closed) => closed,
-            Err(error) => return tracing::error!(%error, "connections that were taken back could not be closed"),
-        };
-        for connection in closed {
-            self.record_withdrawn(connection).await;
+    /// Closes what is taken back, until cancelled.
+    pub(super) async fn close(self: &Arc<Self>) {
+        loop {
+            self.egress.withdrawn.notified().await;
+            self.close_withdrawn().await;
+            // Cut short by what is taken back meanwhile.
+            if tokio::time::timeout(ONCE_MORE, self.egress.withdrawn.notified()).await.is_ok() {
+                self.egress.withdrawn.notify_one();
+                continue;
+            }
+            self.close_withdrawn().await;
         }
     }
 
-    fn close_withdrawn_blocking(&self) -> Vec<Connection> {
+    /// Closes what would be refused now, and says so in the audit log.
+    async fn close_withdrawn(self: &Arc<Self>) {
+        let node = Arc::clone(self);
+        let (withdrawn, holders) = match tokio::task::spawn_blocking(move || node.withdrawn()).await {
+            Ok(found) => found,
+            Err(error) => return tracing::error!(%error, "connections that were taken back cannot be looked for"),
+        };
+        let holders: Arc<[u32]> = holders.into();
+        let close = |connection| self.close_one(connection, Arc::clone(&holders));
+        stream::iter(withdrawn).map(close).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
+    }
+
+    /// What would be refused now, and who may hold it.
+    fn withdrawn(&self) -> (Vec<Connection>, Vec<u32>) {
         let mut connections = Vec::new();
-        let found = self.records().connections(&mut |connection| {
+        let walked = self.records().connections(&mut |connection| {
             if connection.tree.is_some() && leads_somewhere(&connection) {
                 connections.push(connection);
             }
         });
-        let mut governed = HashMap::new();
-        let found = found.and_then(|()| {
+        let of: HashSet<u32> = connections.iter().map(|one| one.tgid).collect();
+        let (mut openers, mut holders) = (Openers::new(), Vec::new());
+        let walked = walked.and_then(|()| {
             self.records().processes(&mut |instance| {
-                if let Some(of) = instance.governed {
-                    governed.insert(instance.process.tgid, (instance.id, of));
+                if instance.governed.is_some() {
+                    holders.push(instance.process.tgid);
+                    if of.contains(&instance.process.tgid) {
+                        openers.insert(instance.process.tgid, instance);
+                    }
                 }
             })
         });
-        if let Err(error) = found {
+        if let Err(error) = walked {
             tracing::warn!(%error, "connections that were taken back cannot be looked for");
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         }
+        let is_there: HashSet<_> = connections.iter().map(|one| (one.cookie, one.at)).collect();
+        self.egress.lock().closing.retain(|one, _| is_there.contains(one));
         let over = self.over(&connections);
-        {
-            let mut state = self.egress.lock();
-            let is_there: HashSet<_> = connections.iter().map(|one| (one.cookie, one.at)).collect();
-            state.closed.retain(|one| is_there.contains(one));
-            connections.retain(|one| {
+        let mut withdrawn = Vec::new();
+        for chunk in connections.chunks(CHUNK) {
+            let state = self.egress.lock();
+            let is_withdrawn = |one: &&Connection| {
                 let is_over = one.session_id.is_some_and(|id| over.contains(&id));
-                !state.closed.contains(&(one.cookie, one.at)) && state.refuses(one, is_over, governed.get(&one.tgid))
-            });
+                let tries = state.closing.get(&(one.cookie, one.at)).copied().unwrap_or_default();
+                tries < TRIES && state.refuses(one, is_over, openers.get(&one.tgid))
+            };
+            withdrawn.extend(chunk.iter().filter(is_withdrawn).cloned());
         }
-        connections.retain(|connection| self.close(connection, &governed));
-        connections
+        (withdrawn, holders)
     }
 
     /// The sessions that are over, of those that something was opened in.
@@ -66,53 +107,98 @@ impl Node {
         sessions.into_iter().filter(|id| self.sessions().session(*id).is_none()).collect()
     }
 
-    /// True when it was there to be closed.
-    fn close(&self, connection: &Connection, governed: &HashMap<u32, (ExecId, Governed)>) -> bool {
-        // Its opener, and then whoever may have it from there.
-        let others = governed.keys().filter(|tgid| **tgid != connection.tgid);
-        let holders: Vec<u32> = [connection.tgid].iter().chain(others).copied().collect();
-        let is_closed = match self.egress.disconnect.disconnect(connection, &holders) {
-            Ok(is_closed) => is_closed,
-            Err(error) => {
-                tracing::error!(%error, remote = %connection.remote, "a connection that was taken back cannot be closed");
-                false
-            }
+    async fn close_one(self: &Arc<Self>, connection: Connection, others: Arc<[u32]>) {
+        let key = (connection.cookie, connection.at);
+        let tries = {
+            let mut state = self.egress.lock();
+            let tries = state.closing.entry(key).or_default();
+            *tries = tries.saturating_add(1);
+            *tries
         };
-        // One that is gone by itself is nobody's loss.
-        let is_gone = || matches!(self.records().connection(connection.cookie), Ok(None));
-        if is_closed {
-            bump(&self.counters.egress_closed);
-            self.egress.lock().closed.insert((connection.cookie, connection.at));
-        } else if !is_gone() {
-            bump(&self.counters.egress_unclosed);
+        match self.disconnect(&connection, others).await {
+            Some(true) => {
+                self.egress.lock().closing.insert(key, TRIES);
+                bump(&self.counters.egress_closed);
+                self.record_withdrawn(connection).await;
+            }
+            // One that is gone by itself is nobody's loss.
+            _ if matches!(self.records().connection(connection.cookie), Ok(None)) => {}
+            _ if tries == TRIES => {
+                bump(&self.counters.egress_unclosed);
+                tracing::error!(remote = %connection.remote, exec_id = %connection.exec_id,
+                    "a connection that was taken back could not be closed");
+            }
+            _ => self.egress.withdrawn.notify_one(),
         }
-        is_closed
+    }
+
+    /// None when it takes too long, or too many do so already.
+    async fn disconnect(&self, connection: &Connection, others: Arc<[u32]>) -> Option<bool> {
+        // ORDER: a bound on threads, which need not be sharp.
+        if self.egress.stuck.load(Ordering::Relaxed) >= STUCK {
+            return None;
+        }
+        let (closer, stuck, connection) =
+            (Arc::clone(&self.egress.disconnect), Arc::clone(&self.egress.stuck), connection.clone());
+        stuck.fetch_add(1, Ordering::Relaxed);
+        let closing = tokio::task::spawn_blocking(move || {
+            // Its opener, and then whoever may have it from there.
+            let others = others.iter().filter(|tgid| **tgid != connection.tgid);
+            let holders: Vec<u32> = [connection.tgid].iter().chain(others).copied().collect();
+            let closed = closer.disconnect(&connection, &holders);
+            stuck.fetch_sub(1, Ordering::Relaxed);
+            closed
+        });
+        match tokio::time::timeout(PATIENCE, closing).await {
+            Ok(Ok(Ok(is_closed))) => Some(is_closed),
+            Ok(Ok(Err(error))) => {
+                tracing::debug!(%error, "a connection that was taken back is not closed");
+                None
+            }
+            Ok(Err(_)) | Err(_) => None,
+        }
     }
 }
 
 /// Whether something may still pass: a datagram socket that was not connected asks for each datagram.
 fn leads_somewhere(connection: &Connection) -> bool {
-    match connection.hook {
-        Hook::Connect4 | Hook::Connect6 => connection.is_open || connection.local.is_none(),
-        Hook::Sendmsg4 | Hook::Sendmsg6 | Hook::SockCreate => false,
-    }
+    let is_connected = matches!(connection.hook, Hook::Connect4 | Hook::Connect6);
+    is_connected && !connection.is_closed
 }
 
 impl State {
-    /// Whether a connection would be refused now. Of whom nothing is known yet, nothing is said.
-    fn refuses(&self, connection: &Connection, is_over: bool, opener: Option<&(ExecId, Governed)>) -> bool {
-        let place = opener.map(|(_, governed)| governed.tree).or(connection.tree);
+    /// Whether a connection would be refused now.
+    fn refuses(&self, connection: &Connection, is_over: bool, opener: Option<&ExecInstance>) -> bool {
+        // The number of a process that ended may be another one's.
+        let is_heir = |one: &&ExecInstance| {
+            one.id == connection.exec_id || one.ancestors.iter().any(|ancestor| ancestor.id == connection.exec_id)
+        };
+        let governed = opener.filter(is_heir).and_then(|one| one.governed);
+        let place = governed.map(|governed| governed.tree).or(connection.tree);
         let tree = self.trees.values().find(|tree| Some(tree.place) == place);
         let settings = tree.map_or(TreeSettings::STRICTEST, |tree| *self.in_use.of(&tree.settings));
         if settings.is_audit || is_over {
             return !settings.is_audit;
         }
-        let word = opener.and_then(|(_, governed)| governed.class).filter(|word| word.stamp >= self.since);
-        let (Some((compiled, _)), Some(word)) = (&self.compiled, word) else { return false };
-        let class = Class::of_record(word.place);
-        let remote = connection.remote;
-        class.half == compiled.half()
-            && compiled.verdict(class, connection.protocol, remote.port(), remote.ip()).unwrap_or(settings.undeclared)
-                == Verdict::Deny
+        let Some((compiled, of)) = &self.compiled else { return false };
+        let (protocol, remote) = (connection.protocol, connection.remote);
+        let is_named = |destination: usize| {
+            let found = of.catalog.destinations().get(destination);
+            found.is_some_and(|one| {
+                one.protocol == protocol && one.ports.contains(&remote.port()) && !one.hosts.is_empty()
+            })
+        };
+        let refuses = |class: Class| match compiled.verdict(class, protocol, remote.port(), remote.ip()) {
+            Some(verdict) => verdict == Verdict::Deny,
+            // A name may have been there when it was opened, and is at other addresses now.
+            None => settings.undeclared == Verdict::Deny && !compiled.reaches_by_name(class, is_named),
+        };
+        // Whose class is not known, or holds for other ids than opened it, keeps what anybody may reach.
+        let word = governed.and_then(|governed| governed.class);
+        let word = word.filter(|word| word.stamp >= self.since && word.ids == (connection.uid, connection.gid));
+        match word.map(|word| Class::of_record(word.place)).filter(|class| class.half == compiled.half()) {
+            Some(class) => refuses(class),
+            None => refuses(Class::nothing(compiled.half())) && compiled.classes().all(refuses),
+        }
     }
 }

@@ -94,7 +94,9 @@ impl Disconnect for FakeKernel {
         self.enter(Call::Disconnect).map_err(std::io::Error::other)?;
         let is_there = self.lock().connections.contains_key(&connection.cookie);
         if is_there {
-            self.change_connection(connection.cookie, |connection| connection.is_open = false);
+            self.change_connection(connection.cookie, |connection| {
+                (connection.is_open, connection.is_closed) = (false, true);
+            });
         }
         Ok(is_there)
     }

@@ -246,6 +246,7 @@ impl FakeKernel {
             protocol: Protocol::TCP,
             hook: if remote.is_ipv4() { Hook::Connect4 } else { Hook::Connect6 },
             is_open: true,
+            is_closed: false,
             verdict: Verdict::Allow,
             ground: Ground::Ungoverned,
         };
