@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_daemon::process::Verdict;
+use agent_daemon::process::{Records as _, Verdict};
 use agent_daemon::testing::{Call, Fault, Setup, TestNode};
 use tokio_util::sync::CancellationToken;
 
@@ -139,4 +139,43 @@ async fn a_name_is_where_the_resolver_said_last_and_never_where_it_may_not_be() 
     governed.looks_names_up_anew("down again");
     tokio::time::sleep(Duration::from_millis(100)).await;
     governed.says(ELSEWHERE, Verdict::Allow).await;
+}
+
+#[tokio::test]
+async fn what_was_reached_by_a_name_stays_open_when_the_name_moves_and_ends_with_the_permit() {
+    let destination =
+        "\n[[destination]]\nname = \"named\"\nhosts = [\"named.example\"]\nports = [443]\naudience = \"n\"\n";
+    let catalog = Setup::catalog("enforce", "required", "jwt") + destination;
+    let governed = Governed::build(Setup { catalog, policies: [Setup::PERMIT, NAMED].concat(), ..setup() }).await;
+    governed.waits_for("a class", |this| this.t.node.egress().counts.classes > 0).await;
+    // The daemon that let it through knew an address that this one does not.
+    let by_name = governed.t.connect(ELSEWHERE);
+    let declared = governed.t.connect(REPORTS);
+    let is_closed = |cookie: u64| governed.t.kernel.connection(cookie).unwrap().unwrap().is_closed;
+    governed.looks_names_up_anew("once more");
+    governed.waits_for("what was never permitted to be closed", |_| is_closed(declared)).await;
+    assert!(!is_closed(by_name), "nothing was taken back");
+    governed.t.sources.write_policies(Setup::PERMIT);
+    governed.t.node.reload("test", None).unwrap();
+    governed.waits_for("what was taken back to be closed", |_| is_closed(by_name)).await;
+    let closed = governed.t.records_of("decision").into_iter().filter(|one| one["reason"] == "egress_withdrawn");
+    assert_eq!(closed.count(), 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_closed_is_tried_a_few_times_and_said() {
+    let governed = Governed::build(setup()).await;
+    governed.says(REPORTS, Verdict::Allow).await;
+    let cookie = governed.t.connect(REPORTS);
+    governed.t.kernel.fail(Call::Disconnect, Fault::Map);
+    governed.t.sources.write_policies(Setup::PERMIT);
+    governed.t.node.reload("test", None).unwrap();
+    let unclosed = |this: &Governed| {
+        let counts = this.t.node.counts();
+        counts.iter().find(|count| count.name == "egress_unclosed").map(|count| count.value)
+    };
+    governed.waits_for("it to be said", |this| unclosed(this) == Some(1)).await;
+    assert!(!governed.t.kernel.connection(cookie).unwrap().unwrap().is_closed);
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(unclosed(&governed), Some(1), "and not again and again");
 }

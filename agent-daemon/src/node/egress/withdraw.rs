@@ -31,7 +31,7 @@ const STUCK: usize = 8;
 /// What was not closed is tried again, so often altogether.
 const TRIES: u8 = 3;
 
-/// Who opened it, if that one is there; and whether another image has taken its place.
+/// By process.
 type Openers = HashMap<u32, ExecInstance>;
 
 impl Node {
@@ -65,7 +65,7 @@ impl Node {
     fn withdrawn(&self) -> (Vec<Connection>, Vec<u32>) {
         let mut connections = Vec::new();
         let walked = self.records().connections(&mut |connection| {
-            if connection.tree.is_some() && leads_somewhere(&connection) {
+            if connection.tree.is_some() && !connection.is_closed {
                 connections.push(connection);
             }
         });
@@ -94,7 +94,9 @@ impl Node {
             let is_withdrawn = |one: &&Connection| {
                 let is_over = one.session_id.is_some_and(|id| over.contains(&id));
                 let tries = state.closing.get(&(one.cookie, one.at)).copied().unwrap_or_default();
-                tries < TRIES && state.refuses(one, is_over, openers.get(&one.tgid))
+                // A datagram socket that sends asks each time, but may be connected to somewhere else from before.
+                let leads = is_over || matches!(one.hook, Hook::Connect4 | Hook::Connect6);
+                tries < TRIES && leads && state.refuses(one, is_over, openers.get(&one.tgid))
             };
             withdrawn.extend(chunk.iter().filter(is_withdrawn).cloned());
         }
@@ -158,12 +160,6 @@ impl Node {
             Ok(Err(_)) | Err(_) => None,
         }
     }
-}
-
-/// Whether something may still pass: a datagram socket that was not connected asks for each datagram.
-fn leads_somewhere(connection: &Connection) -> bool {
-    let is_connected = matches!(connection.hook, Hook::Connect4 | Hook::Connect6);
-    is_connected && !connection.is_closed
 }
 
 impl State {

@@ -124,11 +124,19 @@ fn what_is_open_is_closed_when_its_session_ends() -> Result<()> {
         let inherited = opened(&vault, &mut child, "inherited", "::1")?;
         let mut heir = child.fork(None)?;
         child.exit()?;
+        // Connected to where it is closed, and then sent from to elsewhere: what was seen last is the second.
+        let datagrams = json!({"do": "connect", "udp": true, "as": "datagrams", "to": vault.at("127.0.0.1")});
+        ensure!(tried(&mut agent, &datagrams)?.is_null());
+        let api = world.api("127.0.0.1");
+        let elsewhere = json!({"do": "send_message", "socket": "datagrams", "by": "sendmsg", "to": api});
+        ensure!(tried(&mut agent, &elsewhere)?.is_null());
+        ensure!(works(&mut agent, "datagrams")?);
         let session = world.process(agent.pid())?["session_id"].as_str().context("in no session")?.to_owned();
         let before = Instant::now();
         world.ask(&["sessions", &session, "--end"])?;
         ensure!(is_closed(&one) && is_closed(&inherited), "both should be closed");
         ensure!(before.elapsed() < SOON, "it took {:?}", before.elapsed());
+        wait_until("the datagram socket should lead nowhere", || Ok(!works(&mut agent, "datagrams")?))?;
         ensure!(!works(&mut agent, "one")? && !works(&mut heir, "inherited")?);
         wait_until("nothing should be reached after the session", || {
             let connect = json!({"do": "connect", "as": "tried", "to": vault.at("127.0.0.1")});
