@@ -59,7 +59,7 @@ const NEEDED: [NeededCapability; 3] = [
     },
     NeededCapability {
         capability: Capability::CAP_NET_ADMIN,
-        purpose: "connections that governed programs passed on to others are not closed when they are taken back",
+        purpose: "connections that were taken back are closed only where a governed process is found that holds them",
     },
 ];
 
