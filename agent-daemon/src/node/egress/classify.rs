@@ -46,7 +46,10 @@ impl Node {
         }
         let tables = &*self.egress.tables;
         match tables.void(in_use, since).and_then(|()| tables.void(in_use.other(), Stamp::NEVER)) {
-            Ok(()) => self.egress.lock().since = since,
+            Ok(()) => {
+                let mut state = self.egress.lock();
+                (state.since, state.is_settled) = (since, true);
+            }
             Err(error) => {
                 tracing::error!(%error, "what was said of governed programs before could not be made void");
             }

@@ -82,6 +82,8 @@ struct State {
     stamp: Stamp,
     /// Nothing holds that was said earlier.
     since: Stamp,
+    /// All who are governed were looked at since the tables in use came into use.
+    is_settled: bool,
     learned: Learned,
     /// With the snapshot that it was compiled from, by which everybody in it is classified.
     compiled: Option<(Compiled, Arc<Snapshot>)>,
@@ -336,6 +338,7 @@ impl Node {
         tables.void(next, from).map_err(failed)?;
         tables.use_half(next).map_err(failed)?;
         state.in_use = next;
+        state.is_settled = false;
         state.compiled = Some((compiled, snapshot));
         tracing::info!(places = counts.places, groups = counts.groups, "what governed trees may reach was compiled");
         Ok(())

@@ -176,7 +176,8 @@ impl State {
         if settings.is_audit || is_over {
             return !settings.is_audit;
         }
-        let Some((compiled, of)) = &self.compiled else { return false };
+        // Before that it is not known what anybody may reach.
+        let Some((compiled, of)) = self.compiled.as_ref().filter(|_| self.is_settled) else { return false };
         let (protocol, remote) = (connection.protocol, connection.remote);
         let is_named = |destination: usize| {
             let found = of.catalog.destinations().get(destination);
