@@ -20,6 +20,7 @@ mod run;
 mod setup;
 mod test;
 mod tidy;
+mod vmtest;
 mod workspace;
 
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Task {
     Test(test::Options),
     /// Run the tests against go-spiffe and a real SPIRE, which it builds (needs Go and root; uses sudo and says so)
     Interop(interop::Options),
+    /// Run the whole-program tests of what kernels differ in on other kernels, in QEMU
+    Vmtest(vmtest::Options),
     /// Measure what the design budgets, in release mode (needs root; uses sudo and says so)
     Bench(bench::Options),
     /// Check the rules that no compiler checks: dependency directions, headers, sizes, links
@@ -92,6 +95,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Demo(options) => demo(&workspace, &options),
         Task::Test(options) => test::run(&workspace, &options),
         Task::Interop(options) => interop::run(&workspace, &options),
+        Task::Vmtest(options) => vmtest::run(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Tidy => tidy::run(&workspace),
         Task::Ci(options) => ci::run(&workspace, &options),

@@ -123,7 +123,7 @@ pub(crate) fn whole_program(
 }
 
 /// Builds the whole-program tests as the user that we are and gives their executables.
-fn test_programs(workspace: &Workspace, tier: Tier) -> Result<Vec<PathBuf>> {
+pub(crate) fn test_programs(workspace: &Workspace, tier: Tier) -> Result<Vec<PathBuf>> {
     let mut cargo = workspace.cargo(["test", "--locked", "--package=e2e", "--no-run"]);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     say("building the whole-program tests");

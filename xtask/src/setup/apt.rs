@@ -4,7 +4,7 @@
 //! nothing is installed. The mirror and its keys are those that the machine uses already.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -19,38 +19,75 @@ const SETTINGS: &str = "apt.conf";
 
 /// Downloads the package `rust-src` of this release into `fresh` and unpacks it into `fresh/root`.
 pub(super) fn unpack_rust_src(release: &str, fresh: &Path) -> Result<()> {
-    ensure!(command::on_path("apt-get").is_some(), "there is no apt here");
-    let mirror = system_mirror().context("the apt sources of this machine name no Debian mirror")?;
-    let fresh = fresh.canonicalize()?;
-    for folder in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(fresh.join(folder))?;
-    }
-    let sources: String = SUITES
-        .iter()
-        .map(|suite| format!("deb [signed-by={}] {} {suite} main\n", mirror.signed_by, mirror.uri))
-        .collect();
-    fs::write(fresh.join("sources.list"), sources)?;
-    fs::write(fresh.join(SETTINGS), settings(&fresh))?;
+    let apt = Apt::open(fresh, &SUITES)?;
     // A suite that is gone fails the update but not the others; what counts is whether the package is found.
-    let update = command::run(apt("apt-get", &fresh).args(["--quiet", "--quiet", "update"]));
-    let versions = command::capture(apt("apt-cache", &fresh).args(["madison", "rust-src"]))?;
-    let Some(version) = version_of(release, &versions) else {
+    let update = apt.update();
+    let Some(version) = version_of(release, &apt.versions("rust-src")?) else {
         return update.and(Err(anyhow::anyhow!("no suite has rust-src {release} at present")));
     };
-    command::run(apt("apt-get", &fresh).args(["--quiet", "--quiet", "download", &format!("rust-src={version}")]))?;
-    let package = fs::read_dir(&fresh)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt downloaded no package")?;
-    command::run(Command::new("dpkg").arg("-x").arg(package).arg(fresh.join("root")))
+    for package in apt.download(&[format!("rust-src={version}")])? {
+        command::run(Command::new("dpkg").arg("-x").arg(package).arg(fresh.join("root")))?;
+    }
+    Ok(())
 }
 
-/// With our settings after the system's own, which they overrule.
-fn apt(program: &str, folder: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.current_dir(folder).args(["-c", SETTINGS]);
-    command
+/// An apt of our own, with all that it keeps in one folder.
+#[derive(Debug)]
+pub(crate) struct Apt {
+    folder: PathBuf,
+}
+
+impl Apt {
+    /// Of these suites of the machine's own mirror.
+    pub(crate) fn open(folder: &Path, suites: &[&str]) -> Result<Self> {
+        ensure!(command::on_path("apt-get").is_some(), "there is no apt here");
+        let mirror = system_mirror().context("the apt sources of this machine name no Debian mirror")?;
+        for inner in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(folder.join(inner))?;
+        }
+        let folder = folder.canonicalize()?;
+        let source = |suite: &&str| format!("deb [signed-by={}] {} {suite} main\n", mirror.signed_by, mirror.uri);
+        fs::write(folder.join("sources.list"), suites.iter().map(source).collect::<String>())?;
+        fs::write(folder.join(SETTINGS), settings(&folder))?;
+        Ok(Self { folder })
+    }
+
+    /// Reads the lists of packages anew.
+    pub(crate) fn update(&self) -> Result<()> {
+        command::run(self.command("apt-get").args(["--quiet", "--quiet", "update"]))
+    }
+
+    /// What `apt-cache madison` says: a line a version, with its suite.
+    pub(crate) fn versions(&self, package: &str) -> Result<String> {
+        command::capture(self.command("apt-cache").args(["madison", package]))
+    }
+
+    /// The record of a package.
+    pub(crate) fn show(&self, package: &str) -> Result<String> {
+        command::capture(self.command("apt-cache").args(["show", package]))
+    }
+
+    /// Downloads packages and gives their files.
+    pub(crate) fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
+        let into = self.folder.join("packages");
+        if into.exists() {
+            fs::remove_dir_all(&into)?;
+        }
+        fs::create_dir(&into)?;
+        let mut download = self.command("apt-get");
+        download.current_dir(&into).args(["--quiet", "--quiet", "download"]).args(packages);
+        command::run(&mut download)?;
+        let files: Vec<PathBuf> = fs::read_dir(&into)?.filter_map(Result::ok).map(|entry| entry.path()).collect();
+        ensure!(files.len() == packages.len(), "apt downloaded {} of {} packages", files.len(), packages.len());
+        Ok(files)
+    }
+
+    /// With our settings after the system's own, which they overrule.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.folder).arg("-c").arg(self.folder.join(SETTINGS));
+        command
+    }
 }
 
 fn settings(folder: &Path) -> String {

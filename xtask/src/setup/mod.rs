@@ -6,9 +6,10 @@
 //! really missing, and what npm wants beside `sdk/typescript`. What is there already is only checked, so a second run costs
 //! well under a second.
 
-mod apt;
+pub(crate) mod apt;
 mod browser;
 mod cargo_tools;
+pub(crate) mod machine;
 mod node;
 mod packages;
 mod python;
@@ -35,6 +36,8 @@ pub(crate) enum Scope {
     Full,
     /// And what only CI uses.
     Ci,
+    /// And what boots other kernels.
+    Machines,
 }
 
 pub(crate) fn run(workspace: &Workspace, scope: Scope) -> Result<()> {
@@ -51,6 +54,9 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> Result<()> {
     }
     if scope >= Scope::Ci {
         cargo_tools::ensure(workspace, &cargo_tools::CARGO_DENY)?;
+    }
+    if scope >= Scope::Machines {
+        machine::ensure()?;
     }
     say("setup: everything is in place");
     Ok(())
