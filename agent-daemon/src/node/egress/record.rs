@@ -20,7 +20,7 @@ impl Node {
     /// Writes what the kernel did, or would have done, to a connection.
     pub(super) async fn record_connection(self: &Arc<Self>, connection: Connection) {
         let snapshot = self.snapshot();
-        let Some((mut record, names)) = self.draft_connection(&snapshot, &connection).await else { return };
+        let Some((mut record, names, is_nobody)) = self.draft_connection(&snapshot, &connection).await else { return };
         let place = format!("{} {}", connection.protocol, connection.remote);
         let (reason, detail, remedy) = match connection.ground {
             Ground::Undeclared => (
@@ -38,6 +38,14 @@ impl Node {
                 format!("a socket of protocol {}, of which the hooks see nothing", connection.protocol),
                 "governed trees have TCP and UDP over IPv4 and IPv6",
             ),
+            Ground::Destination | Ground::Ungoverned if is_nobody => (
+                Reason::NoIdentity,
+                format!(
+                    "no registration entry fits {}, so it reaches nothing, here {place} ({names})",
+                    record.exec.path
+                ),
+                "add an entry for this program (its path here is the executable itself, not a link or script to it)",
+            ),
             Ground::Destination | Ground::Ungoverned => {
                 (Reason::PolicyNoPermit, format!("policy does not permit {place} ({names})"), PERMIT)
             }
@@ -53,7 +61,7 @@ impl Node {
     /// Writes that a connection was closed.
     pub(super) async fn record_withdrawn(self: &Arc<Self>, connection: Connection) {
         let snapshot = self.snapshot();
-        let Some((mut record, _)) = self.draft_connection(&snapshot, &connection).await else { return };
+        let Some((mut record, ..)) = self.draft_connection(&snapshot, &connection).await else { return };
         let is_over = connection.session_id.is_some_and(|id| self.sessions().session(id).is_none());
         let (why, remedy) = if is_over {
             ("its session is over", "open another session")
@@ -67,20 +75,23 @@ impl Node {
         self.tell_connection(record);
     }
 
-    /// Who and where to, and the names of the destinations there. None when too much is written already.
+    /// Who and where to, the names of the destinations there, and whether it is somebody without an identity. None when too
+    /// much is written already.
     async fn draft_connection(
         self: &Arc<Self>,
         snapshot: &Snapshot,
         connection: &Connection,
-    ) -> Option<(DecisionRecord, String)> {
+    ) -> Option<(DecisionRecord, String, bool)> {
         let id = if self.egress_denials.take(connection.uid, Instant::now()) { decision_id().ok() } else { None };
         let Some(id) = id else {
             bump(&self.counters.egress_unrecorded);
             return None;
         };
+        let mut is_nobody = false;
         let mut record = match self.attested_now(connection.tgid, connection.exec_id).await {
             Some(attested) => {
                 let mut record = draft::draft(id, "connect", &attested, snapshot);
+                is_nobody = attested.entries.is_empty();
                 if let Some(entry) = attested.entries.first() {
                     record.spiffe_id = Some(entry.spiffe_id.to_string());
                     record.entry_id = Some(entry.id.as_str().to_owned());
@@ -103,7 +114,7 @@ impl Node {
         if connection.hook != Hook::SockCreate {
             record.connection = Some(draft::connection(connection, matched_by.to_owned()));
         }
-        Some((record, names.join(", ")))
+        Some((record, names.join(", "), is_nobody))
     }
 
     fn user_of(&self, id: SessionId) -> Option<String> {

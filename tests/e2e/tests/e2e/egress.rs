@@ -192,6 +192,10 @@ fn a_tool_never_reaches_more_than_policy_permits_it_and_what_started_it() -> Res
         for _ in 0..50 {
             assert_eq!(tried(&mut tool, &json!({"do": "send_to", "as": "udp", "to": udp}))?, EPERM);
         }
+        wait_until("it should be said that it is nobody", || {
+            assert_eq!(tried(&mut tool, &json!({"do": "send_to", "as": "udp", "to": udp}))?, EPERM);
+            Ok(world.audit()?.iter().any(|record| record["action"] == "connect" && record["reason"] == "no_identity"))
+        })?;
         Ok(())
     })
 }
