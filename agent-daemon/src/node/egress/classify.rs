@@ -9,7 +9,6 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::super::within::{Wanted, within};
 use super::{AT_ONCE, Node, PASSES, bump, governing};
-
 use crate::attest::{Attested, Failure};
 use crate::credential::Mode;
 use crate::egress::{Class, Half};
