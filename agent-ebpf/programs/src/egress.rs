@@ -70,8 +70,7 @@ pub(crate) unsafe fn decide(process: *mut ExecRecord, connection: &mut Connectio
         }
     }
     let (mut found, ground, settings) = said.unwrap_or_else(|| {
-        let half = GOVERNING.get(governing::HALF).is_some_and(|half| *half != 0);
-        let settings = settings(tree, half as usize);
+        let settings = settings_in_use(tree);
         (settings >> tree::PENDING_SHIFT & VERDICT_MASK, ground::PENDING, settings)
     });
     connection.ground = ground;
@@ -166,6 +165,13 @@ fn settings(tree: u32, half: usize) -> u32 {
     TREES.get(tree).map_or(0, |tree| if half == 0 { tree.settings[0] } else { tree.settings[1] })
 }
 
+/// Of whoever is in no class.
+#[inline(always)]
+fn settings_in_use(tree: u32) -> u32 {
+    let is_second = GOVERNING.get(governing::HALF).is_some_and(|half| *half != 0);
+    settings(tree, is_second as usize)
+}
+
 /// What cannot be read as a verdict, or has no meaning yet, refuses.
 #[inline(always)]
 fn softened(found: u32, settings: u32) -> u8 {
@@ -246,8 +252,7 @@ pub(crate) fn created(ctx: &SockContext) -> i32 {
     if process.tree == 0 {
         return LET;
     }
-    let half = GOVERNING.get(governing::HALF).is_some_and(|half| *half != 0);
-    let verdict = softened(0, settings(process.tree, half as usize));
+    let verdict = softened(0, settings_in_use(process.tree));
     let cred = pointer!(task, task_cred).unwrap_or(core::ptr::null());
     let (euid, egid) = if cred.is_null() {
         (process.euid, process.egid)

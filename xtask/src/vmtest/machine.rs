@@ -31,7 +31,7 @@ pub(super) enum Outcome {
 }
 
 /// Boots a kernel and waits for what it says on its second serial port.
-pub(super) fn boot(folder: &Path, name: &str, image: &Path, initrd: &Path, more: &str) -> Result<(Outcome, String)> {
+pub(super) fn boot(folder: &Path, name: &str, image: &Path, initrd: &Path) -> Result<(Outcome, String)> {
     let (console, result) = (folder.join(format!("{name}.console")), folder.join(format!("{name}.result")));
     for file in [&console, &result] {
         fs::write(file, "")?;
@@ -44,7 +44,7 @@ pub(super) fn boot(folder: &Path, name: &str, image: &Path, initrd: &Path, more:
         .arg(image)
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", &format!("console=ttyS0 panic=-1 quiet {more}")])
+        .args(["-append", "console=ttyS0 panic=-1 quiet"])
         .stdin(Stdio::null());
     let mut guest = qemu.spawn().with_context(|| format!("cannot run {QEMU}"))?;
     wait(&mut guest)?;

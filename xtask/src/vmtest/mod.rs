@@ -10,6 +10,8 @@ mod kernel;
 mod machine;
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
@@ -17,7 +19,7 @@ use anyhow::{Result, ensure};
 use kernel::SUITES;
 use machine::Outcome;
 
-use crate::command::say;
+use crate::command::{self, say};
 use crate::test::{self, Tier};
 use crate::workspace::Workspace;
 use crate::{build, setup};
@@ -66,7 +68,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for together in guests.chunks(AT_ONCE) {
         let results: Vec<(&str, Result<usize>)> = thread::scope(|scope| {
             let run = |(suite, initrd, kernel): &'_ (&'static str, _, kernel::Kernel)| {
-                let (suite, initrd, image) = (*suite, std::path::PathBuf::clone(initrd), kernel.image.clone());
+                let (suite, initrd, image) = (*suite, PathBuf::clone(initrd), kernel.image.clone());
                 let folder = &folder;
                 (suite, scope.spawn(move || one(folder, suite, &image, &initrd)))
             };
@@ -90,21 +92,20 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn is_suite(program: &std::path::Path) -> bool {
+fn is_suite(program: &Path) -> bool {
     program.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("e2e-")) && {
         // The library's own tests have the same name.
-        crate::command::capture(std::process::Command::new(program).arg("--list"))
-            .is_ok_and(|list| list.contains("egress::"))
+        command::capture(Command::new(program).arg("--list")).is_ok_and(|list| list.contains("egress::"))
     }
 }
 
 /// One guest. A boot that did not come up is tried once more; tests that did not end are not.
-fn one(folder: &std::path::Path, suite: &str, image: &std::path::Path, initrd: &std::path::Path) -> Result<usize> {
+fn one(folder: &Path, suite: &str, image: &Path, initrd: &Path) -> Result<usize> {
     let began = Instant::now();
-    let (mut outcome, mut said) = machine::boot(folder, suite, image, initrd, "")?;
+    let (mut outcome, mut said) = machine::boot(folder, suite, image, initrd)?;
     if outcome == Outcome::NotBooted {
         say(format_args!("{suite}: the guest did not come up; once more"));
-        (outcome, said) = machine::boot(folder, suite, image, initrd, "")?;
+        (outcome, said) = machine::boot(folder, suite, image, initrd)?;
     }
     let kernel = said.lines().find_map(|line| line.strip_prefix("VMTEST-START ")).unwrap_or("no kernel");
     say(format_args!("{suite}: {kernel}, {:.0} s", began.elapsed().as_secs_f64()));
