@@ -215,8 +215,8 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
         Ok::<(), io::Error>(())
     });
     let at = Arc::clone(&node);
-    supervisor.spawn(Stage::Witness, "lease sweep", |cancel| async move {
-        at.sweep(cancel).await;
+    supervisor.spawn(Stage::Witness, "leases", |cancel| async move {
+        tokio::join!(at.sweep(cancel.clone()), at.keep_standing(cancel));
         Ok::<(), io::Error>(())
     });
     let (at, connections) = (Arc::clone(&node), supervisor.connections());

@@ -299,6 +299,9 @@ pub struct Connection {
     pub hook: String,
     /// Effective user id of the thread that called connect.
     pub uid: u32,
+    /// Effective group id of that thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
 }
 
 /// A registration entry that nearly matched.
@@ -352,8 +355,11 @@ pub struct LeaseEndedRecord {
     /// What it was for.
     pub destination: String,
     /// `expired`, `exited`, `exec`, `uid_changed`, `revoked`, `given_back`, `renewed`, `session_ended`,
-    /// `subject_ended`, `superseded`.
+    /// `subject_ended`, `superseded`, `withdrawn`.
     pub cause: String,
+    /// Of what was withdrawn: why it would not be released again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// The decision that granted it.
     pub decision_id: String,
     /// When it would have ended by itself.

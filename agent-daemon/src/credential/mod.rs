@@ -30,7 +30,7 @@ pub(crate) use binding::one;
 pub use binding::{Binding, Delivery, ObservedConnect};
 pub use catalog::Catalog;
 pub use destination::{Destination, Mode};
-pub use lease::{Cause, Lease, LeaseId, Leases};
+pub use lease::{Basis, Cause, Lease, LeaseId, Leases};
 pub use network::Network;
 pub use resolve::CachingResolver;
 pub use source::{CredentialType, Source, SourceKind};

@@ -40,6 +40,8 @@ pub struct Ask {
     pub approval: Option<Arc<Given>>,
     /// The token that it shows to be exchanged, as [`Node::exchange`](super::Node::exchange) found it.
     pub subject: Option<Arc<Subject>>,
+    /// A lease of which it is asked whether it would be granted now. Nothing is issued.
+    pub standing: Option<Arc<Lease>>,
 }
 
 /// A socket, named by whoever asks.

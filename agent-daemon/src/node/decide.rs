@@ -31,11 +31,13 @@ use crate::snapshot::Snapshot;
 /// The grounds for issuing.
 #[derive(Debug)]
 pub(super) struct Grounds {
+    /// Of the snapshot that they are taken from.
+    pub(super) snapshot: u64,
     pub(super) entry: Arc<Entry>,
     pub(super) binding: Arc<Binding>,
     pub(super) audiences: Vec<Arc<str>>,
     pub(super) ttl: Duration,
-    pub(super) connection: Option<Connection>,
+    pub(super) connection: Option<(Connection, ConnectionContext)>,
     pub(super) on_behalf: Option<OnBehalf>,
 }
 
@@ -103,9 +105,10 @@ impl Node {
         now: Timestamp,
         record: &mut DecisionRecord,
     ) -> Result<Result<Grounds, Denial>, Refusal> {
-        let acting = match &ask.subject {
-            Some(subject) => Ok(Some(Arc::clone(&subject.session))),
-            None => self.acting_in(&attested.evidence.instance, ask.session),
+        let acting = match (&ask.subject, &ask.standing) {
+            (Some(subject), _) => Ok(Some(Arc::clone(&subject.session))),
+            (None, Some(lease)) => self.released_in(lease),
+            (None, None) => self.acting_in(&attested.evidence.instance, ask.session),
         };
         let session = match acting {
             Ok(session) => session,
@@ -180,9 +183,13 @@ impl Node {
         };
         record.audience = (!audiences.is_empty()).then(|| audiences.join(", "));
         record.credential_type = Some(binding.source.credential_type().as_str().to_owned());
-        let observed = match self.observed(attested, ask, binding, destination, record).await? {
-            Ok(observed) => observed,
-            Err(denial) => return Ok(Err(denial)),
+        let observed = match &ask.standing {
+            // Proved when it was released, and need not be there any more.
+            Some(_) => None,
+            None => match self.observed(attested, ask, binding, destination, record).await? {
+                Ok(observed) => observed,
+                Err(denial) => return Ok(Err(denial)),
+            },
         };
         if let (Some(session), Some((connection, _))) = (&session, &observed) {
             let instance = &attested.evidence.instance;
@@ -197,10 +204,14 @@ impl Node {
         };
         let prepared =
             snapshot.destination(&destination.name).ok_or(Refusal::Bug("bug: a destination is not prepared"))?;
-        let context = observed.as_ref().map(|(connection, matched)| connection_context(connection, matched));
+        let observed = observed.map(|(connection, matched)| {
+            let context = connection_context(&connection, &matched);
+            (connection, context)
+        });
+        let proved = ask.standing.as_ref().and_then(|lease| lease.basis.connection.as_ref());
         let action = Action::Release {
             destination: prepared,
-            connection: context.as_ref(),
+            connection: observed.as_ref().map(|(_, context)| context).or(proved),
             credential: &credential,
             renewal: ask.renews.is_some(),
             session: session.as_ref().map(|session| &session.prepared),
@@ -236,9 +247,9 @@ impl Node {
         if let Err(denial) = given(ask, record).or_else(|denial| overruled(denial, destination, record)) {
             return Ok(Err(denial));
         }
-        let connection = observed.map(|(connection, _)| connection);
         let (entry, binding, ttl) = (Arc::clone(entry), Arc::clone(binding), binding.ttl);
-        Ok(Ok(Grounds { entry, binding, audiences, ttl, connection, on_behalf }))
+        let snapshot = snapshot.number;
+        Ok(Ok(Grounds { snapshot, entry, binding, audiences, ttl, connection: observed, on_behalf }))
     }
 
     /// Whether everybody above the caller may have what it asks for, and who acts.
@@ -404,6 +415,11 @@ fn connection_context(connection: &Connection, matched: &Matched) -> ConnectionC
 fn given(ask: &Ask, record: &mut DecisionRecord) -> Result<(), Denial> {
     if record.approval_policy_ids.is_empty() {
         return Ok(());
+    }
+    if let Some(lease) = &ask.standing {
+        let is_given = |id: &String| lease.basis.approved.iter().any(|approved| **approved == **id);
+        let is_given = record.approval_policy_ids.iter().all(is_given);
+        return if is_given { Ok(()) } else { Err(wants_approval(&record.approval_policy_ids)) };
     }
     let given = ask.approval.as_ref().filter(|given| Key::of(record).is_some_and(|own| own == given.key));
     let Some(given) = given else { return Err(wants_approval(&record.approval_policy_ids)) };

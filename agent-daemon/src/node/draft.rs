@@ -68,6 +68,7 @@ pub(super) fn connection(connection: &process::Connection, matched_by: String) -
         matched_by,
         hook: connection.hook.as_str().to_owned(),
         uid: connection.uid,
+        gid: Some(connection.gid),
     }
 }
 

@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Happening, Node, bump};
 use crate::attest::is_gone;
-use crate::audit::{Caller, GrantedLease, LeaseEndedRecord, Record, RevokeRecord};
+use crate::audit::{self, Caller, GrantedLease, LeaseEndedRecord, Record, RevokeRecord};
 use crate::credential::introspect::Liveness;
 use crate::credential::lease::{Ended, State};
-use crate::credential::{Cause, CredentialType, Lease, LeaseId};
+use crate::credential::{Basis, Cause, CredentialType, Lease, LeaseId};
+use crate::policy::ConnectionContext;
 use crate::process::ExecId;
+use crate::snapshot::Snapshot;
 
 /// The kernel tells of ends at once; the sweep catches what it could not tell (a full buffer, changed ids).
 const SWEEP: Duration = Duration::from_secs(1);
@@ -83,12 +85,12 @@ impl Node {
     ///
     /// # Errors
     /// When the record cannot be written; the leases are ended all the same, because revoking must not fail.
-    pub fn revoke(&self, doomed: &Doomed, reason: String, by: Caller) -> Result<Vec<Arc<Lease>>, crate::audit::Error> {
+    pub fn revoke(&self, doomed: &Doomed, reason: String, by: Caller) -> Result<Vec<Arc<Lease>>, audit::Error> {
         let ended = self.leases.end_where(Cause::Revoked, self.clock.now(), |lease| doomed.takes(lease));
         let leases: Vec<Arc<Lease>> = ended.iter().map(|ended| Arc::clone(&ended.lease)).collect();
         let revoked = u64::try_from(leases.len()).unwrap_or(u64::MAX);
         let recorded = self.log.append(&Record::Revoke(RevokeRecord { by, what: doomed.to_string(), reason, revoked }));
-        self.record_ended(ended);
+        self.forfeit(ended, &self.snapshot(), None);
         recorded.map(|_| leases)
     }
 
@@ -193,9 +195,28 @@ impl Node {
 
     /// Records ended leases, ends what was exchanged for them, and stops watching holders that have none left.
     pub(super) fn record_ended(&self, ended: impl IntoIterator<Item = Ended>) {
+        let _leases = self.record_ends(ended, None);
+    }
+
+    /// The same of leases that were taken from their holders, who lose their connections to what the leases were for, as a
+    /// snapshot says where that is.
+    pub(super) fn forfeit(
+        &self,
+        ended: impl IntoIterator<Item = Ended>,
+        snapshot: &Arc<Snapshot>,
+        detail: Option<&str>,
+    ) {
+        let leases = self.record_ends(ended, detail);
+        self.close_connections_of(leases, snapshot);
+    }
+
+    /// Says which leases ended with those that did.
+    fn record_ends(&self, ended: impl IntoIterator<Item = Ended>, detail: Option<&str>) -> Vec<Arc<Lease>> {
         let mut waiting: VecDeque<Ended> = ended.into_iter().collect();
+        let mut leases = Vec::with_capacity(waiting.len());
         while let Some(ended) = waiting.pop_front() {
             let lease = &ended.lease;
+            leases.push(Arc::clone(lease));
             waiting.extend(self.leases.end_exchanged(&lease.id, self.clock.now()));
             let cause = match &lease.state {
                 State::Ended { cause, .. } => cause.as_str(),
@@ -208,6 +229,7 @@ impl Node {
                 spiffe_id: lease.spiffe_id.to_string(),
                 destination: lease.destination.to_string(),
                 cause: cause.to_owned(),
+                detail: detail.filter(|_| cause == Cause::Withdrawn.as_str()).map(str::to_owned),
                 decision_id: lease.decision_id.to_string(),
                 expires_at: Some(lease.expires_at),
                 session_id: lease.session.map(|session| session.to_string()),
@@ -218,6 +240,7 @@ impl Node {
             }
             self.after_end(ended);
         }
+        leases
     }
 
     /// Has the kernel tell at once of the end of an exec instance that holds a lease or a stream.
@@ -293,6 +316,10 @@ impl Node {
 
 fn lease_of(granted: GrantedLease) -> Option<Lease> {
     let decision = granted.decision;
+    let connection = match &decision.connection {
+        Some(recorded) => Some(connection_context(recorded)?),
+        None => None,
+    };
     Some(Lease {
         id: LeaseId::parse(decision.lease_id.as_deref()?).ok()?,
         exec_id: ExecId(decision.exec.exec_id),
@@ -314,7 +341,28 @@ fn lease_of(granted: GrantedLease) -> Option<Lease> {
         issued_at: granted.time,
         expires_at: decision.expires_at?,
         decision_id: decision.decision_id.into(),
+        basis: Arc::new(Basis {
+            audiences: decision.audience.iter().flat_map(|all| all.split(", ")).map(Arc::from).collect(),
+            connection,
+            approved: match decision.approval {
+                Some(_) => decision.approval_policy_ids.into_iter().map(Arc::from).collect(),
+                None => Vec::new(),
+            },
+        }),
         state: State::Active,
+    })
+}
+
+/// As policy was asked about it.
+fn connection_context(recorded: &audit::Connection) -> Option<ConnectionContext> {
+    Some(ConnectionContext {
+        address: recorded.remote_address.parse().ok()?,
+        port: recorded.remote_port,
+        protocol: recorded.protocol.as_str().into(),
+        hook: recorded.hook.as_str().into(),
+        uid: recorded.uid,
+        gid: recorded.gid?,
+        matched_by: recorded.matched_by.split(' ').next()?.into(),
     })
 }
 

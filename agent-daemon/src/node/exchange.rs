@@ -21,7 +21,7 @@ use crate::approval::Given;
 use crate::attest::{Ancestry, Attested, Peer};
 use crate::audit::Slot;
 use crate::credential::access::Actors;
-use crate::credential::{CredentialType, Delivery, Lease};
+use crate::credential::{CredentialType, Delivery, Lease, LeaseId};
 use crate::identity::SpiffeId;
 use crate::policy::PreparedPrincipal;
 use crate::process::{ExecId, ExecInstance};
@@ -180,16 +180,43 @@ impl Node {
         if !may_act_in(&session, instance) {
             return Err(invalid("the process is in another session"));
         }
-        let leases: Vec<_> = self.exchanged_for(&lease.id).collect();
-        if leases.len() > MAX_EXCHANGES || actors.count() >= MAX_ACTORS {
+        if self.exchanged_for(&lease.id).count() > MAX_EXCHANGES || actors.count() >= MAX_ACTORS {
             return Err(invalid("it was exchanged too often"));
         }
-        let mut holders = Vec::new();
-        for held in leases.iter().filter(|held| held.exec_id != instance.id || held.spiffe_id != spiffe_id) {
-            holders.push(self.through(snapshot, held, &session).await?);
-        }
+        let holders = self.holders(snapshot, &lease.id, &session, (instance.id, &spiffe_id)).await?;
         let scopes = narrowed(scopes, ask.scopes.as_deref()).ok_or(ExchangeError::Scope)?;
         Ok((Subject { lease, session, actors, scopes, holders }, spiffe_id))
+    }
+
+    /// That of which a lease was exchanged, as it is now; what it was bound to is not kept.
+    pub(super) async fn subject_of(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        lease: &Lease,
+        subject: &LeaseId,
+    ) -> Result<Subject, ExchangeError> {
+        let over = || ExchangeError::Token("it is over");
+        let of = self.leases.lease(subject).ok_or_else(over)?;
+        let session = of.session.and_then(|id| self.sessions().session(id)).ok_or_else(over)?;
+        let holders = self.holders(snapshot, subject, &session, (lease.exec_id, &lease.spiffe_id)).await?;
+        let actors = Actors::new(of.spiffe_id.as_str().into(), Vec::new());
+        Ok(Subject { lease: of, session, actors, scopes: None, holders })
+    }
+
+    /// Everybody through whom a token came to somebody else.
+    async fn holders(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        subject: &LeaseId,
+        session: &Arc<Session>,
+        (exec_id, spiffe_id): (ExecId, &SpiffeId),
+    ) -> Result<Vec<Holder>, ExchangeError> {
+        let leases: Vec<_> = self.exchanged_for(subject).collect();
+        let mut holders = Vec::new();
+        for held in leases.iter().filter(|held| held.exec_id != exec_id || held.spiffe_id != *spiffe_id) {
+            holders.push(self.through(snapshot, held, session).await?);
+        }
+        Ok(holders)
     }
 
     /// Who holds a lease, as it is now.

@@ -17,7 +17,7 @@ use crate::credential::att::{Att, LineageDigest, Measured};
 use crate::credential::jwt::Claims;
 use crate::credential::lease::State;
 use crate::credential::wit::{WIT_TYPE, WitClaims};
-use crate::credential::{Lease, LeaseId, SourceKind};
+use crate::credential::{Basis, Lease, LeaseId, SourceKind};
 use crate::process::ExecId;
 
 /// A credential and its lease, not granted yet.
@@ -140,12 +140,20 @@ fn lease_for(
         destination: Arc::clone(&binding.destination.name),
         binding: Arc::clone(&binding.name),
         credential_type: binding.source.credential_type(),
-        cookie: grounds.connection.as_ref().map(|connection| connection.cookie),
+        cookie: grounds.connection.as_ref().map(|(connection, _)| connection.cookie),
         session: session.map(|session| session.id),
         subject: subject.map(|subject| subject.id.clone()),
         issued_at: now,
         expires_at: now.saturating_add(ttl).unwrap_or(until).min(until),
         decision_id: record.decision_id.as_str().into(),
+        basis: Arc::new(Basis {
+            audiences: grounds.audiences.clone(),
+            connection: grounds.connection.as_ref().map(|(_, context)| context.clone()),
+            approved: match record.approval {
+                Some(_) => record.approval_policy_ids.iter().map(|id| id.as_str().into()).collect(),
+                None => Vec::new(),
+            },
+        }),
         state: State::Active,
     })
 }

@@ -31,6 +31,7 @@ mod release;
 mod reload;
 mod rotate;
 mod sessions;
+mod standing;
 mod steps;
 mod streams;
 mod svids;

@@ -142,7 +142,7 @@ impl Node {
             return Err(self.denied(slot, verdicted).await);
         };
         let action = verdicted.record.action.clone();
-        let connection = grounds.connection.as_ref().map(|connection| {
+        let connection = grounds.connection.as_ref().map(|(connection, _)| {
             // A renewal on the same connection takes the place of what it replaces.
             let own = u32::from(replaces.as_ref().is_some_and(|old| old.cookie == Some(connection.cookie)));
             lease::Connection {
@@ -206,6 +206,10 @@ impl Node {
             let failure = Failure::OriginatorGone("the token that was shown ended while it was answered");
             self.refuse_peer(&action, &failure, peer);
             return Err(Refusal::Caller(failure));
+        }
+        // And of what operators wrote: whoever reads it anew looks at all leases afterwards. What ends here is not delivered.
+        if let Some(lease) = pending.lease.as_ref().filter(|_| grounds.snapshot != self.snapshot().number) {
+            self.look_whether_it_stands(lease).await;
         }
         let lease = self.recheck(peer, attested, &grounds, pending, &action)?;
         self.tell(Happening::Lease(Arc::clone(&lease)));
@@ -272,7 +276,7 @@ impl Node {
                 Some(Failure::OriginatorMismatch("the process came into another session meanwhile"))
             }
             (Ok(_), None) => None,
-            (Ok(_), Some(proved)) => match self.records().connection(proved.cookie) {
+            (Ok(_), Some((proved, _))) => match self.records().connection(proved.cookie) {
                 Ok(Some(now)) if now.exec_id == proved.exec_id && now.remote == proved.remote && now.is_open => None,
                 Ok(_) => Some(Failure::OriginatorMismatch("the connection was closed or goes elsewhere now")),
                 Err(error) => Some(error.into()),

@@ -31,6 +31,7 @@ mod session_trees;
 mod sessions;
 mod spiffe;
 mod spire;
+mod standing;
 mod steps;
 mod upstreams;
 mod verifiers;

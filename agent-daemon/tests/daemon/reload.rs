@@ -103,12 +103,16 @@ async fn a_decision_is_made_by_one_set_from_beginning_to_end() {
         assert!(other.node.reload("test", None).unwrap().is_changed);
     });
     let cookie = t.connect("203.0.113.1:443");
-    let released = t.node.release(&t.peer(), t.ask_on(cookie)).await.unwrap();
+    let result = t.node.release(&t.peer(), t.ask_on(cookie)).await;
     let record = t.last("decision");
     assert_eq!(record["policy_generation"], before);
     assert_eq!(record["policy_ids"], serde_json::json!(["release"]));
+    assert_eq!(record["outcome"], "allow");
     assert_ne!(generation(&t), before);
-    assert!(is_active(&t, &released));
+    // The new set takes it back before it leaves.
+    assert!(matches!(result, Err(Refusal::Leases(_))), "{result:?}");
+    let ended = t.last("lease_ended");
+    assert_eq!((&ended["lease_id"], &ended["cause"]), (&record["lease_id"], &"withdrawn".into()));
     assert!(t.node.release(&t.peer(), t.ask()).await.is_err(), "the next one is made by the new set");
 }
 

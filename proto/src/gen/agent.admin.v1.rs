@@ -263,7 +263,7 @@ pub struct LeaseView {
     #[prost(uint32, tag = "4")]
     pub uid: u32,
     /// "active" or why it ended: "expired", "exited", "exec", "uid_changed", "revoked", "given_back", "renewed",
-    /// "session_ended", "subject_ended", "superseded".
+    /// "session_ended", "subject_ended", "superseded", "withdrawn".
     #[prost(string, tag = "5")]
     pub state: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "6")]

@@ -179,6 +179,7 @@ mod tests {
             issued_at: at(100),
             expires_at: at(200),
             decision_id: "d1".into(),
+            basis: std::sync::Arc::default(),
             state,
         }
     }

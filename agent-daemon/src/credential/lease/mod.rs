@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::{Error, source::CredentialType};
 use crate::{
     identity::SpiffeId,
+    policy::ConnectionContext,
     process::{ExecId, SessionId},
 };
 
@@ -100,8 +101,22 @@ pub struct Lease {
     pub expires_at: Timestamp,
     /// The decision that allowed it.
     pub decision_id: Arc<str>,
+    /// What was asked for in that decision and does not change.
+    pub basis: Arc<Basis>,
     /// Whether it still is.
     pub state: State,
+}
+
+/// The part of a decision that is no fact about its holder: with what is known of the holder later, the same can be
+/// decided again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Basis {
+    /// For whom a token is.
+    pub audiences: Vec<Arc<str>>,
+    /// The connection as it was proved.
+    pub connection: Option<ConnectionContext>,
+    /// The policies that wanted a person's word, when one gave it.
+    pub approved: Vec<Arc<str>>,
 }
 
 impl Lease {
@@ -158,6 +173,8 @@ pub enum Cause {
     SubjectEnded,
     /// The holder asked for one more than it may have at once, and this one would have ended first.
     Superseded,
+    /// What operators wrote does not permit it any more.
+    Withdrawn,
 }
 
 impl Cause {
@@ -174,6 +191,7 @@ impl Cause {
             Self::SessionEnded => "session_ended",
             Self::SubjectEnded => "subject_ended",
             Self::Superseded => "superseded",
+            Self::Withdrawn => "withdrawn",
         }
     }
 }

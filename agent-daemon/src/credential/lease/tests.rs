@@ -45,6 +45,7 @@ pub(in crate::credential) fn lease(number: u64, exec_id: u64) -> Lease {
         issued_at: start(),
         expires_at: after(300),
         decision_id: "d1".into(),
+        basis: Arc::default(),
         state: State::Active,
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct Governor {
     changed: Notify,
     /// Something that was let through may have been taken back.
     withdrawn: Notify,
+    /// Leases whose holders lose their connections to what they were for.
+    lost: Mutex<Vec<withdraw::Lost>>,
     /// Connections that are being closed for so long that nobody waits for it.
     stuck: Arc<AtomicUsize>,
     /// Whether there is anything to govern.
@@ -125,6 +127,7 @@ impl Governor {
             inbox: Mutex::new(Some(inbox)),
             changed: Notify::new(),
             withdrawn: Notify::new(),
+            lost: Mutex::default(),
             stuck: Arc::default(),
             governs: AtomicBool::new(false),
         }

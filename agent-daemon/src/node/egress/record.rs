@@ -11,10 +11,20 @@ use super::super::recent::Decided;
 use super::super::release::decision_id;
 use super::super::{Happening, Node, bump};
 use crate::audit::{DecisionRecord, ExecFacts, Outcome, Record};
+use crate::credential::Lease;
 use crate::process::{Connection, Ground, Hook, SessionId, Verdict};
 use crate::snapshot::Snapshot;
 
 const PERMIT: &str = "add a permit for the action connect";
+
+/// Why a connection was closed.
+#[derive(Debug)]
+pub(super) enum Why {
+    /// It would be refused now.
+    Refused,
+    /// Its opener lost this lease.
+    Lost(Arc<Lease>),
+}
 
 impl Node {
     /// Writes what the kernel did, or would have done, to a connection.
@@ -59,14 +69,19 @@ impl Node {
     }
 
     /// Writes that a connection was closed.
-    pub(super) async fn record_withdrawn(self: &Arc<Self>, connection: Connection) {
+    pub(super) async fn record_closed(self: &Arc<Self>, connection: Connection, why: Why) {
         let snapshot = self.snapshot();
         let Some((mut record, ..)) = self.draft_connection(&snapshot, &connection).await else { return };
         let is_over = connection.session_id.is_some_and(|id| self.sessions().session(id).is_none());
-        let (why, remedy) = if is_over {
-            ("its session is over", "open another session")
-        } else {
-            ("policy does not permit it any more", PERMIT)
+        let (why, remedy) = match &why {
+            Why::Refused if is_over => ("its session is over".to_owned(), "open another session"),
+            Why::Refused => ("policy does not permit it any more".to_owned(), PERMIT),
+            Why::Lost(lease) => {
+                record.destination = Some(lease.destination.to_string());
+                record.lease_id = Some(lease.id.to_string());
+                let why = format!("the lease {} was taken back ({})", lease.id, lease.state.as_str());
+                (why, "the record of the lease's end says why; ask for another one")
+            }
         };
         record.outcome = Outcome::Deny;
         record.reason = Reason::EgressWithdrawn.as_str().to_owned();

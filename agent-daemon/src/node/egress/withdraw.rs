@@ -6,17 +6,21 @@
 //! never comes. So nothing else waits for it, and no more than a few threads do.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 
 use super::super::bump;
+use super::record::Why;
 use super::{Node, State};
+use crate::credential::Lease;
+use crate::credential::address;
 use crate::egress::Class;
 use crate::identity::TreeSettings;
-use crate::process::{Connection, ExecInstance, Hook, SessionId, Verdict};
+use crate::process::{Connection, Error, ExecId, ExecInstance, Hook, SessionId, Verdict};
+use crate::snapshot::Snapshot;
 
 /// After a withdrawal all is looked at once more: a connection may have been let through just before.
 const ONCE_MORE: Duration = Duration::from_secs(1);
@@ -33,12 +37,17 @@ const TRIES: u8 = 3;
 
 /// By process.
 type Openers = HashMap<u32, ExecInstance>;
+/// By exec instance: it, and those below it.
+type Holders = HashMap<ExecId, Arc<[u32]>>;
+/// A lease that was taken from its holder, and what says where its destination is.
+pub(super) type Lost = (Arc<Lease>, Arc<Snapshot>);
 
 impl Node {
     /// Closes what is taken back, until cancelled.
     pub(super) async fn close(self: &Arc<Self>) {
         loop {
             self.egress.withdrawn.notified().await;
+            self.close_lost().await;
             self.close_withdrawn().await;
             // Cut short by what is taken back meanwhile.
             if tokio::time::timeout(ONCE_MORE, self.egress.withdrawn.notified()).await.is_ok() {
@@ -47,6 +56,102 @@ impl Node {
             }
             self.close_withdrawn().await;
         }
+    }
+
+    /// Has the connections closed that the holders of ended leases have to what these were for.
+    pub(in crate::node) fn close_connections_of(&self, leases: Vec<Arc<Lease>>, snapshot: &Arc<Snapshot>) {
+        if !leases.is_empty() {
+            let mut lost = self.egress.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.extend(leases.into_iter().map(|lease| (lease, Arc::clone(snapshot))));
+            self.egress.withdrawn.notify_one();
+        }
+    }
+
+    /// Closes what was used with leases that were taken from their holders, governed or not.
+    async fn close_lost(self: &Arc<Self>) {
+        let lost = std::mem::take(&mut *self.egress.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        if lost.is_empty() {
+            return;
+        }
+        let mut of_exec: HashMap<ExecId, Vec<Lost>> = HashMap::new();
+        for (lease, snapshot) in lost {
+            of_exec.entry(lease.exec_id).or_default().push((lease, snapshot));
+        }
+        let node = Arc::clone(self);
+        let execs: HashSet<ExecId> = of_exec.keys().copied().collect();
+        let found = tokio::task::spawn_blocking(move || node.connections_of(&execs)).await;
+        let (connections, holders) = match found {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return tracing::error!(%error, "connections of ended leases cannot be looked for"),
+            Err(error) => return tracing::error!(%error, "connections of ended leases cannot be looked for"),
+        };
+        let (of_exec, holders) = (&of_exec, &holders);
+        let close = |connection: Connection| async move {
+            let lost = of_exec.get(&connection.exec_id).map(Vec::as_slice).unwrap_or_default();
+            let Some(lease) = self.was_for(&connection, lost).await else { return };
+            let holders = holders.get(&connection.exec_id).map(Arc::clone).unwrap_or_default();
+            for _ in 0..TRIES {
+                match self.disconnect(&connection, Arc::clone(&holders)).await {
+                    Some(true) => {
+                        bump(&self.counters.egress_closed);
+                        return self.record_closed(connection, Why::Lost(lease)).await;
+                    }
+                    _ if matches!(self.records().connection(connection.cookie), Ok(None)) => return,
+                    _ => {}
+                }
+            }
+            self.not_closed(&connection);
+        };
+        stream::iter(connections).map(close).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
+    }
+
+    /// What some exec instances opened, and who may hold it: they and those below them.
+    fn connections_of(&self, execs: &HashSet<ExecId>) -> Result<(Vec<Connection>, Holders), Error> {
+        let (mut connections, mut below) = (Vec::new(), HashMap::<ExecId, Vec<u32>>::new());
+        self.records().connections(&mut |connection| {
+            if execs.contains(&connection.exec_id) && !connection.is_closed {
+                connections.push(connection);
+            }
+        })?;
+        if !connections.is_empty() {
+            self.records().processes(&mut |instance| {
+                let line = [instance.id].into_iter().chain(instance.ancestors.iter().map(|ancestor| ancestor.id));
+                for id in line.filter(|id| execs.contains(id)) {
+                    below.entry(id).or_default().push(instance.process.tgid);
+                }
+            })?;
+        }
+        Ok((connections, below.into_iter().map(|(id, holders)| (id, holders.into())).collect()))
+    }
+
+    /// The lost lease that a connection was for. Where the holder has another one for the same, only the connection that the
+    /// lost one was released on is.
+    async fn was_for(&self, connection: &Connection, lost: &[Lost]) -> Option<Arc<Lease>> {
+        if !self.leases.on_connection(connection.cookie).is_empty() {
+            return None;
+        }
+        for (lease, snapshot) in lost {
+            if lease.cookie == Some(connection.cookie) {
+                return Some(Arc::clone(lease));
+            }
+            let held = self.leases.of_exec(lease.exec_id);
+            let Some(destination) = snapshot.catalog.destination(&lease.destination) else { continue };
+            if held.iter().any(|held| held.destination == lease.destination) {
+                continue;
+            }
+            if let Ok(address::Verdict::Matched(_)) =
+                address::evaluate(connection.into(), destination, &self.resolver).await
+            {
+                return Some(Arc::clone(lease));
+            }
+        }
+        None
+    }
+
+    fn not_closed(&self, connection: &Connection) {
+        bump(&self.counters.egress_unclosed);
+        tracing::error!(remote = %connection.remote, exec_id = %connection.exec_id,
+            "a connection that was taken back could not be closed");
     }
 
     /// Closes what would be refused now, and says so in the audit log.
@@ -121,15 +226,11 @@ impl Node {
             Some(true) => {
                 self.egress.lock().closing.insert(key, TRIES);
                 bump(&self.counters.egress_closed);
-                self.record_withdrawn(connection).await;
+                self.record_closed(connection, Why::Refused).await;
             }
             // One that is gone by itself is nobody's loss.
             _ if matches!(self.records().connection(connection.cookie), Ok(None)) => {}
-            _ if tries == TRIES => {
-                bump(&self.counters.egress_unclosed);
-                tracing::error!(remote = %connection.remote, exec_id = %connection.exec_id,
-                    "a connection that was taken back could not be closed");
-            }
+            _ if tries == TRIES => self.not_closed(&connection),
             _ => self.egress.withdrawn.notify_one(),
         }
     }

@@ -46,7 +46,7 @@ impl Node {
             for one in over.iter().filter(|ended| is_streamed(&ended.lease.binding)) {
                 self.streams.end(one.lease.exec_id);
             }
-            self.record_ended(over);
+            self.forfeit(over, &snapshot, None);
             self.egress_changed();
             self.end_steps(session.id);
             self.approvals.forget(&session.id.to_string());

@@ -7,9 +7,10 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Actor, NOBODY, World, wait_until, with_daemon};
+use e2e::{Actor, NOBODY, Setup, World, wait_until, with_daemon};
 use serde_json::{Value, json};
 
+use crate::calls::{refused, release_for, released};
 use crate::egress::{EPERM, Vault, governed, settled, setup, tried};
 
 /// Long after the budget of 50 ms, which `xtask bench` looks at: this machine may have other things to do.
@@ -171,5 +172,46 @@ fn nothing_is_closed_by_a_reload_that_takes_nothing_back_and_none_where_a_tree_o
         ensure!(!is_closed(&peer));
         ensure!(world.counter("egress_closed")? == 0);
         Ok(())
+    })
+}
+
+#[test]
+fn what_was_released_ends_with_its_permit_and_takes_its_connections_with_it() -> Result<()> {
+    let forbid = "\n@id(\"enough\")\nforbid (principal, action == Action::\"release\", resource);\n";
+    let setup = Setup::default();
+    with_daemon(setup.clone(), |world| {
+        // Nobody here is in a governed tree.
+        let mut agent = world.agent_with_channel()?;
+        let (api, elsewhere) = (world.api("127.0.0.1"), world.api("127.0.0.2"));
+        let cookie = agent.connect("used", &api)?;
+        agent.connect("other", &api)?;
+        agent.connect("elsewhere", &elsewhere)?;
+        let got = released(&mut agent, &release_for(cookie))?;
+        // A person takes it back.
+        world.ask(&["revoke", "--lease", &got.lease])?;
+        ensure!(!world.authority.is_active(&got.token)?);
+        wait_until("both connections to it should be closed", || {
+            Ok(!works(&mut agent, "used")? && !works(&mut agent, "other")?)
+        })?;
+        ensure!(works(&mut agent, "elsewhere")?, "it goes elsewhere");
+        // Policy does.
+        let cookie = agent.connect("again", &api)?;
+        let got = released(&mut agent, &release_for(cookie))?;
+        ensure!(works(&mut agent, "again")?, "what was revoked is not what is released anew");
+        world.write_entries_and_reload(&setup)?;
+        ensure!(world.authority.is_active(&got.token)? && works(&mut agent, "again")?, "nothing was taken back");
+        world.write("config/policies/e2e.cedar", &[&setup.policies, forbid].concat())?;
+        world.write_entries_and_reload(&setup)?;
+        wait_until("the token should be good for nothing", || Ok(!world.authority.is_active(&got.token)?))?;
+        wait_until("its connection should be closed", || Ok(!works(&mut agent, "again")?))?;
+        ensure!(works(&mut agent, "elsewhere")?);
+        let ended = world.record("lease_ended", &[("/lease_id", got.lease.as_str().into())])?;
+        assert_eq!(
+            (&ended["cause"], &ended["detail"]),
+            (&json!("withdrawn"), &json!("policy_forbid: policy forbids: enough"))
+        );
+        let closed = [("/reason", "egress_withdrawn".into()), ("/lease_id", got.lease.as_str().into())];
+        assert_eq!(world.record("decision", &closed)?["destination"], "api");
+        refused(&mut agent, &release_for(cookie), "PermissionDenied").map(drop)
     })
 }
