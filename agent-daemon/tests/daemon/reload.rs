@@ -7,7 +7,7 @@ use std::sync::Arc;
 use agent_daemon::node::Refusal;
 use agent_daemon::testing::{Setup, TestNode};
 
-use super::{is_active, release};
+use super::release;
 
 fn generation(t: &TestNode) -> String {
     t.node.snapshot().policies.generation().as_str().to_owned()
