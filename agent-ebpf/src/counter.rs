@@ -43,6 +43,10 @@ counters! {
     EgressRefused = "egress_refused",
     /// Those that were let through although they would be refused where nothing is only audited.
     EgressAudited = "egress_audited",
+    /// Images that governed trees were refused.
+    ImagesRefused = "images_refused",
+    /// Those that were let through although they would be refused where nothing is only audited.
+    ImagesAudited = "images_audited",
     /// Processes of governed trees for which map `PROCESSES` had no room: from then on nobody without a record connects.
     GovernedLost = "governed_lost",
     /// Forks whose parent has no record.

@@ -15,6 +15,8 @@ pub mod kind {
     pub const CONNECT: u32 = 3;
     /// A recorded socket was closed: [`super::CloseEvent`].
     pub const CLOSE: u32 = 4;
+    /// A governed tree may not execute an image: [`super::ImageEvent`].
+    pub const IMAGE: u32 = 5;
 }
 
 /// The start of every event.
@@ -115,7 +117,44 @@ pub struct CloseEvent {
     pub exec_id: u64,
 }
 
+/// An image that a governed tree may not execute.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::IntoBytes)
+)]
+pub struct ImageEvent {
+    /// Kind, time, thread group.
+    pub header: EventHeader,
+    /// Who called exec.
+    pub exec_id: u64,
+    /// Its session; zero: none.
+    pub session_id: u64,
+    /// Inode number of the file.
+    pub inode: u64,
+    /// Its device in the kernel's own form.
+    pub dev: u32,
+    /// Effective user id of who called exec.
+    pub euid: u32,
+    /// Its effective group id.
+    pub egid: u32,
+    /// The governed tree.
+    pub tree: u32,
+    /// Valid bytes of `filename`.
+    pub filename_len: u16,
+    /// See [`crate::verdict`].
+    pub verdict: u8,
+    /// See [`crate::means`].
+    pub means: u8,
+    /// Zero.
+    pub padding: u32,
+    /// The name given to `execve`.
+    pub filename: Text<{ limits::FILENAME / 8 }>,
+}
+
 const _: () = {
+    assert!(size_of::<ImageEvent>() == 16 + 3 * 8 + 4 * 4 + 8 + 256);
     assert!(size_of::<EventHeader>() == 16);
     assert!(size_of::<ExecEvent>() == 24 + size_of::<EndedExec>());
     assert!(size_of::<EndedExec>() == 40 + limits::FILENAME);

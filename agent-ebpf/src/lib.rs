@@ -16,13 +16,13 @@ mod record;
 mod text;
 
 pub use counter::{COUNTERS, Counter};
-pub use event::{CloseEvent, ConnectEvent, EndedExec, EventHeader, ExecEvent, ExitEvent, kind};
+pub use event::{CloseEvent, ConnectEvent, EndedExec, EventHeader, ExecEvent, ExitEvent, ImageEvent, kind};
 pub use offsets::Offsets;
 pub use record::{
-    ClassRecord, ConnectionRecord, ExecRecord, PlaceWords, ToldKey, TreeRecord, TupleKey, bound, class, flags,
-    governing, ground, hook, place_word, tree, verdict,
+    ClassRecord, ConnectionRecord, ExecRecord, ImageKey, ImageRecord, PlaceWords, ToldKey, TreeRecord, TupleKey, bound,
+    class, flags, governing, ground, hook, means, place_word, tree, verdict,
 };
 pub use text::{Address, Text};
 
 /// Changes with every change of a map's layout or meaning. Pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

@@ -34,6 +34,8 @@ pub const CLASSES: u32 = 1024;
 pub const GROUPS: u32 = 2048;
 /// Addresses and ranges of declared destinations, each with every port. Those beyond it are reached by nobody governed.
 pub const ADDRESSES: u32 = 131_072;
+/// Files that governed trees may execute, each with every tree whose it is. Those beyond it are not.
+pub const IMAGES: u32 = 32_768;
 /// Refusals of which it is remembered that they were told a moment ago. One that is forgotten is told again.
 pub const TOLD: u32 = 4096;
 /// Nanoseconds for which the same refusal is not told again.

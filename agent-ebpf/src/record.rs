@@ -86,6 +86,10 @@ pub mod tree {
     pub const PENDING_SHIFT: u32 = 2;
     /// Where the verdict stands on what no declared destination has.
     pub const UNDECLARED_SHIFT: u32 = 4;
+    /// Images that are not in map `IMAGES` for this tree are refused.
+    pub const IMAGES: u32 = 1 << 6;
+    /// With it: they are only told of.
+    pub const IMAGES_AUDIT: u32 = 1 << 7;
     /// The tree of those of whom it is not known in which they were: nothing is let through.
     pub const LOST: u32 = crate::limits::TREES - 1;
 }
@@ -115,6 +119,16 @@ pub mod hook {
     pub const SENDMSG6: u8 = 4;
     /// `cgroup/sock_create`, of refused sockets: they have no address.
     pub const SOCK_CREATE: u8 = 5;
+}
+
+/// Values of [`crate::ImageEvent::means`]: how an image was refused.
+pub mod means {
+    /// It was not.
+    pub const NONE: u8 = 0;
+    /// Before it was there: exec failed.
+    pub const HOOK: u8 = 1;
+    /// By a signal, before its first instruction.
+    pub const SIGNAL: u8 = 2;
 }
 
 /// What the program `session_bind` returns.
@@ -332,6 +346,47 @@ pub struct ClassRecord {
     pub verdicts: [u64; limits::GROUPS as usize / 32],
 }
 
+/// Key of map `IMAGES`: a file that may be executed in a tree.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        zerocopy::FromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::Immutable,
+        zerocopy::KnownLayout
+    )
+)]
+pub struct ImageKey {
+    /// Inode number.
+    pub inode: u64,
+    /// Device in the kernel's own form.
+    pub dev: u32,
+    /// A place in map `TREES`.
+    pub tree: u32,
+}
+
+/// As what the file may be executed: whoever writes to it, or gives its number to another, changes this.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+pub struct ImageRecord {
+    /// Change time, seconds since the epoch.
+    pub ctime_sec: i64,
+    /// Its nanoseconds.
+    pub ctime_nsec: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
 /// Key of map `TOLD`: what was refused to whom. Told once a second.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -389,6 +444,7 @@ const _: () = {
     assert!(core::mem::offset_of!(ConnectionRecord, tgid) == 80);
     assert!(size_of::<TupleKey>() == 48);
     assert!(size_of::<ToldKey>() == 32);
+    assert!(size_of::<ImageKey>() == 16 && size_of::<ImageRecord>() == 16);
     // So that a tree fits a connection's record.
     assert!(limits::TREES <= u16::MAX as u32);
     // So that a class's place is a mask, and stands below the stamp.

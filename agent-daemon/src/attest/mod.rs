@@ -17,6 +17,7 @@ mod now;
 mod peer;
 mod pidfd;
 mod proc;
+mod programs;
 mod script;
 mod starts;
 mod unix;
@@ -27,6 +28,7 @@ pub use evidence::{Evidence, Lineage, LineageEntry, Program};
 pub use measure::{Config as MeasureConfig, Measurer};
 pub use peer::{Peer, is_peer_pidfd_supported};
 pub use proc::Proc;
+pub use programs::FoundProgram;
 
 /// Why a caller or a connection could not be tied to a live exec instance. The first three words are the
 /// field's (`ebpf-for-windows`) and stand in our errors as they are.

@@ -6,10 +6,12 @@
 //! Never asks policy and never looks a name up: `node` does both and brings the answers.
 
 mod compile;
+mod images;
 mod names;
 mod tables;
 
 pub use compile::{Group, MAX_DECLARED_GROUPS, Place, Plan, TooMuch, compile};
+pub use images::{Changed, ImagePlace, Images, update as update_images};
 pub use names::{Learned, MAX_LEARNED, is_usable};
 pub use tables::{Compiled, Counts};
 
@@ -159,6 +161,24 @@ pub trait Tables: Debug + Send + Sync + 'static {
     /// # Errors
     /// As above.
     fn set_class(&self, class: Class, verdicts: &[Verdict]) -> Result<(), Error>;
+
+    /// The files that may be executed.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn images(&self) -> Result<Images, Error>;
+
+    /// Says that a file may be executed in a tree as long as it is what it was when it changed last.
+    ///
+    /// # Errors
+    /// As above; also when the map is full.
+    fn put_image(&self, place: ImagePlace, changed: Changed) -> Result<(), Error>;
+
+    /// Takes that back. Idempotent.
+    ///
+    /// # Errors
+    /// As above.
+    fn remove_image(&self, place: ImagePlace) -> Result<(), Error>;
 
     /// Puts an exec instance into a tree.
     ///

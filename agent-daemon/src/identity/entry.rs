@@ -2,7 +2,7 @@
 
 //! Registration entries and the immutable, indexed set of them.
 
-use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
+use std::{collections::HashMap, fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use super::{Error, Selector, SpiffeId, TrustDomain};
 use crate::process::Verdict;
@@ -81,11 +81,40 @@ pub struct TreeSettings {
     pub pending: Verdict,
     /// What may be reached where no destination is declared.
     pub undeclared: Verdict,
+    /// What may be executed.
+    pub images: ImageRule,
+}
+
+/// What may be executed in a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImageRule {
+    /// Whatever is there.
+    #[default]
+    Any,
+    /// The entry's programs, and nothing else.
+    Listed,
+    /// Whatever is there; what is none of the entry's programs is recorded.
+    Audited,
+}
+
+/// What may be executed in the tree of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allowed {
+    /// This file, and with a hash only as long as it has that content.
+    File {
+        /// Absolute.
+        path: PathBuf,
+        /// SHA-256 in lower-case hexadecimal digits.
+        sha256: Option<Box<str>>,
+    },
+    /// Every file in this directory, but not in those below it.
+    Directory(PathBuf),
 }
 
 impl TreeSettings {
-    /// Nothing is let through but what policy permits.
-    pub const STRICTEST: Self = Self { is_audit: false, pending: Verdict::Deny, undeclared: Verdict::Deny };
+    /// Nothing is let through but what policy permits. What is executed is not looked at.
+    pub const STRICTEST: Self =
+        Self { is_audit: false, pending: Verdict::Deny, undeclared: Verdict::Deny, images: ImageRule::Any };
 }
 
 /// Alternatives of which one must hold. Never empty.
@@ -136,6 +165,8 @@ pub struct Entry {
     pub federates_with: Vec<TrustDomain>,
     /// Whether it and what it starts is governed, and how.
     pub governs: Option<TreeSettings>,
+    /// What may be executed in its tree, where that has a list.
+    pub programs: Vec<Allowed>,
 }
 
 /// An immutable set of entries, indexed by each entry's rarest selector.

@@ -15,7 +15,7 @@ mod parse;
 mod selector;
 mod spiffe;
 
-pub use entry::{AnyOf, Entries, Entry, EntryId, IdentityKind, TreeSettings};
+pub use entry::{Allowed, AnyOf, Entries, Entry, EntryId, IdentityKind, ImageRule, TreeSettings};
 pub use federation::{Federation, MAX_FEDERATIONS, Profile};
 pub use issuer::{Issuer, MAX_ISSUERS};
 pub use matching::{Difference, NearMiss};

@@ -2,14 +2,16 @@
 
 //! Registration entries from TOML. Reports everything that is wrong in all files at once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
+use std::path::{Component, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    AnyOf, Entries, Entry, EntryId, IdentityKind, KNOWN_SELECTORS, MAX_NAME_BYTES, RESERVED_PATH, Selector, SpiffeId,
-    TreeSettings, TrustDomain, document, is_host_name, is_name,
+    Allowed, AnyOf, Entries, Entry, EntryId, IdentityKind, ImageRule, KNOWN_SELECTORS, MAX_NAME_BYTES, RESERVED_PATH,
+    Selector, SpiffeId, TreeSettings, TrustDomain, document, is_host_name, is_name,
     selector::{Weight, find_known},
 };
 use crate::diagnostic::{Diagnostic, SourceFile, position};
@@ -28,6 +30,7 @@ pub const MAX_DNS_NAMES: usize = 16;
 /// Most foreign trust domains of an entry.
 pub const MAX_FEDERATES_WITH: usize = 32;
 const MAX_HINT_BYTES: usize = 128;
+const MAX_PROGRAMS: usize = 1024;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,7 +50,8 @@ struct EntryTable {
     dns_names: Vec<Spanned<String>>,
     #[serde(default)]
     federates_with: Vec<Spanned<String>>,
-    egress: Option<EgressTable>,
+    egress: Option<Spanned<EgressTable>>,
+    exec: Option<Spanned<ExecTable>>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +62,27 @@ struct EgressTable {
     pending: VerdictText,
     #[serde(default)]
     undeclared: VerdictText,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExecTable {
+    mode: EgressMode,
+    programs: Spanned<Vec<Spanned<ProgramValue>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a path, or { path = \"...\", sha256 = \"...\" }")]
+enum ProgramValue {
+    Path(String),
+    Measured(MeasuredProgram),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MeasuredProgram {
+    path: String,
+    sha256: String,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -87,6 +112,7 @@ impl From<EgressTable> for TreeSettings {
             is_audit: table.mode == EgressMode::Audit,
             pending: verdict(table.pending),
             undeclared: verdict(table.undeclared),
+            images: ImageRule::Any,
         }
     }
 }
@@ -157,6 +183,8 @@ impl<'a> Parser<'a> {
         let hint = self.hint(file, table.hint);
         let dns_names = self.dns_names(file, table.dns_names);
         let federates_with = self.federates_with(file, table.federates_with);
+        let governed = self.governed(file, table.egress, table.exec);
+        let (governs, programs) = governed?;
         Some(Entry {
             id: id?,
             spiffe_id: spiffe_id?,
@@ -168,8 +196,65 @@ impl<'a> Parser<'a> {
             hint: hint?,
             dns_names: dns_names?,
             federates_with: federates_with?,
-            governs: table.egress.map(TreeSettings::from),
+            governs,
+            programs,
         })
+    }
+
+    fn governed(
+        &mut self,
+        file: &SourceFile,
+        egress: Option<Spanned<EgressTable>>,
+        exec: Option<Spanned<ExecTable>>,
+    ) -> Option<(Option<TreeSettings>, Vec<Allowed>)> {
+        let mut governs = egress.map(|table| TreeSettings::from(table.into_inner()));
+        let Some(exec) = exec else { return Some((governs, Vec::new())) };
+        let at = exec.span().start;
+        let ExecTable { mode, programs } = exec.into_inner();
+        let Some(settings) = &mut governs else {
+            let help = "add egress, for example egress = { mode = \"audit\" }: it makes the tree";
+            self.report(file, at, "exec without egress".to_owned(), help);
+            return None;
+        };
+        settings.images = if mode == EgressMode::Audit { ImageRule::Audited } else { ImageRule::Listed };
+        let listed_at = programs.span().start;
+        let programs = programs.into_inner();
+        if programs.is_empty() || programs.len() > MAX_PROGRAMS {
+            let message = format!("{} programs", programs.len());
+            self.report(file, listed_at, message, format!("list 1 to {MAX_PROGRAMS}, or directories (\"/usr/bin/\")"));
+            return None;
+        }
+        let allowed: Vec<Option<Allowed>> = programs.into_iter().map(|program| self.program(file, program)).collect();
+        allowed.into_iter().collect::<Option<Vec<_>>>().map(|allowed| (governs, allowed))
+    }
+
+    fn program(&mut self, file: &SourceFile, program: Spanned<ProgramValue>) -> Option<Allowed> {
+        let at = program.span().start;
+        let (text, sha256) = match program.into_inner() {
+            ProgramValue::Path(path) => (path, None),
+            ProgramValue::Measured(MeasuredProgram { path, sha256 }) => (path, Some(sha256)),
+        };
+        let path = PathBuf::from(&text);
+        let is_plain = path.components().all(|one| matches!(one, Component::RootDir | Component::Normal(_)));
+        if !path.is_absolute() || !is_plain || text.contains("/./") {
+            self.report(file, at, format!("{text:?} is not an absolute path"), "for example \"/usr/bin/python3\"");
+            return None;
+        }
+        if let Some(sha256) = &sha256
+            && !(sha256.len() == 64 && sha256.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
+        {
+            let help = "64 lower-case hexadecimal digits, as sha256sum prints them";
+            self.report(file, at, format!("{sha256:?} is not a SHA-256"), help);
+            return None;
+        }
+        match (text.ends_with('/'), sha256) {
+            (true, Some(_)) => {
+                self.report(file, at, format!("{text:?} is a directory, which has no hash"), "name the file");
+                None
+            }
+            (true, None) => Some(Allowed::Directory(path)),
+            (false, sha256) => Some(Allowed::File { path, sha256: sha256.map(String::into_boxed_str) }),
+        }
     }
 
     fn id(&mut self, file: &'a SourceFile, id: &Spanned<String>) -> Option<EntryId> {

@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use agent_ebpf::{
     Address, CloseEvent, ConnectEvent, ConnectionRecord, EndedExec, EventHeader, ExecEvent, ExecRecord, ExitEvent,
-    class, flags, ground, hook, kind, verdict,
+    ImageEvent, class, flags, ground, hook, kind, means, verdict,
 };
 use zerocopy::FromBytes as _;
 
 use crate::process::{
     Ancestor, BootTime, Classified, Connection, Ended, Event, ExecId, ExecInstance, FileId, Flags, Governed, Ground,
-    Hook, Namespaces, ProcessKey, Protocol, SessionId, Stamp, Verdict,
+    Hook, Means, Namespaces, ProcessKey, Protocol, RefusedImage, SessionId, Stamp, Verdict,
 };
 
 /// The programs note only this state and the end of a connection.
@@ -38,6 +38,7 @@ fn whole(record: &ExecRecord) -> Flags {
 pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
     let lineage = record.lineage().ok_or(Malformed("too many ancestors"))?;
     let filename = name(record.filename.bytes(), record.filename_len)?;
+    let (major, minor) = device(record.exe_dev);
     Ok(ExecInstance {
         id: ExecId(record.exec_id),
         process: ProcessKey { tgid: record.tgid, start_boottime: BootTime(record.start_boottime_ns) },
@@ -47,9 +48,8 @@ pub(super) fn instance(record: &ExecRecord) -> Result<ExecInstance, Malformed> {
         session_id: SessionId::new(record.session_id),
         cgroup_id: record.cgroup_id,
         exe: FileId {
-            // The kernel's own form of a device number (`MINORBITS` is 20).
-            major: record.exe_dev >> 20,
-            minor: record.exe_dev & 0xf_ffff,
+            major,
+            minor,
             inode: record.exe_inode,
             generation: record.exe_generation,
             ctime_sec: record.exe_ctime_sec,
@@ -151,8 +151,37 @@ pub(super) fn event(bytes: &[u8]) -> Result<Event, Malformed> {
             let (event, _) = CloseEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short close event"))?;
             Ok(Event::Close { cookie: event.cookie, exec_id: ExecId(event.exec_id) })
         }
+        kind::IMAGE => {
+            let (event, _) = ImageEvent::ref_from_prefix(bytes).map_err(|_| Malformed("short image event"))?;
+            Ok(Event::Image(Box::new(image(event)?)))
+        }
         _ => Err(Malformed("unknown kind")),
     }
+}
+
+fn image(told: &ImageEvent) -> Result<RefusedImage, Malformed> {
+    Ok(RefusedImage {
+        exec_id: ExecId(told.exec_id),
+        tgid: told.header.tgid,
+        session_id: SessionId::new(told.session_id),
+        uid: told.euid,
+        gid: told.egid,
+        tree: told.tree,
+        device: device(told.dev),
+        inode: told.inode,
+        filename: String::from_utf8_lossy(name(told.filename.bytes(), told.filename_len)?).into(),
+        means: match told.means {
+            means::NONE => Means::None,
+            means::HOOK => Means::Hook,
+            means::SIGNAL => Means::Signal,
+            _ => return Err(Malformed("unknown means")),
+        },
+    })
+}
+
+/// The kernel's own form of a device number (`MINORBITS` is 20).
+pub(super) fn device(word: u32) -> (u32, u32) {
+    (word >> 20, word & 0xf_ffff)
 }
 
 fn ended(tgid: u32, told: &EndedExec) -> Result<Ended, Malformed> {
@@ -232,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..800), kind in 0u32..6) {
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..800), kind in 0u32..7) {
             drop(event(&bytes));
             // Aligned, with a kind that is likely to be known.
             let mut words = vec![0u64; 100];

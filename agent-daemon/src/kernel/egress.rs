@@ -8,16 +8,18 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use agent_ebpf::{ClassRecord, PlaceWords, TreeRecord, class, governing, limits, place_word, tree, verdict};
+use agent_ebpf::{
+    ClassRecord, ImageKey, ImageRecord, PlaceWords, TreeRecord, class, governing, limits, place_word, tree, verdict,
+};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData, MapError};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use aya::{Ebpf, Pod};
 
-use super::Error;
 use super::maps::{Maps, Raw, answer, failed, take};
-use crate::egress::{Class, Half, Place, Tables};
-use crate::identity::TreeSettings;
+use super::{Error, decode};
+use crate::egress::{Changed, Class, Half, ImagePlace, Images, Place, Tables};
+use crate::identity::{ImageRule, TreeSettings};
 use crate::process::{self, Bound, Classified, ExecId, Stamp, Verdict};
 
 #[expect(unsafe_code, reason = "aya asks for it, and the records live in a crate without aya")]
@@ -26,6 +28,12 @@ unsafe impl Pod for Raw<ClassRecord> {}
 #[expect(unsafe_code, reason = "as above")]
 // SAFETY: as above, with explicit padding.
 unsafe impl Pod for Raw<TreeRecord> {}
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: a `repr(C)` struct of integers without padding.
+unsafe impl Pod for Raw<ImageKey> {}
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above, with explicit padding.
+unsafe impl Pod for Raw<ImageRecord> {}
 
 /// Bits of port and protocol, which always count whole.
 const PLACE_BITS: u32 = 32;
@@ -42,6 +50,7 @@ struct Inner {
     governing: Array<MapData, u64>,
     classes: Array<MapData, Raw<ClassRecord>>,
     addresses: [Addresses; 2],
+    images: HashMap<MapData, Raw<ImageKey>, Raw<ImageRecord>>,
     // Under the lock: two runs for one process would each undo what the other found out.
     binder: RawTracePoint,
 }
@@ -59,6 +68,7 @@ impl EgressTables {
             governing: take(ebpf, "GOVERNING")?,
             classes: take(ebpf, "CLASSES")?,
             addresses: [take(ebpf, "ADDRESSES_1")?, take(ebpf, "ADDRESSES_2")?],
+            images: take(ebpf, "IMAGES")?,
             binder,
         })))
     }
@@ -166,6 +176,35 @@ impl Tables for Maps {
         set.map_err(|error| failed("write", "CLASSES", error))
     }
 
+    fn images(&self) -> Result<Images, process::Error> {
+        let inner = self.egress().lock();
+        let mut found = Images::new();
+        for entry in inner.images.iter() {
+            match entry {
+                Ok((Raw(key), Raw(record))) => {
+                    let place = ImagePlace { tree: key.tree, device: decode::device(key.dev), inode: key.inode };
+                    found.insert(place, Changed { seconds: record.ctime_sec, nanoseconds: record.ctime_nsec });
+                }
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed("walk", "IMAGES", error)),
+            }
+        }
+        Ok(found)
+    }
+
+    fn put_image(&self, place: ImagePlace, changed: Changed) -> Result<(), process::Error> {
+        let record = ImageRecord { ctime_sec: changed.seconds, ctime_nsec: changed.nanoseconds, padding: 0 };
+        let put = self.egress().lock().images.insert(image_key(place), Raw(record), 0);
+        put.map_err(|error| failed("write", "IMAGES", error))
+    }
+
+    fn remove_image(&self, place: ImagePlace) -> Result<(), process::Error> {
+        match self.egress().lock().images.remove(&image_key(place)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(failed("write", "IMAGES", error)),
+        }
+    }
+
     fn plant(&self, tgid: u32, exec_id: ExecId, tree: u32) -> Result<Bound, process::Error> {
         self.egress().bind([u64::from(tgid), exec_id.0, u64::from(tree), 0, 0])
     }
@@ -185,9 +224,20 @@ fn code(verdict: Verdict) -> u8 {
     }
 }
 
+fn image_key(place: ImagePlace) -> Raw<ImageKey> {
+    let (major, minor) = place.device;
+    Raw(ImageKey { inode: place.inode, dev: major << 20 | minor & 0xf_ffff, tree: place.tree })
+}
+
 fn word(settings: TreeSettings) -> u32 {
     let audit = if settings.is_audit { tree::AUDIT } else { 0 };
+    let images = match settings.images {
+        ImageRule::Any => 0,
+        ImageRule::Listed => tree::IMAGES,
+        ImageRule::Audited => tree::IMAGES | tree::IMAGES_AUDIT,
+    };
     audit
+        | images
         | u32::from(code(settings.pending)) << tree::PENDING_SHIFT
         | u32::from(code(settings.undeclared)) << tree::UNDECLARED_SHIFT
 }
@@ -202,6 +252,11 @@ fn settings(word: u32) -> TreeSettings {
         is_audit: word & tree::AUDIT != 0,
         pending: verdict(tree::PENDING_SHIFT),
         undeclared: verdict(tree::UNDECLARED_SHIFT),
+        images: match (word & tree::IMAGES != 0, word & tree::IMAGES_AUDIT != 0) {
+            (false, _) => ImageRule::Any,
+            (true, false) => ImageRule::Listed,
+            (true, true) => ImageRule::Audited,
+        },
     }
 }
 
@@ -227,8 +282,10 @@ mod tests {
         for pending in [Verdict::Allow, Verdict::Audit, Verdict::Deny] {
             for undeclared in [Verdict::Allow, Verdict::Audit, Verdict::Deny] {
                 for is_audit in [false, true] {
-                    let given = TreeSettings { is_audit, pending, undeclared };
-                    assert_eq!(settings(word(given)), given);
+                    for images in [ImageRule::Any, ImageRule::Listed, ImageRule::Audited] {
+                        let given = TreeSettings { is_audit, pending, undeclared, images };
+                        assert_eq!(settings(word(given)), given);
+                    }
                 }
             }
         }

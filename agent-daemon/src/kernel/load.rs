@@ -45,6 +45,10 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("sock_create", "refusing sockets that governed trees may not have"),
 ];
 
+/// Programs that not every kernel takes, each with its LSM hook. What they would do is done in another way where they are
+/// not, and what is claimed of them rests on a self-test and not on their being here.
+const OPTIONAL: [(&str, &str); 1] = [("image_check", "bprm_creds_from_file")];
+
 /// The programs that put exec instances into sessions, and into governed trees and classes. Attached to nothing; the
 /// daemon runs them.
 const RUN: [(&str, &str); 2] = [("session_bind", "sessions"), ("egress_bind", "governed trees")];
@@ -253,6 +257,16 @@ fn attach_or_adopt(
             pin(&link_pin(dir, name), |path| link.pin(path).map(drop))?;
             pin(&program_pin(dir, name), |path| program.pin(path))?;
         }
+        for (name, hook) in OPTIONAL {
+            let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
+            match attach(program, hook, btf, &cgroup) {
+                Ok(link) => {
+                    pin(&link_pin(dir, name), |path| link.pin(path).map(drop))?;
+                    pin(&program_pin(dir, name), |path| program.pin(path))?;
+                }
+                Err(error) => tracing::info!(%error, name, "this kernel does not take the program"),
+            }
+        }
         for (name, guarantee) in RUN {
             let program = ebpf.program_mut(name).ok_or(Error::Bug("bug: a program is missing from the object"))?;
             let loaded = <&mut RawTracePoint>::try_from(&mut *program).and_then(RawTracePoint::load);
@@ -260,8 +274,10 @@ fn attach_or_adopt(
             pin(&program_pin(dir, name), |path| program.pin(path))?;
         }
     }
+    let optional = OPTIONAL.into_iter().filter(|(name, _)| link_pin(dir, name).exists());
     PROGRAMS
         .into_iter()
+        .chain(optional)
         .map(|(name, _)| {
             let pin = program_pin(dir, name);
             let info = ProgramInfo::from_pin(&pin)
@@ -296,6 +312,11 @@ fn attach(
             program.load()?;
             let id = program.attach(cgroup, CgroupAttachMode::Single)?;
             Ok(FdLink::try_from(program.take_link(id)?)?)
+        }
+        Program::Lsm(program) => {
+            program.load(name, btf)?;
+            let id = program.attach()?;
+            Ok(program.take_link(id)?.into())
         }
         _ => Err(Box::new(ProgramError::UnexpectedProgramType)),
     }

@@ -84,7 +84,7 @@ pub(super) fn prove_with(maps: &Maps, mut ebpf: Ebpf, btf: &Btf, cgroup_root: &P
     proofs.push(Proof {
         id: "tier.lsm",
         tier: Tier::Lsm,
-        guarantee: "refusing exec, ptrace and AF_UNIX connections in the kernel",
+        guarantee: "refusing images before they are there",
         result: lsm(&mut ebpf, btf),
     });
     proofs
@@ -241,27 +241,36 @@ fn deny(ebpf: &mut Ebpf, cgroup_root: &Path) -> Result<String, String> {
     }
 }
 
-/// Whether the kernel takes LSM programs at all, and would run them.
+/// Refuses this process's children their images and looks whether the refusal reaches `execve`. That a program loads and is
+/// attached says nothing: where `bpf` is not among the active LSMs it is never run.
 fn lsm(ebpf: &mut Ebpf, btf: &Btf) -> Result<String, String> {
-    let active = std::fs::read_to_string("/sys/kernel/security/lsm");
+    let map = ebpf.map_mut("PROBE").ok_or("the object has no map PROBE")?;
+    let mut probe: Array<&mut MapData, u32> = map.try_into().map_err(|error: aya::maps::MapError| error.to_string())?;
+    probe.set(0, std::process::id(), 0).map_err(|error| error.to_string())?;
     let program = ebpf.program_mut("probe_lsm").ok_or("the object has no program probe_lsm")?;
     let program: &mut Lsm = program.try_into().map_err(|error: aya::programs::ProgramError| error.to_string())?;
     program
-        .load("bprm_committed_creds", btf)
+        .load("bprm_creds_from_file", btf)
         .map_err(|error| format!("this kernel refuses LSM programs: {}", chain(&error)))?;
-    let loaded = program.attach().map_err(|error| chain(&error));
+    let attached = program.attach().map_err(|error| chain(&error));
+    let refused = attached.is_ok().then(start_and_end);
     program.unload().map_err(|error| chain(&error))?;
-    loaded.map_err(|error| format!("LSM programs load but cannot be attached: {error}"))?;
-    match active {
-        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => {
-            // Enforcement by LSM programs is not built yet, so nothing here has been seen to refuse.
-            Err("LSM programs load and `bpf` is an active LSM, but this version has no LSM rules to prove".to_owned())
+    attached.map_err(|error| format!("LSM programs load but cannot be attached: {error}"))?;
+    match (refused, start_and_end()) {
+        (Some(Err(error)), Ok(())) if error.raw_os_error() == Some(libc::EPERM) => {
+            Ok("an image was refused with EPERM before it was there, and the next one began".to_owned())
         }
-        Ok(list) => {
-            Err(format!("LSM programs load but would never run: `bpf` is not among the active LSMs ({})", list.trim()))
-        }
-        Err(_) => Err("LSM programs load, but the list of active LSMs cannot be read".to_owned()),
+        (Some(Err(error)), Ok(())) => Err(format!("a refused image failed with {error} instead of EPERM")),
+        (_, Err(error)) => Err(format!("images fail without our refusal too: {error}")),
+        (_, Ok(())) => Err("LSM programs load and are attached, but the kernel does not run them".to_owned()),
     }
+}
+
+/// Ourselves, as a child that only waits.
+fn start_and_end() -> io::Result<()> {
+    let mut child = Command::new("/proc/self/exe").arg(CHILD_ARGUMENT).stdin(Stdio::piped()).spawn()?;
+    drop(child.stdin.take());
+    child.wait().map(drop)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

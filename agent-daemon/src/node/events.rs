@@ -86,7 +86,7 @@ impl Node {
                 self.end_exec(ended.id, Cause::Exited);
                 self.attestor.ended(ended);
             }
-            Event::Exec { ended: None, .. } | Event::Connect(_) | Event::Close { .. } => {}
+            Event::Exec { ended: None, .. } | Event::Connect(_) | Event::Close { .. } | Event::Image(_) => {}
         }
         self.hear_of_egress(&event);
         self.tell(Happening::Kernel(event));

@@ -86,6 +86,8 @@ reasons! {
     EgressSocket = "egress_socket",
     /// What a governed program had opened was closed: it may not reach that any more.
     EgressWithdrawn = "egress_withdrawn",
+    /// Its governed tree may not execute the file.
+    ExecUnlisted = "exec_unlisted",
     /// The user's token is not good.
     InvalidToken = "invalid_token",
     /// What is asked for is wider than the session it is delegated from, or on nobody's behalf.

@@ -16,4 +16,4 @@ pub use connection::{Connection, Ground, Hook, Protocol, Tuple, Verdict};
 pub use history::{Ended, History};
 pub use id::{BootTime, ExecId, NoSessionId, ProcessKey, SessionId};
 pub use instance::{Ancestor, Classified, ExecInstance, FileId, Flags, Governed, Namespaces, Stamp};
-pub use records::{Bound, Capacity, Count, Current, Error, Event, Records};
+pub use records::{Bound, Capacity, Count, Current, Error, Event, Means, Records, RefusedImage};

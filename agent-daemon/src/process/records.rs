@@ -193,4 +193,42 @@ pub enum Event {
         /// Who opened it.
         exec_id: ExecId,
     },
+    /// A governed tree may not execute an image.
+    Image(Box<RefusedImage>),
+}
+
+/// An image that a governed tree may not execute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedImage {
+    /// Who called exec.
+    pub exec_id: ExecId,
+    /// Its process.
+    pub tgid: u32,
+    /// Its session.
+    pub session_id: Option<SessionId>,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+    /// The place of the tree.
+    pub tree: u32,
+    /// The device of the file, major and minor.
+    pub device: (u32, u32),
+    /// Its inode number.
+    pub inode: u64,
+    /// The name that was given to exec.
+    pub filename: Box<str>,
+    /// How it was refused.
+    pub means: Means,
+}
+
+/// How an image was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Means {
+    /// It was not: it is only told of.
+    None,
+    /// Before it was there: exec failed.
+    Hook,
+    /// By a signal, before its first instruction.
+    Signal,
 }

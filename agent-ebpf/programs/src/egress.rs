@@ -167,7 +167,7 @@ fn settings(tree: u32, half: usize) -> u32 {
 
 /// Of whoever is in no class.
 #[inline(always)]
-fn settings_in_use(tree: u32) -> u32 {
+pub(crate) fn settings_in_use(tree: u32) -> u32 {
     let is_second = GOVERNING.get(governing::HALF).is_some_and(|half| *half != 0);
     settings(tree, is_second as usize)
 }

@@ -10,17 +10,15 @@ use agent_ebpf::{Counter, EventHeader, ExecEvent, ExecRecord, flags, kind, limit
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::programs::BtfTracePointContext;
 
-use crate::egress;
 use crate::exit::tell;
 use crate::maps::{EMPTY, EVENTS, PROCESSES, count, is_listening, is_watched, keep_ended, wake};
 use crate::read::{at, copy, field, number, offset, pointer};
 use crate::task;
+use crate::{egress, image};
 
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const SET_ID_BITS: u16 = 0o6000;
 const PF_KTHREAD: u32 = 0x0020_0000;
-/// `i_ctime_nsec` carries a flag in its top bit since 6.13 (multigrain timestamps).
-const NSEC_MASK: u32 = 0x3fff_ffff;
 
 #[inline(always)]
 pub(crate) fn execed(ctx: &BtfTracePointContext) {
@@ -89,6 +87,9 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
         count(Counter::ExecReadFailed);
     }
     record.exec_id_check = exec_id;
+    if record.tree != 0 {
+        image::began(record, ended_id, ctx.arg(2));
+    }
 }
 
 /// Whether the ids are still those of the record. A set-id image has others by now, and counts as a change.
@@ -122,15 +123,14 @@ fn fill(task: *const u8, bprm: *const u8, record: &mut ExecRecord) -> Result<(),
 fn image(bprm: *const u8, record: &mut ExecRecord) -> Result<(), i64> {
     let file = pointer!(bprm, bprm_file)?;
     let inode = pointer!(file, file_inode)?;
-    record.exe_inode = number!(inode, inode_ino, u64)?;
+    let found = image::of(inode)?;
+    (record.exe_inode, record.exe_dev) = (found.inode, found.dev);
+    (record.exe_ctime_sec, record.exe_ctime_nsec) = (found.ctime_sec, found.ctime_nsec);
     record.exe_generation = field!(inode, inode_generation, u32);
-    record.exe_ctime_sec = field!(inode, inode_ctime_sec, i64);
-    record.exe_ctime_nsec = field!(inode, inode_ctime_nsec, u32) & NSEC_MASK;
     if field!(inode, inode_mode, u16) & SET_ID_BITS != 0 {
         record.flags |= flags::SETUID;
     }
     let sb = pointer!(inode, inode_sb)?;
-    record.exe_dev = field!(sb, sb_dev, u32);
     if number!(pointer!(sb, sb_user_ns)?, user_namespace_inum, u32)? != limits::INITIAL_USER_NAMESPACE {
         record.flags |= flags::USER_MOUNTED;
     }

@@ -14,6 +14,7 @@ mod egress;
 mod exec;
 mod exit;
 mod fork;
+mod image;
 mod maps;
 mod probe;
 mod read;
@@ -81,6 +82,13 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
     egress::created(&ctx)
 }
 
+// Only where the kernel takes LSM programs: returns 0 or an error, with which exec fails.
+
+#[lsm(hook = "bprm_creds_from_file")]
+pub(crate) fn image_check(ctx: LsmContext) -> i32 {
+    image::check(&ctx)
+}
+
 // Attached to nothing: the daemon runs them.
 
 #[raw_tracepoint]
@@ -100,9 +108,9 @@ pub(crate) fn probe_deny4(ctx: SockAddrContext) -> i32 {
     probe::deny(&ctx)
 }
 
-#[lsm(hook = "bprm_committed_creds")]
+#[lsm(hook = "bprm_creds_from_file")]
 pub(crate) fn probe_lsm(_ctx: LsmContext) -> i32 {
-    0
+    probe::deny_image()
 }
 
 #[panic_handler]

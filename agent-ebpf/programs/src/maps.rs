@@ -7,8 +7,8 @@
 //! preallocated.
 
 use agent_ebpf::{
-    COUNTERS as COUNTER_COUNT, ClassRecord, ConnectionRecord, Counter, ExecRecord, PlaceWords, ToldKey, TreeRecord,
-    TupleKey, governing, limits,
+    COUNTERS as COUNTER_COUNT, ClassRecord, ConnectionRecord, Counter, ExecRecord, ImageKey, ImageRecord, PlaceWords,
+    ToldKey, TreeRecord, TupleKey, governing, limits,
 };
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
@@ -65,6 +65,10 @@ pub(crate) static ADDRESSES_1: LpmTrie<PlaceWords, u32> = LpmTrie::pinned(limits
 #[map]
 pub(crate) static ADDRESSES_2: LpmTrie<PlaceWords, u32> = LpmTrie::pinned(limits::ADDRESSES, 0);
 
+/// The files that governed trees may execute. Written by the daemon.
+#[map]
+pub(crate) static IMAGES: HashMap<ImageKey, ImageRecord> = HashMap::pinned(limits::IMAGES, BPF_F_NO_PREALLOC);
+
 /// When each refusal was told last.
 #[map]
 pub(crate) static TOLD: LruHashMap<ToldKey, u64> = LruHashMap::pinned(limits::TOLD, 0);
@@ -94,7 +98,7 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT
 #[map]
 pub(crate) static SETUP: Array<u64> = Array::pinned(4, 0);
 
-/// What [`crate::probe`] refuses: thread group and port. Only the self-test writes it.
+/// What [`crate::probe`] refuses: to this thread group its children's images, and a port. Only the self-test writes it.
 #[map]
 pub(crate) static PROBE: Array<u32> = Array::pinned(2, 0);
 

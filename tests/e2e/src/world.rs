@@ -227,10 +227,27 @@ impl World {
     /// # Errors
     /// When it cannot be written.
     pub fn install_tiny(&self) -> Result<String> {
-        let target = self.path("bin/tiny");
-        fs::write(&target, crate::tiny::program())?;
+        self.install_bytes("bin/tiny", &crate::tiny::program())
+    }
+
+    /// One that writes a byte with its first instructions and ends, below the test's folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn install_loud(&self, name: &str) -> Result<String> {
+        self.install_bytes(name, &crate::tiny::loud())
+    }
+
+    /// Its content.
+    pub fn loud() -> Vec<u8> {
+        crate::tiny::loud()
+    }
+
+    fn install_bytes(&self, name: &str, bytes: &[u8]) -> Result<String> {
+        let target = self.path(name);
+        fs::write(&target, bytes)?;
         fs::set_permissions(&target, fs::Permissions::from_mode(0o755))?;
-        Ok(self.program("tiny"))
+        Ok(self.text(name))
     }
 
     /// The destination, at this address.

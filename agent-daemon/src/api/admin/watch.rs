@@ -76,7 +76,8 @@ fn kernel(node: &Node, event: &Event) -> Option<Shown> {
             Some(Shown::Exit(ExitEvent { tgid: ended.tgid, exec_id: ended.id.0, comm: ended.comm.to_string() }))
         }
         Event::Connect(connection) => Some(Shown::Connect(convert::connection(connection))),
-        Event::Close { .. } => None,
+        // Told as decisions.
+        Event::Close { .. } | Event::Image(_) => None,
     }
 }
 

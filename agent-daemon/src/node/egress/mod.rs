@@ -7,6 +7,7 @@
 //! has what its tree's `pending` says.
 
 mod classify;
+mod images;
 mod record;
 mod withdraw;
 
@@ -24,7 +25,7 @@ use crate::attest::Attested;
 use crate::diagnostic::with_sources;
 use crate::egress::{Compiled, Counts, Disconnect, Half, Learned, Tables, compile};
 use crate::identity::{Entry, TreeSettings};
-use crate::process::{BootTime, Connection, Error, Event, ExecId, ExecInstance, Stamp, Verdict};
+use crate::process::{BootTime, Connection, Error, Event, ExecId, ExecInstance, RefusedImage, Stamp, Verdict};
 use crate::snapshot::Snapshot;
 
 /// What the kernel tells that waits to be looked at. Beyond it all governed processes are looked at instead.
@@ -51,6 +52,8 @@ enum Told {
     Began(u32, ExecId),
     /// A connection was not simply let through.
     Connection(Box<Connection>),
+    /// Nor was an image.
+    Image(Box<RefusedImage>),
 }
 
 /// The part of a node that governs.
@@ -90,6 +93,7 @@ struct State {
     /// With the snapshot that it was compiled from, by which everybody in it is classified.
     compiled: Option<(Compiled, Arc<Snapshot>)>,
     problem: Option<String>,
+    programs: images::Programs,
     /// How often each was to be closed: a record stays until the socket is gone.
     closing: HashMap<(u64, BootTime), u8>,
 }
@@ -112,6 +116,10 @@ pub struct EgressView {
     pub counts: Counts,
     /// Why the tables are not as they should be.
     pub problem: Option<String>,
+    /// Files that may be executed where that is ruled.
+    pub programs: usize,
+    /// Why some that are listed may not.
+    pub program_problems: Vec<String>,
     /// Somebody of a governed tree has no record, so nobody without one connects.
     pub is_anybody_lost: bool,
 }
@@ -157,6 +165,8 @@ impl Node {
             trees,
             counts: state.compiled.as_ref().map(|(compiled, _)| compiled.counts()).unwrap_or_default(),
             problem: state.problem.clone(),
+            programs: state.programs.len(),
+            program_problems: state.programs.problems().to_vec(),
             is_anybody_lost,
         }
     }
@@ -166,6 +176,7 @@ impl Node {
         let told = match event {
             Event::Exec { tgid, exec_id, .. } if self.governs() => Told::Began(*tgid, *exec_id),
             Event::Connect(connection) if connection.verdict != Verdict::Allow => Told::Connection(connection.clone()),
+            Event::Image(image) => Told::Image(image.clone()),
             Event::Exec { .. } | Event::Exit { .. } | Event::Connect(_) | Event::Close { .. } => return,
         };
         if self.egress.told.try_send(told).is_err() {
@@ -255,6 +266,7 @@ impl Node {
         match told {
             Told::Began(tgid, exec_id) => self.classify(tgid, exec_id).await,
             Told::Connection(connection) => self.record_connection(*connection).await,
+            Told::Image(image) => self.record_image(*image).await,
         }
     }
 
@@ -290,6 +302,7 @@ impl Node {
                 self.classify_all().await;
             } else if looked.elapsed() >= LOOK && self.governs() {
                 looked = Instant::now();
+                self.look_at_programs().await;
                 self.classify_missed().await;
             }
         }
@@ -320,6 +333,7 @@ impl Node {
         let snapshot = self.snapshot();
         let tables = &*self.egress.tables;
         let failed = |error: Error| with_sources(&error);
+        let programs = self.find_programs(&snapshot);
         let (next, learned) = {
             let mut state = self.egress.lock();
             state.read_earlier(tables).map_err(failed)?;
@@ -337,6 +351,7 @@ impl Node {
         let compiled = Compiled::build(tables, next, plan).map_err(failed)?;
         let counts = compiled.counts();
         let mut state = self.egress.lock();
+        state.keep_programs(tables, programs).map_err(failed)?;
         let from = state.stamp(self.records().now());
         tables.void(next, from).map_err(failed)?;
         tables.use_half(next).map_err(failed)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Connections of governed trees that were refused, or would be, in the audit log.
+//! What the kernel refused in governed trees, or would have, in the audit log.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,10 +12,20 @@ use super::super::release::decision_id;
 use super::super::{Happening, Node, bump};
 use crate::audit::{DecisionRecord, ExecFacts, Outcome, Record};
 use crate::credential::Lease;
-use crate::process::{Connection, Ground, Hook, SessionId, Verdict};
+use crate::process::{Connection, ExecId, Ground, Hook, SessionId, Verdict};
 use crate::snapshot::Snapshot;
 
 const PERMIT: &str = "add a permit for the action connect";
+
+/// Somebody of whom the kernel told.
+#[derive(Debug)]
+pub(super) struct Who {
+    pub(super) exec_id: ExecId,
+    pub(super) tgid: u32,
+    pub(super) session_id: Option<SessionId>,
+    /// Effective user and group.
+    pub(super) ids: (u32, u32),
+}
 
 /// Why a connection was closed.
 #[derive(Debug)]
@@ -65,7 +75,7 @@ impl Node {
         record.reason = reason.as_str().to_owned();
         record.detail = detail;
         record.remediation = Some(remedy.to_owned());
-        self.tell_connection(record);
+        self.tell_refused(record);
     }
 
     /// Writes that a connection was closed.
@@ -87,7 +97,7 @@ impl Node {
         record.reason = Reason::EgressWithdrawn.as_str().to_owned();
         record.detail = format!("the connection to {} {} was closed: {why}", connection.protocol, connection.remote);
         record.remediation = Some(remedy.to_owned());
-        self.tell_connection(record);
+        self.tell_refused(record);
     }
 
     /// Who and where to, the names of the destinations there, and whether it is somebody without an identity. None when too
@@ -97,32 +107,13 @@ impl Node {
         snapshot: &Snapshot,
         connection: &Connection,
     ) -> Option<(DecisionRecord, String, bool)> {
-        let id = if self.egress_denials.take(connection.uid, Instant::now()) { decision_id().ok() } else { None };
-        let Some(id) = id else {
-            bump(&self.counters.egress_unrecorded);
-            return None;
+        let who = Who {
+            exec_id: connection.exec_id,
+            tgid: connection.tgid,
+            session_id: connection.session_id,
+            ids: (connection.uid, connection.gid),
         };
-        let mut is_nobody = false;
-        let mut record = match self.attested_now(connection.tgid, connection.exec_id).await {
-            Some(attested) => {
-                let mut record = draft::draft(id, "connect", &attested, snapshot);
-                is_nobody = attested.entries.is_empty();
-                if let Some(entry) = attested.entries.first() {
-                    record.spiffe_id = Some(entry.spiffe_id.to_string());
-                    record.entry_id = Some(entry.id.as_str().to_owned());
-                }
-                record
-            }
-            None => DecisionRecord {
-                decision_id: id,
-                action: "connect".to_owned(),
-                policy_generation: snapshot.policies.generation().as_str().to_owned(),
-                exec: self.facts_of_ended(connection),
-                ..DecisionRecord::default()
-            },
-        };
-        record.session_id = connection.session_id.map(|id| id.to_string());
-        record.user = connection.session_id.and_then(|id| self.user_of(id));
+        let (mut record, is_nobody) = self.draft_of(snapshot, "connect", &who).await?;
         let names = self.destinations_at(snapshot, connection);
         record.destination = (!names.is_empty()).then(|| names.join(", "));
         let matched_by = if names.is_empty() { "none" } else { "compiled" };
@@ -132,16 +123,54 @@ impl Node {
         Some((record, names.join(", "), is_nobody))
     }
 
+    /// Who it is of whom the kernel told, and whether that is somebody without an identity. None when too much is written
+    /// already.
+    pub(super) async fn draft_of(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        action: &str,
+        who: &Who,
+    ) -> Option<(DecisionRecord, bool)> {
+        let (uid, _) = who.ids;
+        let id = if self.egress_denials.take(uid, Instant::now()) { decision_id().ok() } else { None };
+        let Some(id) = id else {
+            bump(&self.counters.egress_unrecorded);
+            return None;
+        };
+        let mut is_nobody = false;
+        let mut record = match self.attested_now(who.tgid, who.exec_id).await {
+            Some(attested) => {
+                let mut record = draft::draft(id, action, &attested, snapshot);
+                is_nobody = attested.entries.is_empty();
+                if let Some(entry) = attested.entries.first() {
+                    record.spiffe_id = Some(entry.spiffe_id.to_string());
+                    record.entry_id = Some(entry.id.as_str().to_owned());
+                }
+                record
+            }
+            None => DecisionRecord {
+                decision_id: id,
+                action: action.to_owned(),
+                policy_generation: snapshot.policies.generation().as_str().to_owned(),
+                exec: self.facts_of_ended(who),
+                ..DecisionRecord::default()
+            },
+        };
+        record.session_id = who.session_id.map(|id| id.to_string());
+        record.user = who.session_id.and_then(|id| self.user_of(id));
+        Some((record, is_nobody))
+    }
+
     fn user_of(&self, id: SessionId) -> Option<String> {
         let ended = || self.sessions().ended().into_iter().map(|ended| ended.session).find(|session| session.id == id);
         self.sessions().session(id).or_else(ended).map(|session| session.user.id.to_string())
     }
 
-    fn tell_connection(&self, record: DecisionRecord) {
+    pub(super) fn tell_refused(&self, record: DecisionRecord) {
         bump(if record.audit_mode { &self.counters.allowed } else { &self.counters.denied });
         if let Err(error) = self.log.append(&Record::Decision(Box::new(record.clone()))) {
             bump(&self.counters.audit_refused);
-            tracing::error!(%error, "a refused connection could not be recorded");
+            tracing::error!(%error, "a refusal could not be recorded");
         }
         let decided = Arc::new(Decided { time: self.clock.now(), record });
         self.recent.push(Arc::clone(&decided));
@@ -163,16 +192,17 @@ impl Node {
         named.map(|destination| destination.name.to_string()).collect()
     }
 
-    fn facts_of_ended(&self, connection: &Connection) -> ExecFacts {
-        let ended = self.attestor.history().ended(connection.exec_id);
+    fn facts_of_ended(&self, who: &Who) -> ExecFacts {
+        let ended = self.attestor.history().ended(who.exec_id);
+        let (uid, gid) = who.ids;
         ExecFacts {
-            exec_id: connection.exec_id.0,
-            tgid: connection.tgid,
+            exec_id: who.exec_id.0,
+            tgid: who.tgid,
             comm: ended.as_ref().map(|ended| ended.comm.to_string()).unwrap_or_default(),
             path: ended.as_ref().map(|ended| ended.filename.to_string()).unwrap_or_default(),
-            uid: connection.uid,
-            gid: connection.gid,
-            session_id: connection.session_id.map(|id| id.to_string()),
+            uid,
+            gid,
+            session_id: who.session_id.map(|id| id.to_string()),
             ..ExecFacts::default()
         }
     }

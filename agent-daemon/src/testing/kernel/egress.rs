@@ -8,7 +8,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::{Call, FakeKernel};
 use crate::credential::Network;
-use crate::egress::{Class, Disconnect, Half, Place, Tables};
+use crate::egress::{Changed, Class, Disconnect, Half, ImagePlace, Images, Place, Tables};
 use crate::identity::TreeSettings;
 use crate::process::{Bound, Classified, Connection, Error, ExecId, Governed, Protocol, Stamp, Verdict};
 
@@ -20,6 +20,7 @@ pub(super) struct State {
     places: HashMap<bool, BTreeMap<Place, u32>>,
     classes: HashMap<u32, Vec<Verdict>>,
     oldest: [Stamp; 2],
+    images: Images,
 }
 
 fn key(half: Half) -> bool {
@@ -150,6 +151,21 @@ impl Tables for FakeKernel {
 
     fn set_class(&self, class: Class, verdicts: &[Verdict]) -> Result<(), Error> {
         self.egress().classes.insert(class.in_record(), verdicts.to_vec());
+        Ok(())
+    }
+
+    fn images(&self) -> Result<Images, Error> {
+        Ok(self.egress().images.clone())
+    }
+
+    fn put_image(&self, place: ImagePlace, changed: Changed) -> Result<(), Error> {
+        self.enter(Call::PutImage)?;
+        self.egress().images.insert(place, changed);
+        Ok(())
+    }
+
+    fn remove_image(&self, place: ImagePlace) -> Result<(), Error> {
+        self.egress().images.remove(&place);
         Ok(())
     }
 

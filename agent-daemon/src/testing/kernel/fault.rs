@@ -33,6 +33,8 @@ pub enum Call {
     Put,
     /// [`crate::egress::Tables::classify`]
     Classify,
+    /// [`crate::egress::Tables::put_image`]
+    PutImage,
     /// [`crate::egress::Disconnect::disconnect`]
     Disconnect,
 }

@@ -20,6 +20,7 @@ mod exports;
 mod federation;
 mod gateways;
 mod hostile;
+mod images;
 mod interop;
 mod issuer;
 mod leases;

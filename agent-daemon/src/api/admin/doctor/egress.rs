@@ -3,6 +3,7 @@
 //! Governed trees: whether the kernel's tables are as they should be, and what the hooks do not see.
 
 use super::{Check, Subject, fail, pass, warn};
+use crate::identity::ImageRule;
 use crate::node::EgressView;
 
 /// Ways out that no hook of this version refuses, as `docs/hook-coverage.md` has them.
@@ -58,6 +59,33 @@ pub(super) fn governed(view: &EgressView) -> Check {
     subject.seen(if odd.is_empty() { pass(seen) } else { warn(format!("{seen}; {}", odd.join("; "))) })
 }
 
+/// What may be executed, and how the rest is kept from it on this kernel.
+pub(super) fn programs(view: &EgressView, is_lsm_proved: bool) -> Check {
+    let subject = Subject {
+        id: "exec.programs",
+        title: "Programs of governed trees",
+        fix: "correct the list (exec.programs), or make the files and their directories root's alone to write",
+        guarantee: "governed trees execute the programs that are listed, and nothing else",
+    };
+    let ruled: Vec<&str> = view
+        .trees
+        .iter()
+        .filter(|(_, settings)| settings.images != ImageRule::Any)
+        .map(|(entry, _)| &**entry)
+        .collect();
+    if ruled.is_empty() {
+        return subject.seen(pass("no registration entry lists programs"));
+    }
+    let means = if is_lsm_proved {
+        "exec of others fails (LSM)"
+    } else {
+        "others are killed before their first instruction, because LSM programs were not seen to refuse here"
+    };
+    let seen = format!("{} files may be executed below {}; {means}", view.programs, ruled.join(", "));
+    let problems = view.program_problems.join("; ");
+    subject.seen(if problems.is_empty() { pass(seen) } else { warn(format!("{seen}; not usable: {problems}")) })
+}
+
 /// Said wherever something is governed: what is not covered is printed, never passed over.
 pub(super) fn gaps(view: &EgressView) -> Check {
     let subject = Subject {
@@ -96,5 +124,18 @@ mod tests {
         ] {
             assert_eq!(governed(&bad).outcome, Outcome::Fail);
         }
+    }
+
+    #[test]
+    fn what_is_listed_and_does_not_count_is_said() {
+        let settings = TreeSettings { images: ImageRule::Listed, ..TreeSettings::STRICTEST };
+        let view = EgressView { trees: vec![("launcher".into(), settings)], programs: 3, ..EgressView::default() };
+        let check = programs(&view, true);
+        assert_eq!(check.outcome, Outcome::Pass);
+        assert!(check.reason.contains("3 files") && check.reason.contains("LSM"), "{}", check.reason);
+        assert!(programs(&view, false).reason.contains("killed before"));
+        let odd = EgressView { program_problems: vec!["launcher: /x: it is no executable file".into()], ..view };
+        assert_eq!(programs(&odd, true).outcome, Outcome::Warn);
+        assert_eq!(programs(&EgressView::default(), true).outcome, Outcome::Pass);
     }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use agent_proto::admin::{self, DoctorResponse};
 
 use super::{Admin, status};
+use crate::kernel::Tier;
 
 /// Reading the audit chain goes on for so long; a whole log may take minutes.
 const CHAIN_TIME: Duration = Duration::from_secs(2);
@@ -120,7 +121,12 @@ pub(super) fn examine(admin: &Admin) -> DoctorResponse {
     checks.push(trust::certificates(authority.x509.ends_at(time), authority.x509.origin()));
     checks.push(trust::bundles(&node.snapshot().entries, |domain| node.foreign.bundle(domain).is_some()));
     let governing = node.egress();
-    checks.extend([egress::governed(&governing), egress::gaps(&governing)]);
+    let is_lsm_proved = node.identity.tiers.iter().any(|tier| tier == Tier::Lsm.as_str());
+    checks.extend([
+        egress::governed(&governing),
+        egress::programs(&governing, is_lsm_proved),
+        egress::gaps(&governing),
+    ]);
     let passed = Instant::now().saturating_duration_since(began.1);
     checks.push(daemon::clock(began.0, node.clock.now(), passed));
     checks.extend(host::settings());

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::thread::LinkNameSpaceType;
@@ -61,6 +61,7 @@ impl Actor {
             "write" => sockets::write(self.fd(text(command, "socket")?)?, text(command, "bytes")?)?,
             "read" => sockets::read_all(self.fd(text(command, "socket")?)?)?,
             "fork" => return self.fork(command),
+            "run" => run(command)?,
             "exec" => return Err(self.exec(command)),
             "call_and_exec" => {
                 let done = self.call_and_leave(command)?;
@@ -204,4 +205,21 @@ fn by_descriptor(file: fs::File) -> Command {
     let image = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
     std::mem::forget(file);
     image
+}
+
+/// Starts a program, and waits for its end: what it wrote, and how it ended or why it did not begin.
+fn run(command: &Value) -> Result<Value> {
+    let arguments = command.get("arguments").and_then(Value::as_array).cloned().unwrap_or_default();
+    let arguments = arguments.iter().filter_map(Value::as_str);
+    raw::keep_children();
+    let ran = Command::new(text(command, "program")?).args(arguments).stdin(Stdio::null()).output();
+    raw::ignore_children();
+    Ok(match ran {
+        Ok(output) => json!({
+            "output": String::from_utf8_lossy(&output.stdout),
+            "code": output.status.code(),
+            "signal": output.status.signal(),
+        }),
+        Err(error) => json!({"failed": error.raw_os_error(), "output": ""}),
+    })
 }

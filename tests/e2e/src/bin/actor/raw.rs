@@ -48,6 +48,12 @@ pub(crate) fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
+/// Ended children are there until they are waited for.
+pub(crate) fn keep_children() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Sets all three user ids of the process, after its groups.
 pub(crate) fn set_uid(uid: u32) -> io::Result<()> {
     // SAFETY: plain system calls; glibc applies them to every thread.
