@@ -21,6 +21,7 @@ use crate::identity::Allowed;
 const MAX_FILES: usize = 8192;
 const EXECUTABLE: u32 = 0o111;
 const OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 
 /// A file that may be executed. Overlay and btrfs show user space another device than the kernel has, so there may be two.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,8 @@ impl Attestor {
 
     fn listed(&self, path: &Path, directories: &mut Directories) -> Result<Vec<FoundProgram>, String> {
         let path = fs::canonicalize(path).map_err(|error| error.to_string())?;
-        if !directories.of(self, &path).0 {
+        let mode = fs::symlink_metadata(&path).map_err(|error| error.to_string())?.st_mode();
+        if !directories.of(self, &path).0 || mode & OTHERS_WRITE != 0 {
             return Err("others than root may put files into it".to_owned());
         }
         let mut found = Vec::new();
@@ -121,13 +123,15 @@ impl Attestor {
 }
 
 impl Directories {
-    /// Whether nobody but root can put a file into it or another directory in its place, and the device of its superblock.
+    /// Whether nobody but root can put another file in the place of one of root's that is in it, and the device of its
+    /// superblock.
     fn of(&mut self, attestor: &Attestor, path: &Path) -> (bool, Option<(u32, u32)>) {
         if let Some(known) = self.0.get(path) {
             return *known;
         }
         let metadata = fs::symlink_metadata(path);
-        let is_roots = metadata.is_ok_and(|metadata| metadata.st_uid() == 0 && metadata.st_mode() & OTHERS_WRITE == 0)
+        let is_kept = |mode: u32| mode & OTHERS_WRITE == 0 || mode & STICKY != 0;
+        let is_roots = metadata.is_ok_and(|metadata| metadata.st_uid() == 0 && is_kept(metadata.st_mode()))
             && path.parent().is_none_or(|above| self.of(attestor, above).0);
         let device = File::open(path).ok().and_then(|file| {
             let own = attestor.proc().process(std::process::id()).ok()?;

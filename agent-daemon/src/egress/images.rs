@@ -55,3 +55,37 @@ pub fn update(tables: &dyn Tables, held: &mut Images, wanted: Images) -> Result<
     *held = wanted;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Call, FakeKernel, Fault, Sizes};
+
+    fn images(of: &[(u64, i64)]) -> Images {
+        let place = |inode| ImagePlace { tree: 1, device: (8, 1), inode };
+        of.iter().map(|(inode, seconds)| (place(*inode), Changed { seconds: *seconds, nanoseconds: 0 })).collect()
+    }
+
+    #[test]
+    fn the_table_says_what_is_wanted_or_is_as_it_was() {
+        let kernel = FakeKernel::new(Sizes::default());
+        let mut held = Images::new();
+        update(&kernel, &mut held, images(&[(1, 10), (2, 10), (3, 10)])).unwrap();
+        assert_eq!(kernel.images().unwrap(), held);
+        // One is another by now, one is new, one is gone.
+        update(&kernel, &mut held, images(&[(1, 10), (2, 11), (4, 10)])).unwrap();
+        assert_eq!((kernel.images().unwrap(), &held), (images(&[(1, 10), (2, 11), (4, 10)]), &held));
+        for fails_at in 1..=2 {
+            kernel.before(Call::PutImage, fails_at, |kernel| kernel.fail(Call::PutImage, Fault::Map));
+            kernel.before(Call::PutImage, fails_at + 1, FakeKernel::mend);
+            update(&kernel, &mut held, images(&[(2, 12), (5, 10)])).unwrap_err();
+            kernel.mend();
+            assert_eq!(
+                kernel.images().unwrap(),
+                images(&[(1, 10), (2, 11), (4, 10)]),
+                "failed at the {fails_at}. write"
+            );
+            assert_eq!(kernel.images().unwrap(), held);
+        }
+    }
+}

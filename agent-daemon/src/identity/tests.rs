@@ -224,3 +224,40 @@ fn matching_cost_does_not_follow_the_size_of_the_set() {
     assert_eq!(entries.near_misses(&known, 3).len(), 3);
     eprintln!("1,000 entries: matching {matching:?}, near misses {:?} (debug build)", started.elapsed());
 }
+
+#[test]
+fn what_a_tree_may_execute_is_read_and_what_is_wrong_with_it_is_said() {
+    let with = |more: &str| parse(&entry("a", r#"["unix:uid:1"]"#, more));
+    let digest = SHA_A;
+    let listed = format!(
+        "egress = {{ mode = \"audit\" }}\nexec = {{ mode = \"enforce\", programs = [\"/bin/sh\", \"/usr/bin/\", {{ path = \"/x\", sha256 = \"{digest}\" }}] }}"
+    );
+    let entries = with(&listed).unwrap();
+    let entry = entries.entry("a").unwrap();
+    assert_eq!(entry.governs.map(|settings| settings.images), Some(ImageRule::Listed));
+    let expected = [
+        Allowed::File { path: "/bin/sh".into(), sha256: None },
+        Allowed::Directory("/usr/bin/".into()),
+        Allowed::File { path: "/x".into(), sha256: Some(digest.into()) },
+    ];
+    assert_eq!(entry.programs, expected);
+    let audited = with(&listed.replace("enforce", "audit")).unwrap();
+    assert_eq!(audited.entry("a").unwrap().governs.map(|settings| settings.images), Some(ImageRule::Audited));
+    assert_eq!(with("egress = { mode = \"audit\" }").unwrap().entry("a").unwrap().programs, []);
+    for (exec, expected) in [
+        (r#"{ mode = "enforce", programs = [] }"#, "0 programs"),
+        (r#"{ mode = "enforce", programs = ["bin/sh"] }"#, "\"bin/sh\" is not an absolute path"),
+        (r#"{ mode = "enforce", programs = ["/bin/../x"] }"#, "is not an absolute path"),
+        (r#"{ mode = "enforce", programs = ["/bin/./x"] }"#, "is not an absolute path"),
+        (r#"{ mode = "enforce", programs = [{ path = "/x", sha256 = "AB" }] }"#, "\"AB\" is not a SHA-256"),
+        (&format!(r#"{{ mode = "enforce", programs = [{{ path = "/x/", sha256 = "{digest}" }}] }}"#), "a directory"),
+        (r#"{ mode = "deny", programs = ["/x"] }"#, "unknown variant"),
+        (r#"{ mode = "enforce" }"#, "missing field `programs`"),
+        (r#"{ mode = "enforce", programs = ["/x"], more = 1 }"#, "unknown field"),
+    ] {
+        let wrong = with(&format!("egress = {{ mode = \"audit\" }}\nexec = {exec}")).unwrap_err();
+        assert!(wrong[0].message.contains(expected), "{exec}: {}", wrong[0].message);
+    }
+    let alone = with(r#"exec = { mode = "enforce", programs = ["/x"] }"#).unwrap_err();
+    assert_eq!(alone[0].message, "exec without egress");
+}

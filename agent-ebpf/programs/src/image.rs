@@ -155,5 +155,5 @@ fn tell(caller: &Caller, image: &Image, bprm: *const u8, verdict: u8, means: u8)
         let read = bpf_probe_read_kernel_str_bytes(name, &mut *destination);
         (*event).filename_len = read.map_or(0, |name| name.len()) as u16;
     }
-    event.submit(wake(true));
+    event.submit(wake(false));
 }

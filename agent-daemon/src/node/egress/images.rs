@@ -21,7 +21,7 @@ use crate::snapshot::Snapshot;
 /// Files are looked at this often.
 const LOOK: Duration = Duration::from_secs(10);
 /// After something was refused: it may have been replaced by an upgrade a moment ago.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
+const LOOK_AFTER: Duration = Duration::from_secs(2);
 /// Problems that are shown.
 const SHOWN: usize = 16;
 

@@ -39,6 +39,12 @@ fn setup(mode: &str, more: &str) -> Setup {
 fn governed(world: &World) -> Result<(Actor, String)> {
     install(world)?;
     let loud = world.install_loud("bin/loud")?;
+    // When the daemon looked last, they may not have been there.
+    world.ctl(&["reload"])?;
+    wait_until("the programs should be found", || {
+        let reason = check(world, "exec.programs")?["reason"].clone();
+        Ok(reason.as_str().is_some_and(|reason| reason.contains("may be executed") && !reason.contains("/bin/")))
+    })?;
     let agent = run(world, &[], &world.program("agent"))?;
     Ok((agent, loud))
 }
