@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Write the table into docs/benchmarks.md
     #[arg(long, conflicts_with_all = ["quick", "only"])]
     write: bool,
-    /// Only these parts: hooks, storm, startup, release, session, audit, spiffe
+    /// Only these parts: hooks, egress, storm, startup, release, session, audit, spiffe
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Of SVIDs only what is called so, in part: "FetchJWTSVID, warm, 8 clients"

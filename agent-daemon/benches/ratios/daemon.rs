@@ -73,6 +73,11 @@ impl Installed {
         Ok(())
     }
 
+    /// One of its files.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     pub(crate) fn start(&self) -> anyhow::Result<Daemon> {
         let log = self.folder.join("log");
         let mut command = Command::new(&self.binary);

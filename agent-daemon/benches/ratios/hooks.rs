@@ -58,6 +58,10 @@ impl Attached {
         Ok(Self { maps, programs, dir, ids, stop_reading, reader })
     }
 
+    pub(crate) fn programs(&self) -> &[ProgramReport] {
+        &self.programs
+    }
+
     /// Takes them out and waits until they are.
     pub(crate) fn detach(self) -> anyhow::Result<()> {
         let Self { maps, programs, dir, ids, stop_reading, reader } = self;
@@ -99,7 +103,7 @@ pub(crate) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
 }
 
 /// Parent and child on one CPU: where the scheduler would put them differs more than what is measured.
-fn pinned_to_one_cpu<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub(crate) fn pinned_to_one_cpu<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let before = sched_getaffinity(None)?;
     let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| before.is_set(*cpu)).context("no CPU may be used")?;
     let mut one = CpuSet::new();
@@ -167,7 +171,7 @@ fn connect_in_turn(round: u8, count: u32) -> anyhow::Result<Duration> {
     connect(&listener, count)
 }
 
-fn connect(listener: &TcpListener, count: u32) -> anyhow::Result<Duration> {
+pub(crate) fn connect(listener: &TcpListener, count: u32) -> anyhow::Result<Duration> {
     let address = listener.local_addr()?;
     one_connection(listener, address)?;
     let began = Instant::now();

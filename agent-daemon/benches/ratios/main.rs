@@ -12,6 +12,7 @@ mod cleanup;
 mod client;
 mod daemon;
 mod echo;
+mod egress;
 mod hooks;
 mod program;
 mod release;
@@ -75,6 +76,8 @@ struct Options {
 enum Part {
     /// fork, exec, exit and connect with and without the hooks; the programs' run times
     Hooks,
+    /// Verdicts and connections in governed trees, and how fast what is taken back is closed
+    Egress,
     /// Bindings lost when many processes start at once
     Storm,
     /// Memory, size, start
@@ -140,6 +143,9 @@ fn run(options: Options) -> anyhow::Result<()> {
     let mut report = report::Report::new(setting.is_quick)?;
     if is_asked(Part::Hooks) {
         hooks::measure(&setting, &mut report).context("measuring the hooks")?;
+    }
+    if is_asked(Part::Egress) {
+        egress::measure(&setting, &mut report).context("measuring governed trees")?;
     }
     if is_asked(Part::Storm) {
         storm::measure(&setting, &mut report).context("measuring the storm")?;
