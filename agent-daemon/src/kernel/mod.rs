@@ -82,7 +82,7 @@ pub enum Error {
     #[error("the kernel refused our maps or object")]
     Load(#[source] Box<aya::EbpfError>),
     /// One program was refused.
-    #[error("the kernel refused program {program}: {guarantee} is lost")]
+    #[error("the kernel refused program {program}: {guarantee} is lost{}", locked_down())]
     Program {
         /// Its hook's name.
         program: &'static str,
@@ -126,6 +126,16 @@ pub struct Kernel {
     pub programs: Vec<ProgramReport>,
     /// What was tried on this kernel, and what came of it.
     pub proofs: Vec<Proof>,
+}
+
+/// Said where a program is refused: a kernel that hides its memory refuses every program that reads it.
+fn locked_down() -> &'static str {
+    let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if lockdown.contains("[confidentiality]") {
+        " (the kernel was told lockdown=confidentiality, so nobody may read its memory; lockdown=integrity is enough)"
+    } else {
+        ""
+    }
 }
 
 /// Sets the kernel half up, seeds the table of processes when it is new, and tests every hook.

@@ -25,7 +25,7 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 /// Makes the part that is the same for all kernels, afresh: an archive.
-pub(super) fn base(folder: &Path, programs: &[PathBuf], test: &Path, arguments: &[String]) -> Result<PathBuf> {
+pub(super) fn base(folder: &Path, programs: &[PathBuf], test: &Path) -> Result<PathBuf> {
     let root = folder.join("root");
     if root.exists() {
         fs::remove_dir_all(&root)?;
@@ -55,7 +55,6 @@ pub(super) fn base(folder: &Path, programs: &[PathBuf], test: &Path, arguments: 
             fs::copy(&library, place)?;
         }
     }
-    fs::write(root.join("t/arguments"), arguments.join(" "))?;
     let init = root.join("init");
     fs::write(&init, INIT)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;

@@ -19,6 +19,10 @@ ulimit -n 65536
 echo "VMTEST-START $(uname -r) lsm=$(cat /sys/kernel/security/lsm)" > /dev/ttyS1
 export AGENT_TEST_BINARIES=/t/bin AGENT_TEST_ROOT=/t AGENT_TEST_SLOWNESS=10 RUST_BACKTRACE=0
 # Filters of tests, which have no blanks.
-/t/bin/deps/test --test-threads=1 $(cat /t/arguments) > /dev/ttyS1 2>&1
+tests=
+for word in $(cat /proc/cmdline); do
+    case $word in vmtest.tests=*) tests=$(echo "${word#vmtest.tests=}" | tr , ' ') ;; esac
+done
+/t/bin/deps/test --test-threads=1 $tests > /dev/ttyS1 2>&1
 echo "VMTEST-EXIT:$?" > /dev/ttyS1
 poweroff -f

@@ -19,6 +19,19 @@ const LOOK: Duration = Duration::from_millis(100);
 const EMULATED: [&str; 4] = ["-accel", "tcg,thread=single", "-cpu", "max,cx16=off"];
 const NATIVE: [&str; 4] = ["-accel", "kvm", "-cpu", "host"];
 
+/// One boot.
+#[derive(Debug)]
+pub(super) struct Case {
+    /// Of its files.
+    pub(super) name: &'static str,
+    /// The kernel's suite.
+    pub(super) suite: &'static str,
+    /// What else the kernel is told.
+    pub(super) told: &'static str,
+    /// Names of tests.
+    pub(super) filters: Vec<String>,
+}
+
 /// What a guest said.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -31,7 +44,8 @@ pub(super) enum Outcome {
 }
 
 /// Boots a kernel and waits for what it says on its second serial port.
-pub(super) fn boot(folder: &Path, name: &str, image: &Path, initrd: &Path) -> Result<(Outcome, String)> {
+pub(super) fn boot(folder: &Path, case: &Case, image: &Path, initrd: &Path) -> Result<(Outcome, String)> {
+    let (name, told, tests) = (case.name, case.told, case.filters.join(","));
     let (console, result) = (folder.join(format!("{name}.console")), folder.join(format!("{name}.result")));
     for file in [&console, &result] {
         fs::write(file, "")?;
@@ -44,7 +58,7 @@ pub(super) fn boot(folder: &Path, name: &str, image: &Path, initrd: &Path) -> Re
         .arg(image)
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", "console=ttyS0 panic=-1 quiet"])
+        .args(["-append", &format!("console=ttyS0 panic=-1 quiet {told} vmtest.tests={tests}")])
         .stdin(Stdio::null());
     let mut guest = qemu.spawn().with_context(|| format!("cannot run {QEMU}"))?;
     wait(&mut guest)?;

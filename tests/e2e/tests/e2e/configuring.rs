@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::calls::{denied, release_loose, released};
 
 /// Runs the daemon until it ends by itself.
-fn end_of(command: &mut Command) -> Result<(Option<i32>, String)> {
+pub(crate) fn end_of(command: &mut Command) -> Result<(Option<i32>, String)> {
     let output = command.output()?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))

@@ -54,7 +54,7 @@ fn start(actor: &mut Actor, program: &str) -> Result<Value> {
 }
 
 /// What `agentctl doctor` says under a name.
-fn check(world: &World, id: &str) -> Result<Value> {
+pub(crate) fn check(world: &World, id: &str) -> Result<Value> {
     let checks = world.ctl(&["doctor"])?.said["checks"].take();
     let found = checks.as_array().and_then(|checks| checks.iter().find(|check| check["id"] == id));
     found.cloned().with_context(|| format!("no check {id}: {checks}"))

@@ -34,5 +34,6 @@ mod sessions;
 mod slice;
 mod spiffe;
 mod steps;
+mod tiers;
 mod upstreams;
 mod wit;
