@@ -78,7 +78,8 @@ pub mod governing {
     pub const COUNT: u32 = 5;
 }
 
-/// The settings of a governed tree, for each half of the compiled maps. Zero is the strictest.
+/// The settings of a governed tree, for each half of the compiled maps. Zero lets nothing be reached, and all be executed:
+/// whoever is in no tree that is known must still be able to end.
 pub mod tree {
     /// Nothing is refused, what would be is told.
     pub const AUDIT: u32 = 1 << 0;
@@ -119,6 +120,8 @@ pub mod hook {
     pub const SENDMSG6: u8 = 4;
     /// `cgroup/sock_create`, of refused sockets: they have no address.
     pub const SOCK_CREATE: u8 = 5;
+    /// An exec: stands in [`crate::ToldKey`] only.
+    pub const EXEC: u32 = 6;
 }
 
 /// Values of [`crate::ImageEvent::means`]: how an image was refused.
@@ -129,6 +132,8 @@ pub mod means {
     pub const HOOK: u8 = 1;
     /// By a signal, before its first instruction.
     pub const SIGNAL: u8 = 2;
+    /// It should have been ended by a signal, which the kernel did not send.
+    pub const FAILED: u8 = 3;
 }
 
 /// What the program `session_bind` returns.

@@ -174,6 +174,7 @@ fn image(told: &ImageEvent) -> Result<RefusedImage, Malformed> {
             means::NONE => Means::None,
             means::HOOK => Means::Hook,
             means::SIGNAL => Means::Signal,
+            means::FAILED => Means::Failed,
             _ => return Err(Malformed("unknown means")),
         },
     })

@@ -184,7 +184,13 @@ impl Node {
         record.audience = (!audiences.is_empty()).then(|| audiences.join(", "));
         record.credential_type = Some(binding.source.credential_type().as_str().to_owned());
         let observed = match &ask.standing {
-            // Proved when it was released, and need not be there any more.
+            // Proved when it was released, and need not be there any more; but it has to have been.
+            Some(lease)
+                if lease.basis.connection.is_none() && binding.observed_connect == ObservedConnect::Required =>
+            {
+                let detail = "the binding releases only for an observed connection, and it was released without one";
+                return Ok(Err(Denial::new(Reason::ConnectionRequired, detail)));
+            }
             Some(_) => None,
             None => match self.observed(attested, ask, binding, destination, record).await? {
                 Ok(observed) => observed,

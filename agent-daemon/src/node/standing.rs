@@ -26,6 +26,8 @@ const AT_ONCE: usize = 8;
 const PAGE: usize = 256;
 /// When something could not be found out, it is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long one lease may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What becomes of a lease.
 #[derive(Debug)]
@@ -42,8 +44,11 @@ impl Node {
     /// Ends leases that what operators wrote does not permit any more, each time that it is read anew, until cancelled.
     pub async fn keep_standing(&self, cancel: CancellationToken) {
         let mut snapshots = self.snapshots.subscribe();
+        // The one before the first of those by which something could not be found out.
         let mut before = self.snapshot();
-        let mut unknown = HashSet::new();
+        let mut in_use = Arc::clone(&before);
+        // What an earlier run released was released by what it had read.
+        let mut unknown = self.look_at_leases(&before, None).await;
         loop {
             // Every arm is cancel-safe: a change stays noted.
             tokio::select! {
@@ -52,8 +57,11 @@ impl Node {
                     if changed.is_err() {
                         return;
                     }
+                    if unknown.is_empty() {
+                        before = in_use;
+                    }
+                    in_use = self.snapshot();
                     unknown = self.look_at_leases(&before, None).await;
-                    before = self.snapshot();
                 }
                 () = tokio::time::sleep(AGAIN), if !unknown.is_empty() => {
                     unknown = self.look_at_leases(&before, Some(&unknown)).await;
@@ -91,7 +99,9 @@ impl Node {
     /// False when it cannot be said. `before` tells where a destination was that is not there any more.
     async fn look_whether(&self, lease: &Arc<Lease>, before: &Arc<Snapshot>) -> bool {
         let snapshot = self.snapshot();
-        let detail = match self.standing(&snapshot, lease).await {
+        // A holder that takes long to look at must not be waited for by all.
+        let looked = tokio::time::timeout(PATIENCE, self.standing(&snapshot, lease)).await;
+        let detail = match looked.unwrap_or(Standing::Unknown) {
             Standing::Holds => return true,
             Standing::Unknown => return !self.is_active(&lease.id),
             Standing::Falls(detail) => detail,

@@ -231,4 +231,6 @@ pub enum Means {
     Hook,
     /// By a signal, before its first instruction.
     Signal,
+    /// It should have been so, and the kernel sent no signal.
+    Failed,
 }

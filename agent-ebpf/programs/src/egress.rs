@@ -205,6 +205,18 @@ fn word(class: u64, group: u32) -> u32 {
     (word >> (group % 32 * 2)) as u32 & VERDICT_MASK
 }
 
+/// Whether a refusal was told a moment ago; from now on it was.
+#[inline(always)]
+pub(crate) fn is_told(key: &ToldKey, now: u64) -> bool {
+    // SAFETY: elements are not freed under RCU's read lock.
+    let is_told = unsafe { TOLD.get(key) }.is_some_and(|at| now.wrapping_sub(*at) < limits::TOLD_AGAIN_NS);
+    if is_told && !is_listening() {
+        return true;
+    }
+    let _ = TOLD.insert(key, now, 0);
+    false
+}
+
 /// Counts and tells what was not simply let through, the same thing no more than once a second.
 #[inline(always)]
 pub(crate) fn tell(connection: &ConnectionRecord) {
@@ -217,12 +229,9 @@ pub(crate) fn tell(connection: &ConnectionRecord) {
         place: place_word(connection.protocol, connection.remote_port, true),
         hook: connection.hook as u32,
     };
-    // SAFETY: elements are not freed under RCU's read lock.
-    let is_told = unsafe { TOLD.get(key) }.is_some_and(|at| now.wrapping_sub(*at) < limits::TOLD_AGAIN_NS);
-    if is_told && !is_listening() {
+    if is_told(&key, now) {
         return;
     }
-    let _ = TOLD.insert(key, now, 0);
     let Some(mut event) = EVENTS.reserve::<ConnectEvent>(0) else {
         count(Counter::EventsDropped);
         return;

@@ -82,6 +82,8 @@ pub(crate) fn execed(ctx: &BtfTracePointContext) {
         }
         record.flags &= flags::LINEAGE_TRUNCATED | flags::INCOMPLETE;
     }
+    // Should it not be read, it is no file that may be executed, and not the one before it.
+    record.exe_inode = 0;
     if fill(task, ctx.arg(2), record).is_err() {
         record.flags |= flags::INCOMPLETE;
         count(Counter::ExecReadFailed);

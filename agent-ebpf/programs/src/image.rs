@@ -6,12 +6,14 @@
 //! under `#!`) while exec can still fail. Where the kernel takes no LSM programs, or does not run them, the image is there
 //! when [`crate::exec`] looks at it, and is ended by a signal that it gets on its way to its first instruction.
 
-use agent_ebpf::{Counter, EventHeader, ExecRecord, ImageEvent, ImageKey, kind, limits, means, tree, verdict};
+use agent_ebpf::{
+    Address, Counter, EventHeader, ExecRecord, ImageEvent, ImageKey, ToldKey, hook, kind, limits, means, tree, verdict,
+};
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_send_signal};
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::programs::LsmContext;
 
-use crate::egress::settings_in_use;
+use crate::egress::{self, settings_in_use};
 use crate::maps::{EVENTS, IMAGES, PROCESSES, count, wake};
 use crate::read::{field, number, pointer};
 
@@ -80,8 +82,7 @@ pub(crate) fn began(record: &ExecRecord, exec_id: u64, bprm: *const u8) {
     let mut by = means::NONE;
     if found == verdict::DENY {
         // SAFETY: a number; to the current process, which is on its way back from exec.
-        unsafe { bpf_send_signal(SIGKILL) };
-        by = means::SIGNAL;
+        by = if unsafe { bpf_send_signal(SIGKILL) } == 0 { means::SIGNAL } else { means::FAILED };
     }
     tell(&caller(record, exec_id), &image, bprm, found, by);
 }
@@ -126,6 +127,12 @@ fn caller(process: &ExecRecord, exec_id: u64) -> Caller {
 #[inline(always)]
 fn tell(caller: &Caller, image: &Image, bprm: *const u8, verdict: u8, means: u8) {
     count(if verdict == verdict::DENY { Counter::ImagesRefused } else { Counter::ImagesAudited });
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let address = Address { front: image.inode, back: image.dev as u64 };
+    if egress::is_told(&ToldKey { exec_id: caller.exec_id, address, place: 0, hook: hook::EXEC }, now) {
+        return;
+    }
     let Ok(name) = pointer!(bprm, bprm_filename) else { return };
     let Some(mut event) = EVENTS.reserve::<ImageEvent>(0) else {
         count(Counter::EventsDropped);
@@ -135,7 +142,7 @@ fn tell(caller: &Caller, image: &Image, bprm: *const u8, verdict: u8, means: u8)
     // the address it reads from and writes at most the length of the destination.
     unsafe {
         let event = event.as_mut_ptr();
-        (*event).header = EventHeader { ktime_ns: bpf_ktime_get_boot_ns(), kind: kind::IMAGE, tgid: caller.tgid };
+        (*event).header = EventHeader { ktime_ns: now, kind: kind::IMAGE, tgid: caller.tgid };
         (*event).exec_id = caller.exec_id;
         (*event).session_id = caller.session_id;
         (*event).inode = image.inode;

@@ -47,11 +47,10 @@ impl Programs {
 }
 
 impl Node {
-    /// The files that the snapshot's entries list, and why others do not count. Looks at the disk, so without the lock.
+    /// The files that each entry that governs lists, and why others do not count. Looks at the disk, so without the lock.
     pub(super) fn find_programs(&self, snapshot: &Snapshot) -> (HashMap<u64, Images>, Vec<String>) {
         let (mut wanted, mut problems) = (HashMap::new(), Vec::new());
-        let listing = snapshot.entries.iter().filter(|entry| !entry.programs.is_empty());
-        for entry in listing {
+        for entry in snapshot.entries.iter().filter(|entry| entry.governs.is_some()) {
             let (found, odd) = self.attestor.programs(&entry.programs);
             problems.extend(odd.into_iter().map(|odd| format!("{}: {odd}", entry.id)));
             let mut images = Images::new();
@@ -101,10 +100,12 @@ impl Node {
             Means::None => "would be refused",
             Means::Hook => "was refused",
             Means::Signal => "was killed before its first instruction",
+            Means::Failed => "should have been killed and runs, because the kernel sent no signal",
         };
         let (major, minor) = image.device;
         record.audit_mode = image.means == Means::None;
-        record.outcome = if record.audit_mode { Outcome::Allow } else { Outcome::Deny };
+        let is_let = matches!(image.means, Means::None | Means::Failed);
+        record.outcome = if is_let { Outcome::Allow } else { Outcome::Deny };
         record.reason = Reason::ExecUnlisted.as_str().to_owned();
         record.detail = format!(
             "{} (inode {} of device {major}:{minor}) {what}: it is none of the programs of its tree's entry, as they were \
@@ -145,10 +146,9 @@ impl State {
         let mut wanted = Images::new();
         let mut known = HashSet::new();
         for (tag, tree) in &self.trees {
-            if tree.entry.is_some() {
-                known.insert(tree.place);
-            }
-            for (place, changed) in found.get(tag).into_iter().flatten() {
+            let Some(images) = found.get(tag) else { continue };
+            known.insert(tree.place);
+            for (place, changed) in images {
                 wanted.insert(ImagePlace { tree: tree.place, ..*place }, *changed);
             }
         }

@@ -24,7 +24,7 @@ use super::{Node, bump};
 use crate::attest::Attested;
 use crate::diagnostic::with_sources;
 use crate::egress::{Compiled, Counts, Disconnect, Half, Learned, Tables, compile};
-use crate::identity::{Entry, TreeSettings};
+use crate::identity::{Entry, ImageRule, TreeSettings};
 use crate::process::{BootTime, Connection, Error, Event, ExecId, ExecInstance, RefusedImage, Stamp, Verdict};
 use crate::snapshot::Snapshot;
 
@@ -222,7 +222,11 @@ impl Node {
             let held = now.and_then(|now| now.governed).map(|governed| governed.tree);
             if let Some(held) = held {
                 let in_use = state.in_use;
-                let is_stricter = |tree: &Tree| in_use.of(&tree.settings).is_audit && !settings.is_audit;
+                // A tree that lists its programs never gives anybody away: another one has another list, or none.
+                let is_stricter = |tree: &Tree| {
+                    let held = in_use.of(&tree.settings);
+                    held.is_audit && !settings.is_audit && held.images == ImageRule::Any
+                };
                 if !state.trees.values().find(|tree| tree.place == held).is_some_and(is_stricter) {
                     return Ok(());
                 }

@@ -54,6 +54,7 @@ impl Node {
                 self.egress.withdrawn.notify_one();
                 continue;
             }
+            self.close_lost().await;
             self.close_withdrawn().await;
         }
     }
@@ -82,7 +83,12 @@ impl Node {
         let found = tokio::task::spawn_blocking(move || node.connections_of(&execs)).await;
         let (connections, holders) = match found {
             Ok(Ok(found)) => found,
-            Ok(Err(error)) => return tracing::error!(%error, "connections of ended leases cannot be looked for"),
+            Ok(Err(error)) => {
+                // With the next look, which comes in a second.
+                let again = of_exec.into_values().flatten();
+                self.egress.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(again);
+                return tracing::error!(%error, "connections of ended leases cannot be looked for");
+            }
             Err(error) => return tracing::error!(%error, "connections of ended leases cannot be looked for"),
         };
         let (of_exec, holders) = (&of_exec, &holders);
@@ -90,17 +96,15 @@ impl Node {
             let lost = of_exec.get(&connection.exec_id).map(Vec::as_slice).unwrap_or_default();
             let Some(lease) = self.was_for(&connection, lost).await else { return };
             let holders = holders.get(&connection.exec_id).map(Arc::clone).unwrap_or_default();
-            for _ in 0..TRIES {
-                match self.disconnect(&connection, Arc::clone(&holders)).await {
-                    Some(true) => {
-                        bump(&self.counters.egress_closed);
-                        return self.record_closed(connection, Why::Lost(lease)).await;
-                    }
-                    _ if matches!(self.records().connection(connection.cookie), Ok(None)) => return,
-                    _ => {}
+            // Once: whoever holds its lock now would have a second look wait, too.
+            match self.disconnect(&connection, holders).await {
+                Some(true) => {
+                    bump(&self.counters.egress_closed);
+                    self.record_closed(connection, Why::Lost(lease)).await;
                 }
+                _ if matches!(self.records().connection(connection.cookie), Ok(None)) => {}
+                _ => self.not_closed(&connection),
             }
-            self.not_closed(&connection);
         };
         stream::iter(connections).map(close).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
     }
@@ -139,10 +143,13 @@ impl Node {
             if held.iter().any(|held| held.destination == lease.destination) {
                 continue;
             }
-            if let Ok(address::Verdict::Matched(_)) =
-                address::evaluate(connection.into(), destination, &self.resolver).await
-            {
-                return Some(Arc::clone(lease));
+            match address::evaluate(connection.into(), destination, &self.resolver).await {
+                Ok(address::Verdict::Matched(_)) => return Some(Arc::clone(lease)),
+                Ok(address::Verdict::Mismatch(_)) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "it cannot be said whether a connection is to what was taken back");
+                    self.not_closed(connection);
+                }
             }
         }
         None

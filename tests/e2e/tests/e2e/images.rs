@@ -4,7 +4,7 @@
 //! first instruction, whichever the kernel has.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Actor, NOBODY, Setup, World, wait_for, wait_until, with_daemon};
@@ -43,7 +43,8 @@ fn governed(world: &World) -> Result<(Actor, String)> {
     world.ctl(&["reload"])?;
     wait_until("the programs should be found", || {
         let reason = check(world, "exec.programs")?["reason"].clone();
-        Ok(reason.as_str().is_some_and(|reason| reason.contains("may be executed") && !reason.contains("/bin/")))
+        let lacks = |reason: &str| reason.contains("No such file");
+        Ok(reason.as_str().is_some_and(|reason| reason.contains("may be executed") && !lacks(reason)))
     })?;
     let agent = run(world, &[], &world.program("agent"))?;
     Ok((agent, loud))
@@ -151,30 +152,47 @@ fn a_file_counts_as_what_it_was_and_again_when_root_replaced_it() -> Result<()> 
         refused(&mut agent, &allowed)?;
         wait_until("it should be said", || {
             let reason = check(world, "exec.programs")?["reason"].clone();
-            Ok(reason.as_str().is_some_and(|reason| reason.contains("give its sha256")))
+            Ok(reason.as_str().is_some_and(|reason| reason.contains("others than root may change")))
         })?;
         refused(&mut agent, &allowed)
     })
 }
 
 #[test]
-fn a_file_of_its_own_counts_as_long_as_it_has_the_content_that_was_measured() -> Result<()> {
-    let pinned = ", { path = \"@DIR@/open/pinned\", sha256 = \"@PIN@\" }";
+fn a_hash_is_asked_for_beside_all_else_and_nothing_of_others_counts_whatever_it_holds() -> Result<()> {
     let bytes = World::loud();
-    let digest: String =
-        ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    with_daemon(setup("enforce", &pinned.replace("@PIN@", &digest)), |world| {
-        let pinned = world.text("open/pinned");
-        let (mut agent, _) = governed(world)?;
-        refused(&mut agent, &world.install_loud("open/other")?)?;
-        world.install_loud("open/pinned")?;
-        chown(&pinned, Some(NOBODY), None)?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let more = r#", { path = "@BIN@/pinned", sha256 = "@PIN@" }, { path = "@DIR@/open/own", sha256 = "@PIN@" }, "@DIR@/open/link""#;
+    let more = more.replace("@PIN@", &digest);
+    with_daemon(setup("enforce", &more), |world| {
+        let pinned = world.install_loud("bin/pinned")?;
+        // Its own, with the very content; and a name of its own that leads to what is root's.
+        let own = world.install_loud("open/own")?;
+        chown(&own, Some(NOBODY), None)?;
+        let link = world.text("open/link");
+        symlink(world.text("bin/loud"), &link)?;
+        lchown(&link, Some(NOBODY), None)?;
+        let (mut agent, loud) = governed(world)?;
         wait_until("what was measured should run", || Ok(start(&mut agent, &pinned)?["code"] == 0))?;
-        // It may write to it, and then it is another one.
-        agent.act(&json!({"do": "put", "path": pinned, "text": "#!/bin/sh\necho evil\n"}))?;
+        for refused_one in [&own, &link, &loud] {
+            refused(&mut agent, refused_one)?;
+        }
+        let reason = check(world, "exec.programs")?["reason"].to_string();
+        ensure!(reason.matches("others than root may change").count() == 2, "{reason}");
+        // Root's, and another content.
+        fs::write(world.path("bin/next"), [&bytes[..], b"!"].concat())?;
+        fs::set_permissions(world.path("bin/next"), fs::Permissions::from_mode(0o755))?;
+        fs::rename(world.path("bin/next"), &pinned)?;
         refused(&mut agent, &pinned)?;
-        std::thread::sleep(std::time::Duration::from_secs(3));
-        refused(&mut agent, &pinned)
+        wait_until("it should be said", || {
+            let reason = check(world, "exec.programs")?["reason"].clone();
+            Ok(reason.as_str().is_some_and(|reason| reason.contains("its content is another")))
+        })?;
+        for refused_one in [&pinned, &own, &link] {
+            refused(&mut agent, refused_one)?;
+        }
+        Ok(())
     })
 }
 
