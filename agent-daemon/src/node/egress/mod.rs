@@ -116,10 +116,8 @@ pub struct EgressView {
     pub counts: Counts,
     /// Why the tables are not as they should be.
     pub problem: Option<String>,
-    /// Files that may be executed where that is ruled.
-    pub programs: usize,
-    /// Why some that are listed may not.
-    pub program_problems: Vec<String>,
+    /// Files that may be executed where that is ruled, and why some that are listed may not.
+    pub programs: (usize, Vec<String>),
     /// Somebody of a governed tree has no record, so nobody without one connects.
     pub is_anybody_lost: bool,
 }
@@ -165,8 +163,7 @@ impl Node {
             trees,
             counts: state.compiled.as_ref().map(|(compiled, _)| compiled.counts()).unwrap_or_default(),
             problem: state.problem.clone(),
-            programs: state.programs.len(),
-            program_problems: state.programs.problems().to_vec(),
+            programs: (state.programs.len(), state.programs.problems().to_vec()),
             is_anybody_lost,
         }
     }

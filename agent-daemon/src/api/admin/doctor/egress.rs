@@ -81,8 +81,9 @@ pub(super) fn programs(view: &EgressView, is_lsm_proved: bool) -> Check {
     } else {
         "others are killed before their first instruction, because LSM programs were not seen to refuse here"
     };
-    let seen = format!("{} files may be executed below {}; {means}", view.programs, ruled.join(", "));
-    let problems = view.program_problems.join("; ");
+    let (count, problems) = &view.programs;
+    let seen = format!("{count} files may be executed below {}; {means}", ruled.join(", "));
+    let problems = problems.join("; ");
     subject.seen(if problems.is_empty() { pass(seen) } else { warn(format!("{seen}; not usable: {problems}")) })
 }
 
@@ -129,12 +130,16 @@ mod tests {
     #[test]
     fn what_is_listed_and_does_not_count_is_said() {
         let settings = TreeSettings { images: ImageRule::Listed, ..TreeSettings::STRICTEST };
-        let view = EgressView { trees: vec![("launcher".into(), settings)], programs: 3, ..EgressView::default() };
+        let view = EgressView {
+            trees: vec![("launcher".into(), settings)],
+            programs: (3, Vec::new()),
+            ..EgressView::default()
+        };
         let check = programs(&view, true);
         assert_eq!(check.outcome, Outcome::Pass);
         assert!(check.reason.contains("3 files") && check.reason.contains("LSM"), "{}", check.reason);
         assert!(programs(&view, false).reason.contains("killed before"));
-        let odd = EgressView { program_problems: vec!["launcher: /x: it is no executable file".into()], ..view };
+        let odd = EgressView { programs: (3, vec!["launcher: /x: it is no executable file".into()]), ..view };
         assert_eq!(programs(&odd, true).outcome, Outcome::Warn);
         assert_eq!(programs(&EgressView::default(), true).outcome, Outcome::Pass);
     }
