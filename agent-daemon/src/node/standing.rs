@@ -43,6 +43,14 @@ enum Standing {
 impl Node {
     /// Ends leases that what operators wrote does not permit any more, each time that it is read anew, until cancelled.
     pub async fn keep_standing(&self, cancel: CancellationToken) {
+        // A lease ends and is recorded without a wait between, so a look can be left anywhere.
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = self.look_at_changes() => {}
+        }
+    }
+
+    async fn look_at_changes(&self) {
         let mut snapshots = self.snapshots.subscribe();
         // The one before the first of those by which something could not be found out.
         let mut before = self.snapshot();
@@ -52,7 +60,6 @@ impl Node {
         loop {
             // Every arm is cancel-safe: a change stays noted.
             tokio::select! {
-                () = cancel.cancelled() => return,
                 changed = snapshots.changed() => {
                     if changed.is_err() {
                         return;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_daemon::egress::Tables as _;
 use agent_daemon::process::{Records as _, Verdict};
 use agent_daemon::testing::{Call, Fault, Setup, TestNode};
 use tokio_util::sync::CancellationToken;
@@ -178,4 +179,27 @@ async fn what_cannot_be_closed_is_tried_a_few_times_and_said() {
     assert!(!governed.t.kernel.connection(cookie).unwrap().unwrap().is_closed);
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!(unclosed(&governed), Some(1), "and not again and again");
+}
+
+#[tokio::test]
+async fn a_tree_keeps_its_programs_when_its_entry_governs_no_more_and_none_of_another_list() {
+    let listing = |program: &str| {
+        entry("mode = \"audit\"") + &format!("exec = {{ mode = \"enforce\", programs = [\"{program}\"] }}\n")
+    };
+    let governed = Governed::build(Setup { entries: listing("/bin/sh"), ..setup() }).await;
+    let images = |this: &Governed| this.t.kernel.images().unwrap();
+    governed.waits_for("the program to be found", |this| !images(this).is_empty()).await;
+    let before = images(&governed);
+    governed.t.sources.write_entries(&listing("/bin/cat"));
+    governed.t.node.reload("test", None).unwrap();
+    governed.waits_for("another program", |this| images(this) != before && !images(this).is_empty()).await;
+    let after = images(&governed);
+    assert!(before.keys().all(|place| !after.contains_key(place)), "what is not listed any more is gone");
+    // An entry that governs nothing leaves its tree as it was: those in it are still ruled.
+    governed.t.sources.write_entries(&Setup::entry("agent", "agent/a", ""));
+    governed.t.node.reload("test", None).unwrap();
+    governed.t.sources.write_policies(Setup::PERMIT);
+    governed.t.node.reload("test", None).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(images(&governed), after);
 }

@@ -283,6 +283,26 @@ async fn a_daemon_that_was_killed_goes_on_with_what_it_rested_on() {
 }
 
 #[tokio::test]
+async fn what_was_edited_while_the_daemon_was_down_counts_when_it_is_back() {
+    let t = Setup::default().build();
+    let released = release(&t).await;
+    let setup = Setup {
+        policies: FORBID.into(),
+        directory: Arc::clone(&t.directory),
+        kernel: Some(Arc::clone(&t.kernel)),
+        clock: Arc::clone(&t.clock),
+        ..Setup::default()
+    };
+    drop(t);
+    let audit = setup.directory.path().join("audit");
+    let t = setup.build();
+    assert_eq!(t.node.take_up(recover_leases(&audit, oldest_live(t.clock.now())).unwrap()), 1);
+    let kept = Kept::of(t);
+    kept.ends(&released).await;
+    kept.waits_for("its connection to be closed", |_| kept.is_closed(released.lease.cookie.unwrap())).await;
+}
+
+#[tokio::test]
 async fn an_operator_takes_the_connection_with_the_lease_and_leaves_what_others_have() {
     let kept = Kept::build(Setup { catalog: Setup::catalog("enforce", "optional", "jwt"), ..Setup::default() });
     let t = &kept.t;
