@@ -100,7 +100,10 @@ mod tests {
     #[test]
     fn every_counter_of_the_kernel_programs_has_a_meaning() {
         for counter in Counter::ALL {
-            let is_work = matches!(counter, Counter::EgressRefused | Counter::EgressAudited);
+            let is_work = matches!(
+                counter,
+                Counter::EgressRefused | Counter::EgressAudited | Counter::ImagesRefused | Counter::ImagesAudited
+            );
             assert_eq!(of(counter.name()).is_none(), is_work, "{}", counter.name());
         }
         assert!(of(REJECTED).is_some());
